@@ -1,0 +1,55 @@
+"""What operators exchange: a batch of records as Arrow columns, with where each record came from.
+
+A dataset is of *values* (one column, records are plain Python values) or of *rows* (records are `Row`s). The kind
+travels in the metadata of the Arrow schema under `KIND_KEY`, so it crosses tasks and files without a side channel.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+Kind = Literal["values", "rows"]
+KIND_KEY = b"mr.kind"
+
+Origins = npt.NDArray[np.int64]
+"""Shape (rows, 2): byte offset of the source record in its piece, and its record number in it (both from 0)."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Records as one `pa.RecordBatch` (plain, large_string/large_binary columns) and, if tracked, their origins.
+
+    `origins` is None where positions mean nothing (after a shuffle) or nobody downstream asks for them.
+    """
+
+    data: pa.RecordBatch
+    origins: Origins | None = None
+
+    @property
+    def rows(self) -> int:
+        return int(self.data.num_rows)
+
+    def take(self, indices: npt.NDArray[np.int64]) -> Batch:
+        """The rows at `indices` (int64), with their origins."""
+        origins = None if self.origins is None else self.origins[indices]
+        return Batch(self.data.take(pa.array(indices)), origins)
+
+
+def kind_of(schema: pa.Schema) -> Kind:
+    """The kind recorded in a schema; a schema without a mark is of rows.
+
+    >>> kind_of(with_kind(pa.schema([("value", pa.int64())]), "values"))
+    'values'
+    """
+    metadata = schema.metadata or {}
+    return "values" if metadata.get(KIND_KEY) == b"values" else "rows"
+
+
+def with_kind(schema: pa.Schema, kind: Kind) -> pa.Schema:
+    """`schema` marked as of `kind`; other metadata is dropped, so that equal data has equal bytes."""
+    return schema.with_metadata({KIND_KEY: kind.encode()})

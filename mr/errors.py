@@ -1,0 +1,122 @@
+"""The engine's errors, split by who recovers from them.
+
+MillraceError
+├── PlanError            the job is wrong before anything runs (user); names the call
+├── InputError           an input is missing, unreadable or corrupt (user)
+├── OutputError          a destination exists, overlaps or cannot be written (user)
+├── RecordError          one record could not be processed (user); carries where it lies
+│   └── TypeConflict     a value whose type does not fit its column
+├── FetchFailed          another task's file is gone or damaged (the scheduler runs that task again)
+├── JournalError         the state under MR_HOME is unusable (user)
+├── ExecutorError        workers cannot be started or reached (user)
+├── JobFailed            a task failed for good; carries the rendered reason
+└── JobCancelled         the job was interrupted; it can be resumed
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+class MillraceError(Exception):
+    """Base of all errors that the engine raises on purpose. `exit_code` is what `mr` ends with."""
+
+    exit_code = 1
+
+
+class PlanError(MillraceError):
+    """The job is wrong before anything runs. The message names the call and the cure."""
+
+    exit_code = 2
+
+
+class InputError(MillraceError):
+    """An input is missing, unreadable or corrupt. The message names the file."""
+
+
+class InputNotFound(InputError):
+    """No file matches an input."""
+
+    exit_code = 4
+
+
+class OutputError(MillraceError):
+    """A destination exists already, overlaps with another or cannot be written."""
+
+
+@dataclass(frozen=True)
+class RecordPlace:
+    """Where a record lies: `path` (None: made by the engine), byte `offset` and `line` (from 1; None: unknown)."""
+
+    path: str | None
+    offset: int | None = None
+    line: int | None = None
+
+    def __str__(self) -> str:
+        parts = [self.path or "<memory>"]
+        if self.line is not None:
+            parts.append(f"line {self.line}")
+        if self.offset is not None:
+            parts.append(f"byte {self.offset}")
+        return ", ".join(parts)
+
+
+class RecordError(MillraceError):
+    """One record could not be processed.
+
+    `row` is the record's index in the list or batch that was given to the failing call, so that the caller can
+    find its origin; None where no single record is to blame.
+    """
+
+    def __init__(self, message: str, row: int | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.row = row
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.message, self.row)
+
+
+class TypeConflict(RecordError):
+    """A value whose type does not fit the type of its column; the message names column and both types."""
+
+
+class FetchFailed(MillraceError):
+    """A file that another task wrote is gone or damaged; `path` names it and `producer` the task that wrote it."""
+
+    def __init__(self, path: str, reason: str, producer: tuple[int, int] | None = None) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path = path
+        self.reason = reason
+        self.producer = producer
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.path, self.reason, self.producer)
+
+
+class JournalError(MillraceError):
+    """The state under MR_HOME is missing, foreign, newer than this version or in use."""
+
+
+class JournalLocked(JournalError):
+    """Another master is running this very job."""
+
+    exit_code = 11
+
+
+class ExecutorError(MillraceError):
+    """Workers cannot be started or reached."""
+
+
+class JobFailed(MillraceError):
+    """A task failed for good. `detail` is the user's part of the traceback, if user code raised."""
+
+    def __init__(self, message: str, detail: str | None = None) -> None:
+        super().__init__(message)
+        self.detail = detail
+
+
+class JobCancelled(MillraceError):
+    """The job was interrupted; submitting it again resumes it."""
+
+    exit_code = 130

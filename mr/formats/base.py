@@ -1,0 +1,93 @@
+"""The contract between storage, which finds and opens bytes, and the formats, which turn bytes into batches and back.
+
+A reader is a frozen dataclass of plain values: it is part of fingerprints and travels to workers. It never opens
+paths itself: it gets a `Piece`, a contiguous part of one file whose bytes start and end at record boundaries
+(whole files where `cut` is "file").
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, BinaryIO, ClassVar, Literal, Protocol
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from mr.batch import Batch, Origins
+
+Cut = Literal["lines", "file", "row_groups"]
+
+
+class Piece(Protocol):
+    """A contiguous part of one input file, opened on demand.
+
+    `path` is for messages and `include_path`; `offset` is the piece's first byte in the file (0 for compressed
+    files, whose offsets count decompressed bytes); `row_groups` is set for Parquet pieces only.
+    """
+
+    @property
+    def path(self) -> str: ...
+
+    @property
+    def offset(self) -> int: ...
+
+    @property
+    def row_groups(self) -> tuple[int, ...] | None: ...
+
+    def buffer(self) -> pa.Buffer:
+        """All bytes of the piece (decompressed, within the decompression limit) at once."""
+        ...
+
+    def blocks(self, block_bytes: int) -> Iterator[pa.Buffer]:
+        """The same bytes as blocks of at most `block_bytes`, cut anywhere: memory stays bounded."""
+        ...
+
+    def file(self) -> BinaryIO:
+        """A seekable binary file over the whole file (Parquet, archives)."""
+        ...
+
+
+class Rejects(Protocol):
+    """Where a reader reports records it cannot parse.
+
+    Raises `RecordError` when the policy is "fail"; returns when the records are to be left out.
+    """
+
+    def __call__(self, origins: Origins, raws: list[bytes], errors: list[str]) -> None: ...
+
+
+class Reader(ABC):
+    """Turns a piece into batches. Subclasses are frozen dataclasses of plain values."""
+
+    cut: ClassVar[Cut]
+    decompress: ClassVar[bool] = True  # storage decompresses .gz/.bz2/.xz/.zst before `read` sees the bytes
+
+    @abstractmethod
+    def schema(self) -> pa.Schema | None:
+        """The schema that every batch has, with its kind; None where only the data tells."""
+
+    @abstractmethod
+    def read(self, piece: Piece, rejects: Rejects, columns: tuple[str, ...] | None, track: bool) -> Iterator[Batch]:
+        """Yield the records of `piece` in order, a few MiB a batch; cuts depend on the piece's bytes alone.
+
+        `columns`: only these are needed downstream (None: all). `track`: fill `Batch.origins`.
+        Raises `InputError` when the piece is corrupt as a whole (bad CRC, truncated, not the format).
+        """
+
+
+class Writer(ABC):
+    """Turns batches into the bytes of one part file. Subclasses are frozen dataclasses of plain values."""
+
+    extension: ClassVar[str]  # with the dot: ".parquet"
+
+    @abstractmethod
+    def check(self, schema: pa.Schema) -> None:
+        """Raise `PlanError` naming column and cure where `schema` cannot be written (nested columns in CSV)."""
+
+    @abstractmethod
+    def write(self, batches: Iterator[pa.RecordBatch], schema: pa.Schema, out: BinaryIO) -> int:
+        """Write all `batches` (each of `schema`) to `out` and return the rows written.
+
+        The bytes depend on the rows and `schema` alone, never on how the rows were cut into batches.
+        """

@@ -1,0 +1,70 @@
+"""Every limit of the engine: its default, its unit in its name, why it is so, and whether it reaches a byte of data.
+
+Limits that reach data (`affects_bytes`) are constants of the format: they are part of every fingerprint and cannot be
+set by a user. The others may change between two runs of the same job without changing its output.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+MIB: Final = 1 << 20
+
+# --- affects bytes: changing one is a new engine version -------------------------------------------------------------
+BUCKETS: Final = 256
+"""Hash buckets of a shuffle. A constant, so that the cluster's size never reaches data."""
+
+COMBINE_BLOCK_ROWS: Final = 262_144
+"""Rows that one partial aggregate covers, counted from the split's start: float sums depend on it."""
+
+REDUCE_RANGE_BYTES_MAX: Final = 32 * MIB
+"""A reduce task covers an aligned range of buckets of at most this many real bytes, or one bucket."""
+
+RUN_BYTES_MAX: Final = 64 * MIB
+"""A map task sorts and appends a run after this many bytes of rows; counted from the split's start."""
+
+ROW_GROUP_ROWS: Final = 262_144
+"""Rows of every Parquet row group but the last."""
+
+SORT_BLOCK_BYTES: Final = 1 * MIB
+"""Rows of a sorted run are indexed (first key, position) about every so many bytes; boundaries come from this index."""
+
+LOCAL_SPLIT_BYTES: Final = 16 * MIB
+"""A splittable local file is cut about every so many bytes, then forward to the next record end."""
+
+PACK_BYTES_MAX: Final = 64 * MIB
+"""Small files are packed into one split up to this many bytes ..."""
+
+PACK_CLOSE_BITS: Final = 6
+"""... or until a file whose content id ends in this many zero bits: where a pack ends depends on content alone."""
+
+PACKED_FILE_BYTES_MAX: Final = 4 * MIB
+"""Files up to this size are packed with their neighbours."""
+
+READ_BLOCK_BYTES: Final = 4 * MIB
+"""Readers turn about so many bytes into one batch."""
+
+# --- does not affect bytes -------------------------------------------------------------------------------------------
+MERGE_BLOCK_BYTES: Final = 256 * 1024
+"""Batches inside a run file: what a bounded merge holds of each run."""
+
+RECORD_BYTES_MAX: Final = 64 * MIB
+"""A longer record is an error (a file without line ends is usually not text)."""
+
+DECOMPRESSED_BYTES_MAX: Final = 64 * 1024 * MIB
+"""A compressed file that yields more is refused as a decompression bomb."""
+
+ATTEMPTS_MAX: Final = 4
+"""A task whose code failed so often fails the job."""
+
+LOST_MAX: Final = 20
+"""A task whose worker died so often fails the job: it probably kills its workers."""
+
+NO_PROGRESS_SECONDS: Final = 600.0
+"""An attempt that reports nothing for so long is killed and counted as failed."""
+
+PYTHON_BATCH_ROWS: Final = 8192
+"""Rows handed to a user's Python function at a time: small enough to stay in cache, large enough to amortise."""
+
+BROADCAST_BYTES_MAX: Final = 10 * 1000 * 1000
+"""`join(strategy="auto")` broadcasts a right side up to this size."""
