@@ -1,0 +1,184 @@
+"""Frozen values that cross between master, scheduler, journal and workers. All are plain: they pickle and encode.
+
+A *stage* is a set of tasks that run one program. A *task* is the program applied to one input, a pure function named
+by its fingerprint. An *attempt* is one try at a task. An *outlet* is where a program's records leave a task: the
+segments of an exchange that later tasks read, or a part of an output.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+
+class TaskId(NamedTuple):
+    """A task by its stage and its place in the stage's order."""
+
+    stage: int
+    index: int
+
+    def __str__(self) -> str:
+        return f"{self.stage}.{self.index}"
+
+
+class AttemptId(NamedTuple):
+    """One try at a task; `number` counts from 1 over all tries, lost ones included."""
+
+    stage: int
+    index: int
+    number: int
+
+    @property
+    def task(self) -> TaskId:
+        return TaskId(self.stage, self.index)
+
+    def __str__(self) -> str:
+        return f"{self.stage}.{self.index}#{self.number}"
+
+
+# --- what a task reads -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class PieceRef:
+    """A contiguous part of one input file. `length` counts stored bytes; `chunks` are set for files of the store.
+
+    `compression` is the codec that the bytes are in (None: plain); `row_groups` selects those of a Parquet file.
+    """
+
+    path: str
+    offset: int
+    length: int
+    compression: str | None = None
+    row_groups: tuple[int, ...] | None = None
+    store: str | None = None
+    chunks: tuple[tuple[str, int], ...] = ()  # (chunk id, length), in order
+
+
+@dataclass(frozen=True)
+class Split:
+    """The input of one source task. `identity` names its content; equal identities are equal records.
+
+    `items` holds the records themselves (an Arrow IPC stream) where they come from the program, not from files.
+    """
+
+    pieces: tuple[PieceRef, ...]
+    identity: str
+    size_bytes: int
+    items: bytes | None = None
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One sorted run of one bucket (or one block of a sorted run) inside a run file."""
+
+    bucket: int
+    run: int
+    offset: int
+    bytes: int
+    rows: int
+    digest: str
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """The segments that a task reads from one producer's run file. `producer` is for fetch failures and messages."""
+
+    producer: TaskId
+    path: str
+    segments: tuple[Segment, ...]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the records of one split lie: for each piece its path, byte offset, and line number base (from 0)."""
+
+    pieces: tuple[tuple[str, int, int], ...]
+
+
+@dataclass(frozen=True)
+class ExchangeInput:
+    """What a task reads of one exchange: files in producer order, all records of `schema` (serialised Arrow schema).
+
+    `buckets` is the half-open range the task covers. `lower` and `upper` cut a sorted exchange: each is one key row
+    (IPC) with the producer index, run and row of the cut; None is open. `places` (one per file) resolve positions.
+    """
+
+    exchange: int
+    files: tuple[SourceFile, ...]
+    schema: bytes
+    buckets: tuple[int, int] = (0, 0)
+    lower: Cut | None = None
+    upper: Cut | None = None
+    places: tuple[Place, ...] = ()
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A boundary of a global sort: rows before (key, producer, run, row) lie on its left."""
+
+    key: bytes  # IPC stream of one row
+    producer: int
+    run: int
+    row: int
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """Everything a worker needs to run a task: the pickled program of its stage and the input of this task."""
+
+    id: TaskId
+    program: bytes = field(repr=False)
+    program_digest: str
+    fingerprint: str
+    split: Split | None = None
+    exchanges: tuple[ExchangeInput, ...] = ()
+    sides: tuple[ExchangeInput, ...] = ()
+    schemas: tuple[bytes | None, ...] = ()  # per outlet: the schema it must write, where the master has settled one
+
+
+# --- what a task leaves ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Output:
+    """What one outlet of a task left: a run file (`segments`) or one part of an output (`digest`, `manifest`).
+
+    `path` is relative to the scratch root of the node that ran the task ("" where nothing was written); `schema` is a
+    serialised Arrow schema; `sample` an IPC stream of the first key of every block (sorted exchanges only);
+    `manifest` is the store's, for parts that were written there.
+    """
+
+    path: str
+    schema: bytes
+    rows: int
+    bytes: int
+    segments: tuple[Segment, ...] = ()
+    sample: bytes = b""
+    digest: str = ""
+    manifest: str = ""
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """The recorded result of a task. `piece_lines` counts the records of each piece, for line numbers."""
+
+    outputs: tuple[Output, ...]
+    counters: tuple[tuple[str, int], ...] = ()
+    records_in: int = 0
+    bytes_in: int = 0
+    seconds: float = 0.0
+    piece_lines: tuple[int, ...] = ()
+
+    @property
+    def digests(self) -> tuple[tuple[str, ...], ...]:
+        """Per output the digests of its bytes: equal for equal results."""
+        return tuple(tuple(s.digest for s in out.segments) or (out.digest,) for out in self.outputs)
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A task given to an executor."""
+
+    id: AttemptId
+    spec: TaskSpec
