@@ -1,0 +1,140 @@
+"""Pages from wherever they lie: folders and globs of HTML files, tar archives, WARC files; the input of the web jobs.
+
+A page's address is its key. For a WARC record it is the address it was fetched from; for a file, its path below the
+input folder, and for a member of a tar, its path in the archive, both below `base_url`. Nothing is extracted to disk.
+"""
+
+from __future__ import annotations
+
+import io
+import posixpath
+import re
+import tarfile
+from collections.abc import Iterator
+from functools import partial
+from typing import IO, NamedTuple
+
+import pyarrow as pa
+
+import mr
+from jobs.urls import normalise, page_url
+
+PAGE_BYTES_MAX = 64 << 20
+"""A longer file, member or response is no page; it is left out (and counted) before it fills the memory."""
+
+_HTML_NAME = re.compile(r"\.(?:s|x)?html?$", re.IGNORECASE)
+_HTML_START = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:<!doctype\s+html|<html\b)", re.IGNORECASE)
+_HTML_TYPE = re.compile(r"\s*(?:text/html|application/xhtml\+xml)\s*(?:;|$)", re.IGNORECASE)
+_TAR_NAME = re.compile(r"\.(?:tar(?:\.\w+)?|tgz|tbz2?|txz|tzst)$", re.IGNORECASE)
+_WARC_NAME = re.compile(r"\.warc(?:\.gz)?$", re.IGNORECASE)
+_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+_GLOB = re.compile(r"[*?\[]")
+
+
+class RawPage(NamedTuple):
+    """A page as it was found: `content_type` is the HTTP header's, None where there is none."""
+
+    url: str
+    content_type: str | None
+    body: bytes
+
+
+def tar_pages(archive: bytes, base_url: str) -> Iterator[RawPage]:
+    """The HTML files in a tar, compressed or not, in archive order.
+
+    As with Python's `data` extraction filter, only regular files count, a leading `/` is dropped, and names that
+    leave the archive's root are refused: those members are skipped. Raises tarfile.TarError for a damaged archive.
+    """
+    source: IO[bytes] = io.BytesIO(archive)
+    if archive.startswith(_ZSTD_MAGIC):
+        source = pa.CompressedInputStream(source, "zstd")
+    # Streamed for zstd, which cannot seek; "*" looks for gzip, bzip2 and xz by itself.
+    with tarfile.open(fileobj=source, mode="r|*") as members:
+        for member in members:
+            name = posixpath.normpath(member.name.lstrip("/"))
+            if not member.isreg() or name.startswith("../") or not _fits(member.size):
+                continue
+            file = members.extractfile(member)
+            if file is not None and (body := file.read()) and is_html(name, body):
+                yield RawPage(page_url(base_url, name), None, body)
+
+
+def warc_pages(archive: bytes) -> Iterator[RawPage]:
+    """The HTML responses in a WARC file (gzip or plain), in file order, with transfer and content encoding undone.
+
+    Raises warcio.exceptions.ArchiveLoadFailed where it is not a WARC file.
+    """
+    from warcio.archiveiterator import ArchiveIterator
+
+    for record in ArchiveIterator(io.BytesIO(archive)):
+        if record.rec_type != "response" or record.http_headers is None:
+            continue
+        content_type = record.http_headers.get_header("Content-Type")
+        if content_type and _HTML_TYPE.match(content_type):
+            body = record.content_stream().read(PAGE_BYTES_MAX + 1)
+            if _fits(len(body)):
+                yield RawPage(_address(record.rec_headers.get_header("WARC-Target-URI")), content_type, body)
+
+
+def file_pages(path: str, body: bytes, roots: tuple[str, ...], base_url: str) -> Iterator[RawPage]:
+    """The pages of one input file: those of an archive, the file itself if it is HTML, else none."""
+    if _TAR_NAME.search(path):
+        yield from tar_pages(body, base_url)
+    elif _WARC_NAME.search(path):
+        yield from warc_pages(body)
+    elif is_html(path, body) and _fits(len(body)):
+        yield RawPage(page_url(base_url, name_below(path, roots)), None, body)
+
+
+def is_html(name: str, body: bytes) -> bool:
+    """Whether a file is a page: by its name's ending, else by how it begins.
+
+    >>> is_html("a/b.HTM", b""), is_html("page", b" <!DOCTYPE html>..."), is_html("style.css", b"p {}")
+    (True, True, False)
+    """
+    return bool(_HTML_NAME.search(name) or _HTML_START.match(body))
+
+
+def name_below(path: str, roots: tuple[str, ...]) -> str:
+    """The part of `path` below the longest of the input folders `roots`; the bare file name if it is below none.
+
+    >>> name_below("/data/site/doc/a.html", ("/data", "/data/site")), name_below("/x/a.html", ("/data",))
+    ('doc/a.html', 'a.html')
+    """
+    root = max((r for r in roots if path.startswith(r + "/")), key=len, default=posixpath.dirname(path))
+    return path[len(root) :].lstrip("/")
+
+
+def root_of(pattern: str) -> str:
+    """The folder that an input's paths are counted from: what stands before the first wildcard, if there is one.
+
+    >>> root_of("site/"), root_of("dfs://crawl/2024-*/doc/*.html")
+    ('site', 'dfs://crawl')
+    """
+    wildcard = _GLOB.search(pattern)
+    return posixpath.dirname(pattern[: wildcard.start()]) if wildcard else pattern.rstrip("/")
+
+
+def _fits(size: int) -> bool:
+    if size > PAGE_BYTES_MAX:
+        mr.counter("pages_too_long").add(1)
+    return size <= PAGE_BYTES_MAX
+
+
+def _address(url: str) -> str:
+    try:
+        return normalise(url)
+    except ValueError:
+        return url
+
+
+def read_pages(inputs: list[str], base_url: str = "file:///") -> mr.Dataset:
+    """The pages in `inputs`, one row each: url (str), content_type (str or null), body (bytes).
+
+    Of several pages with one address the first counts (in file order, then by position). Grouping by address also
+    spreads the pages of one big archive over all reduce tasks, so that what follows runs in parallel.
+    """
+    columns = {"url": str, "content_type": str, "body": bytes}
+    pages_of = partial(file_pages, roots=tuple(map(root_of, inputs)), base_url=base_url)
+    found = mr.read_binary_files(inputs).flat_map(lambda file: pages_of(file.path, file.bytes), names=columns)
+    return found.group_by("url").map_groups(lambda url, pages: next(pages), names=columns)
