@@ -33,6 +33,8 @@ _SUPERSETS = {
     "big5": "big5hkscs",
 }
 
+_NOT_OF_THE_WEB = frozenset({"idna", "punycode", "raw-unicode-escape", "unicode-escape", "utf-7"})
+
 
 def codec(label: str) -> str | None:
     """The Python codec for the character set called `label` on the web; None for one that nobody knows.
@@ -41,12 +43,11 @@ def codec(label: str) -> str | None:
     ('cp1252', 'cp949', None)
     """
     try:
-        info = codecs.lookup(label)
-        if not isinstance(codecs.decode(b"", label), str):  # "rot13", "base64": codecs, but not of text
-            return None
-    except (LookupError, TypeError, ValueError):
+        name = codecs.lookup(label).name
+        "a".encode(name)  # "zlib" and "rot13" are codecs too, but not of text
+    except (LookupError, ValueError):
         return None
-    return _SUPERSETS.get(info.name, info.name)
+    return None if name in _NOT_OF_THE_WEB else _SUPERSETS.get(name, name)
 
 
 def declared(body: bytes, content_type: str | None = None) -> str | None:

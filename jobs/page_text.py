@@ -42,12 +42,25 @@ def _collapse(text: str) -> str:
 
 
 def _pieces(root: LexborNode) -> Iterator[str]:
-    for node in root.traverse(include_text=True):
-        tag = node.tag
-        if tag == "-text":
+    """The text below `root`, with a blank where an element that is not inline begins or ends.
+
+    Walks by hand: the library's `traverse` does not tell where elements end, and pages nest too deep to recurse.
+    """
+    node: LexborNode | None = root
+    while node is not None:
+        if node.is_text_node:
             yield node.text_content or ""
-        elif tag not in INLINE:
+        elif node.is_element_node and node.tag not in INLINE:
             yield " "
+        if (child := node.first_child) is not None:
+            node = child
+            continue
+        while node is not None and (following := node.next) is None:
+            node = node.parent
+            if node is not None and node.tag not in INLINE:
+                yield " "
+        if node is not None:
+            node = following
 
 
 def parse(html: str) -> Page:
