@@ -1,1 +1,51 @@
+"""The store of Millrace: content-addressed, replicated files. Names are loaded when they are first used.
 
+Rooms, from the bottom: `ids`, `paths`, `chunking`, `codec`, `placement`, `changes` are pure; `chunk_store` is the
+contract of a node, `stores` its implementations; `metadata` and `transactions` are the namespace, `oplog` its truth;
+`replication` and `repair` keep copies; `store` composes them; `filesystem` is `dfs://` for fsspec.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dfs.changes import ANY, Change, ChunkRef, FileManifest, MakeDir, Move, PutFile, PutFolder, Remove
+    from dfs.errors import DfsError
+    from dfs.ids import ChunkId
+    from dfs.metadata import FileInfo
+    from dfs.store import Store, init_store, open_store
+
+_HOMES = {
+    "dfs.changes": "ANY Change ChunkRef FileManifest MakeDir Move PutFile PutFolder Remove",
+    "dfs.errors": "DfsError",
+    "dfs.ids": "ChunkId",
+    "dfs.metadata": "FileInfo",
+    "dfs.store": "Store init_store open_store",
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
+
+__all__ = [
+    "ANY",
+    "Change",
+    "ChunkId",
+    "ChunkRef",
+    "DfsError",
+    "FileInfo",
+    "FileManifest",
+    "MakeDir",
+    "Move",
+    "PutFile",
+    "PutFolder",
+    "Remove",
+    "Store",
+    "init_store",
+    "open_store",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'dfs' has no attribute {name!r}")
+    return getattr(import_module(_HOME_OF[name]), name)

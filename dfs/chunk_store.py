@@ -1,0 +1,50 @@
+"""ChunkStore: the chunks that one node holds. The contract; `dfs.testing.check_chunk_store` proves an
+implementation."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+
+from dfs.codec import Record
+from dfs.ids import ChunkId
+
+
+class ChunkStore(ABC):
+    """Chunks by id on one node. All methods may be called from several threads, and from several processes on one node.
+
+    Every chunk that `get` returns has been verified against its id. Nothing here knows of files or replicas.
+    """
+
+    node_id: str  # uuid: the node's identity, which placement is computed from
+
+    @abstractmethod
+    def put_many(self, records: Sequence[Record]) -> list[bool]:
+        """Store these; on return all are durable. Returns, for each, whether this call wrote it.
+
+        Idempotent: an id that is already held is verified; a good copy is left alone (False), a bad one is quarantined
+        and written anew (True). On an error any subset may have been stored, each of it whole. Raises NodeFailed when
+        the node cannot take it.
+        """
+
+    @abstractmethod
+    def get(self, chunk_id: ChunkId) -> bytes:
+        """The chunk's uncompressed bytes, verified. Raises ChunkMissing, ChunkDamaged, Unsupported, or NodeFailed (not
+        corruption: try later)."""
+
+    @abstractmethod
+    def held(self, chunk_ids: Iterable[ChunkId]) -> set[ChunkId]:
+        """Which of these are held, without reading their bytes. Raises NodeFailed."""
+
+    @abstractmethod
+    def ids(self) -> Iterator[ChunkId]:
+        """Every id that is held, in ascending order. Raises NodeFailed."""
+
+    @abstractmethod
+    def quarantine(self, chunk_id: ChunkId) -> None:
+        """Take a damaged chunk out of service, keeping its bytes for inspection. Does nothing if it is good, or not
+        held, by now."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release resources; further calls are undefined. Idempotent."""

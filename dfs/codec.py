@@ -1,0 +1,107 @@
+"""The chunk record: header + payload (docs/formats/chunk.md). Pure: bytes in, bytes out."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from dataclasses import dataclass
+
+from dfs.errors import ChunkDamaged, Unsupported
+from dfs.ids import ChunkId
+from dfs.options import CHUNK_BYTES_LIMIT, TRIAL_BYTES, TRIAL_SAVING_MIN, ZSTD_LEVEL
+
+MAGIC = b"MRCK"
+VERSION = 1
+RAW, ZSTD = 0, 1
+_FIELDS = struct.Struct("<4sBBHQQ")
+_CHECK = struct.Struct("<I")
+HEADER_BYTES = _FIELDS.size + _CHECK.size
+
+
+@dataclass(frozen=True)
+class Record:
+    """A chunk as it is stored on a node: `head` + `payload` are its bytes at rest."""
+
+    id: ChunkId
+    length: int
+    head: bytes
+    payload: bytes
+
+    @property
+    def encoded(self) -> bytes:
+        """Header and payload in one piece."""
+        return self.head + self.payload
+
+
+def encode(data: bytes, chunk_id: ChunkId | None = None) -> Record:
+    """The record of a chunk; compressed when a trial on its first 64 KiB says that it pays.
+
+    Raises ChunkDamaged when the compressed bytes do not decode to `data` (faulty memory), so that nothing wrong is ever
+    written.
+
+    >>> record = encode(b"abc")
+    >>> decode(record.encoded, record.id)
+    b'abc'
+    """
+    chunk_id = chunk_id or ChunkId.of(data)
+    codec, payload = RAW, data
+    if _pays(data):
+        compressed = _compress(data)
+        if len(compressed) < len(data):
+            if _decompress(compressed, len(data)) != data:
+                raise ChunkDamaged(
+                    f"chunk {chunk_id}: compressed bytes do not decode to the same bytes; check this machine's memory"
+                )
+            codec, payload = ZSTD, compressed
+    fields = _FIELDS.pack(MAGIC, VERSION, codec, 0, len(data), len(payload))
+    return Record(chunk_id, len(data), fields + _CHECK.pack(zlib.crc32(fields)), payload)
+
+
+def decode(record: bytes, chunk_id: ChunkId) -> bytes:
+    """The chunk's bytes, proven to be those of `chunk_id`.
+
+    Raises ChunkDamaged when they are not, Unsupported when a newer release wrote them.
+    """
+    if len(record) < HEADER_BYTES:
+        raise ChunkDamaged(f"chunk {chunk_id}: {len(record)} bytes are too few for a header")
+    magic, version, codec, _, length, stored = _FIELDS.unpack_from(record)
+    (check,) = _CHECK.unpack_from(record, _FIELDS.size)
+    if magic != MAGIC or check != zlib.crc32(record[: _FIELDS.size]):
+        raise ChunkDamaged(f"chunk {chunk_id}: its header is damaged")
+    if version > VERSION or codec not in (RAW, ZSTD):
+        raise Unsupported(
+            f"chunk {chunk_id}: format version {version}, codec {codec} is of a newer release; update millrace"
+        )
+    if len(record) != HEADER_BYTES + stored or length > CHUNK_BYTES_LIMIT:
+        raise ChunkDamaged(
+            f"chunk {chunk_id}: {len(record) - HEADER_BYTES} bytes are stored where its header says {stored}"
+        )
+    payload = record[HEADER_BYTES:]
+    data = payload if codec == RAW else _decoded(payload, length, chunk_id)
+    if not chunk_id.verifies(data):
+        raise ChunkDamaged(f"chunk {chunk_id}: its bytes do not have this hash")
+    return data
+
+
+def _decoded(payload: bytes, length: int, chunk_id: ChunkId) -> bytes:
+    try:
+        return _decompress(payload, length)
+    except OSError as error:  # pyarrow's ArrowIOError
+        raise ChunkDamaged(f"chunk {chunk_id}: {error}") from None
+
+
+def _pays(data: bytes) -> bool:
+    head = data[:TRIAL_BYTES]
+    return len(head) > 64 and len(_compress(head)) < len(head) * (1 - TRIAL_SAVING_MIN)
+
+
+def _compress(data: bytes) -> bytes:
+    import pyarrow as pa  # 70 ms to import: not before there is something to compress
+
+    return bytes(pa.Codec("zstd", compression_level=ZSTD_LEVEL).compress(data, asbytes=True))
+
+
+def _decompress(payload: bytes, length: int) -> bytes:
+    import pyarrow as pa
+
+    return bytes(pa.Codec("zstd").decompress(payload, decompressed_size=length, asbytes=True))

@@ -1,0 +1,54 @@
+"""Every limit of the store, with its unit and its reason.
+
+Only `ChunkSizes` and `RECORD_SEARCH_BYTES_MAX` affect the bytes of a chunk (and so its id); the rest change cost alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dfs.errors import UsageProblem
+
+KIB = 1 << 10
+MIB = 1 << 20
+
+RECORD_SEARCH_BYTES_MAX = (
+    8 * MIB
+)  # a record longer than this is split over chunks; bounds what a reader must hold. Affects bytes
+SMALL_CHUNK_BYTES = 64 * KIB  # below this a file per chunk costs more (inode, fsync) than a row in SQLite
+TRIAL_BYTES = 64 * KIB  # enough to tell text from compressed data; the trial takes 0.2 ms
+TRIAL_SAVING_MIN = 0.1  # a smaller saving does not pay for decompression at each read
+ZSTD_LEVEL = 1  # a third slower than the disk on two cores; higher levels halve the speed for 5 % of the size
+SNIFF_BYTES = 64 * KIB  # what `records="auto"` looks at
+CHUNK_BYTES_LIMIT = 1 << 30  # a record header that claims more is refused before memory is allocated
+NAME_BYTES_MAX = 255  # what every file system that `get` may write to can hold
+PATH_BYTES_MAX = 4096  # PATH_MAX of Linux
+BUSY_TIMEOUT_MS = 30_000  # one writer at a time: how long the next one waits before StoreLocked
+BATCH_BYTES_MAX = 8 * MIB  # small files are written together up to this: one fsync instead of thousands
+BATCH_CHUNKS_MAX = 512  # and up to this many, so that a failure repeats little work
+OPLOG_SEGMENT_BYTES_MAX = 256 * KIB  # only the newest segment is read when a store is opened
+DECOMPRESSED_BYTES_MAX = 1 << 40  # `put --decompress` refuses to write more than this from one file
+DECOMPRESSED_RATIO_MAX = 1_100  # a zip bomb passes this; gzip cannot exceed 1,032:1, real logs reach 30:1
+DECOMPRESSED_FREE_BYTES = 256 * MIB  # the ratio is judged from here on only: small files may compress absurdly well
+CHUNK_BYTES_AVG = 16 * MIB
+REPLICAS = 3
+
+
+@dataclass(frozen=True)
+class ChunkSizes:
+    """Target sizes of chunks in bytes; fixed when a store is made.
+
+    >>> ChunkSizes.of_average(1 << 20)
+    ChunkSizes(min=262144, avg=1048576, max=4194304)
+    """
+
+    min: int
+    avg: int
+    max: int
+
+    @classmethod
+    def of_average(cls, avg: int) -> ChunkSizes:
+        """Sizes avg/4, avg, avg*4. Raises UsageProblem unless avg is between 4 KiB and 64 MiB."""
+        if not 4 * KIB <= avg <= 64 * MIB:
+            raise UsageProblem(f"average chunk size {avg} bytes is not between 4 KiB and 64 MiB")
+        return cls(avg // 4, avg, avg * 4)

@@ -1,0 +1,67 @@
+"""A node in memory: for tests of what lies above a ChunkStore. It keeps encoded records, so they can be damaged like
+those on a disk."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+
+from dfs.chunk_store import ChunkStore
+from dfs.codec import Record, decode
+from dfs.errors import ChunkDamaged, ChunkMissing
+from dfs.ids import ChunkId
+
+
+class MemoryChunkStore(ChunkStore):
+    """Chunks in a dict; nothing survives the process.
+
+    >>> from dfs.codec import encode
+    >>> node = MemoryChunkStore("n1")
+    >>> node.put_many([encode(b"abc")]), node.get(ChunkId.of(b"abc"))
+    ([True], b'abc')
+    """
+
+    def __init__(self, node_id: str) -> None:
+        self.node_id = node_id
+        self.records: dict[ChunkId, bytes] = {}
+        self.quarantined: dict[ChunkId, bytes] = {}
+        self._lock = threading.Lock()
+
+    def put_many(self, records: Sequence[Record]) -> list[bool]:
+        return [self._put(record) for record in records]
+
+    def _put(self, record: Record) -> bool:
+        self.quarantine(record.id)
+        with self._lock:
+            if record.id in self.records:
+                return False
+            self.records[record.id] = record.encoded
+            return True
+
+    def get(self, chunk_id: ChunkId) -> bytes:
+        with self._lock:
+            record = self.records.get(chunk_id)
+        if record is None:
+            raise ChunkMissing(f"chunk {chunk_id} is not on node {self.node_id}")
+        return decode(record, chunk_id)
+
+    def held(self, chunk_ids: Iterable[ChunkId]) -> set[ChunkId]:
+        with self._lock:
+            return {chunk_id for chunk_id in chunk_ids if chunk_id in self.records}
+
+    def ids(self) -> Iterator[ChunkId]:
+        with self._lock:
+            return iter(sorted(self.records))
+
+    def quarantine(self, chunk_id: ChunkId) -> None:
+        with self._lock:
+            record = self.records.get(chunk_id)
+            if record is None:
+                return
+            try:
+                decode(record, chunk_id)
+            except ChunkDamaged:
+                self.quarantined[chunk_id] = self.records.pop(chunk_id)
+
+    def close(self) -> None:
+        return None
