@@ -15,6 +15,7 @@ MillraceError
 
 from __future__ import annotations
 
+import traceback
 from dataclasses import dataclass
 
 
@@ -79,6 +80,28 @@ class RecordError(MillraceError):
 
 class TypeConflict(RecordError):
     """A value whose type does not fit the type of its column; the message names column and both types."""
+
+
+class FunctionFailed(RecordError):
+    """A user's function raised. `detail` is the traceback without the engine's frames.
+
+    Made in the worker from the exception itself; only text crosses to the master.
+    """
+
+    def __init__(self, message: str, row: int | None = None, cause: BaseException | str = "") -> None:
+        super().__init__(message, row)
+        self.detail = cause if isinstance(cause, str) else user_frames(cause)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.message, self.row, self.detail)
+
+
+def user_frames(error: BaseException) -> str:
+    """The traceback of `error` without the frames of this package."""
+    here = __file__.rpartition("/")[0] + "/"
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(here)]
+    lines = ["Traceback (user code):\n", *traceback.format_list(frames)]
+    return "".join([*lines, *traceback.format_exception_only(error)]).rstrip()
 
 
 class FetchFailed(MillraceError):

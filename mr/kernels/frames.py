@@ -1,0 +1,72 @@
+"""Arrow batches to Polars frames and back, with the few types that Polars widens put right again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import polars as pl
+import pyarrow as pa
+
+from mr.batch import Kind, with_kind
+
+
+def to_polars(data: pa.RecordBatch | pa.Table) -> pl.DataFrame:
+    """The columns as a Polars frame; zero-copy but for strings."""
+    frame = pl.from_arrow(data, rechunk=False)
+    assert isinstance(frame, pl.DataFrame)
+    return frame
+
+
+def from_polars(frame: pl.DataFrame, kind: Kind = "rows") -> pa.RecordBatch:
+    """A frame as one batch of the types that cross between tasks (large_string, time64[us], no dictionaries).
+
+    >>> from_polars(pl.DataFrame({"x": ["a"]})).schema.field("x").type
+    DataType(large_string)
+    """
+    table = frame.to_arrow(compat_level=pl.CompatLevel.oldest())
+    columns = [plain(column) for column in table.columns]
+    schema = with_kind(pa.schema([(name, c.type) for name, c in zip(table.column_names, columns, strict=True)]), kind)
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def plain(column: pa.ChunkedArray | pa.Array) -> pa.Array:
+    """One contiguous array without dictionary, view or nanosecond-time types."""
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    if pa.types.is_dictionary(array.type):
+        array = array.dictionary_decode()
+    target = plain_type(array.type)
+    return array if target == array.type else array.cast(target)
+
+
+def plain_type(type: pa.DataType) -> pa.DataType:
+    """The type that columns of `type` have between tasks."""
+    if pa.types.is_dictionary(type):
+        return plain_type(type.value_type)
+    if pa.types.is_string(type) or pa.types.is_string_view(type):
+        return pa.large_string()
+    if pa.types.is_binary(type) or pa.types.is_binary_view(type):
+        return pa.large_binary()
+    if pa.types.is_time(type):
+        return pa.time64("us")
+    if pa.types.is_list(type) or pa.types.is_large_list(type):
+        return pa.large_list(pa.field("item", plain_type(type.value_type)))
+    if pa.types.is_struct(type):
+        return pa.struct([(f.name, plain_type(f.type)) for f in type])
+    return type
+
+
+def concat(batches: Sequence[pa.RecordBatch], schema: pa.Schema) -> pa.RecordBatch:
+    """All rows of batches of one `schema` as one contiguous batch.
+
+    >>> one = pa.record_batch({"x": [1]})
+    >>> concat([one, one], one.schema).num_rows
+    2
+    """
+    if len(batches) == 1:
+        return batches[0]
+    if not batches:
+        return pa.RecordBatch.from_pylist([], schema=schema)
+    columns = [pa.concat_arrays([batch.column(i) for batch in batches]) for i in range(len(schema))]
+    if not columns:
+        return batches[0]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)

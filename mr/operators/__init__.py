@@ -1,0 +1,1 @@
+"""What tasks do to records: one kind of operator a file, each a frozen value that is planned, fingerprinted and run."""

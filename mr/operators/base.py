@@ -1,0 +1,201 @@
+"""The operator contract.
+
+An operator is a frozen dataclass of plain values, expressions and functions. It says at plan time what records it
+gives for what records it gets (`shape`), and inside a task it is started once and then fed batches in order. Being a
+value, it is what fingerprints are made of.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from mr.batch import Batch, Kind, Origins
+from mr.errors import PlanError, RecordError
+from mr.kernels.rows import Shape
+
+OnError = Literal["fail", "skip", "quarantine"]
+
+
+@dataclass(frozen=True)
+class ErrorPolicy:
+    """What happens to a record that cannot be processed. `max_bad`: a count (int) or a share of all records (float)."""
+
+    on_error: OnError = "fail"
+    max_bad: int | float | None = None
+
+    def __post_init__(self) -> None:
+        if self.on_error not in ("fail", "skip", "quarantine"):
+            raise PlanError(f'on_error={self.on_error!r}: use "fail", "skip" or "quarantine"')
+
+
+REJECTED = pa.schema(
+    [
+        ("offset", pa.int64()),
+        ("line", pa.int64()),
+        ("operator", pa.large_string()),
+        ("error", pa.large_string()),
+        ("raw", pa.large_string()),
+    ]
+)
+"""Rejected records inside a task: positions count from the start of the split's piece `line >> 40` (see `Rejector`)."""
+
+
+class TaskEnv(Protocol):
+    """What a running operator may ask of its task."""
+
+    memory_bytes: int
+    scratch: str
+
+    def side(self, index: int, build: Callable[[pa.RecordBatch], object], key: str) -> object:
+        """The broadcast input `index`, turned by `build` once per worker for equal content and `key`."""
+        ...
+
+    def count(self, name: str, n: int) -> None:
+        """Add to a counter of the task."""
+        ...
+
+    def where(self, origins: Origins | None, row: int | None) -> str:
+        """Where a record lies, for messages: path, line and byte offset; "" where unknown."""
+        ...
+
+
+class Run(ABC):
+    """An operator at work in one task. `rejects` collects what it left out since it was last drained."""
+
+    rejects: list[pa.RecordBatch]
+
+    @abstractmethod
+    def feed(self, batch: Batch) -> Iterable[Batch]:
+        """The output for the next batch, in order."""
+
+    def end(self) -> Iterable[Batch]:
+        """What is left after the last batch."""
+        return ()
+
+
+class Narrow(ABC):
+    """An operator whose output for a split depends on that split alone. Subclasses are frozen dataclasses."""
+
+    label: ClassVar[str]
+    calls_python: ClassVar[bool] = False  # user code may raise: it wants to know where records lie
+
+    @abstractmethod
+    def shape(self, given: Shape | None) -> Shape | None:
+        """The shape of the output for input of shape `given`; None where only running it tells. Raises PlanError."""
+
+    @abstractmethod
+    def start(self, env: TaskEnv, track: bool) -> Run:
+        """An instance for one task. `track`: somebody downstream needs origins."""
+
+
+class Stateless(Run):
+    """A run that is a function of each batch."""
+
+    def __init__(self, apply: Callable[[Batch], Batch]) -> None:
+        self._apply = apply
+        self.rejects = []
+
+    def feed(self, batch: Batch) -> Iterable[Batch]:
+        return (self._apply(batch),)
+
+
+class Combiner(Protocol):
+    """The map-side half of a grouping: shrinks a block of rows to partial rows that the reduce side understands."""
+
+    @property
+    def exact(self) -> bool:
+        """Whether combining partial rows once more early gives the same bytes as combining them all at once."""
+        ...
+
+    def combine(self, block: pa.RecordBatch) -> pa.RecordBatch:
+        """Partial rows of one block of input rows, groups in order of first occurrence."""
+        ...
+
+    def recombine(self, partial: pa.RecordBatch) -> pa.RecordBatch:
+        """Partial rows merged further (called only if `exact`)."""
+        ...
+
+
+class Grouped(ABC):
+    """A keyed operator: sees the rows of a range of buckets in (bucket, key, `sort_by`, task, row) order."""
+
+    label: ClassVar[str]
+    keys: tuple[str, ...]
+
+    @property
+    def order(self) -> tuple[tuple[str, ...], tuple[bool, ...]]:
+        """Columns (and their directions) that rows of one group are sorted by, beyond input order."""
+        return (), ()
+
+    @property
+    def combiner(self) -> Combiner | None:
+        """The map-side half, if there is one."""
+        return None
+
+    @abstractmethod
+    def shape(self, given: Shape) -> Shape | None:
+        """The shape of the output for the rows before the shuffle."""
+
+    @abstractmethod
+    def reduce(self, rows: Iterator[pa.RecordBatch], env: TaskEnv) -> Iterator[pa.RecordBatch]:
+        """The output for sorted `rows`; a group may go on from one batch to the next."""
+
+
+def reject_rows(
+    origins: Origins | None, rows: npt.NDArray[np.int64], operator: str, errors: list[str], raws: list[str]
+) -> pa.RecordBatch:
+    """Rejected records as a batch of schema `REJECTED`; origins are -1 where they mean nothing."""
+    places = np.full((len(rows), 2), -1, dtype=np.int64) if origins is None else origins[rows]
+    columns = [
+        pa.array(places[:, 0]),
+        pa.array(places[:, 1]),
+        pa.array([operator] * len(rows), pa.large_string()),
+        pa.array(errors, pa.large_string()),
+        pa.array(raws, pa.large_string()),
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=REJECTED)
+
+
+def require_columns(given: Shape | None, names: Iterable[str], call: str) -> Shape:
+    """`given`, once it is known to have all `names`.
+
+    Raises PlanError naming the call: columns are unknown (with the cure), or one does not exist (with those that do).
+    """
+    wanted = list(names)
+    if given is None or given.names is None:
+        raise PlanError(
+            f"{call}: the columns of its input are not known before it runs; add names= to the call before it"
+        )
+    missing = [name for name in wanted if name not in given.names]
+    if missing:
+        raise PlanError(f"{call}: no column {missing[0]!r}; there are {', '.join(map(repr, given.names)) or 'none'}")
+    return given
+
+
+def rows_shape(names: Iterable[str], types: Iterable[pa.DataType | None], kind: Kind = "rows") -> Shape:
+    """A shape from names and types."""
+    return Shape(kind, tuple(names), tuple(types))
+
+
+__all__ = [
+    "REJECTED",
+    "Combiner",
+    "ErrorPolicy",
+    "Grouped",
+    "Narrow",
+    "OnError",
+    "RecordError",
+    "Run",
+    "Stateless",
+    "TaskEnv",
+    "reject_rows",
+    "require_columns",
+    "rows_shape",
+]

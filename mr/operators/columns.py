@@ -1,0 +1,244 @@
+"""Operators over whole columns: select, with_columns, filter by expression, explode.
+
+Arguments are Polars expressions and must be row-wise: a value of the output may depend on its own row only, since
+batches are cut by the engine. Every node of an expression is checked, at plan time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from mr.batch import Batch, Kind, kind_of, with_kind
+from mr.errors import PlanError, RecordError
+from mr.kernels.frames import from_polars, to_polars
+from mr.kernels.rows import Shape
+from mr.operators.base import Narrow, Run, Stateless, TaskEnv, require_columns, rows_shape
+
+
+def check_row_wise(expr: pl.Expr, call: str) -> None:
+    """Raise PlanError naming the node of `expr` that looks beyond its row, or that calls Python.
+
+    >>> check_row_wise(pl.col("x") - pl.col("x").mean(), "select()")
+    Traceback (most recent call last):
+    ...
+    mr.errors.PlanError: select(): col("x").mean() looks at more than one row; compute it with agg() and join it back
+    """
+    text = str(expr)
+    if "python_udf" in text:
+        raise PlanError(f"{call}: {text} calls Python inside an expression; use .map() or .map_batches()")
+    pending = [expr]
+    while pending:
+        node = pending.pop()
+        try:
+            separable = node.meta.is_row_separable()
+            children = node.meta.pop()
+        except pl.exceptions.PolarsError:  # elementwise over lists (`list.eval`): resolved only with a schema
+            continue
+        if not separable and not node.meta.is_literal():
+            cure = "compute it with agg() and join it back"
+            raise PlanError(f"{call}: {node} looks at more than one row; {cure}")
+        pending.extend(children)
+
+
+def expand(given: Shape | None, exprs: Sequence[pl.Expr], call: str) -> tuple[tuple[pl.Expr, ...], Shape]:
+    """Selectors and multi-column expressions as single ones for input `given`, and the shape they give.
+
+    Raises PlanError: an unknown column, an expression that is not row-wise or cannot be evaluated.
+    """
+    roots = sorted({name for e in exprs if not e.meta.has_multiple_outputs() for name in e.meta.root_names()})
+    known = require_columns(given, roots, call)
+    assert known.names is not None
+    single: list[pl.Expr] = []
+    for expr in exprs:
+        if expr.meta.has_multiple_outputs() or expr.meta.is_column_selection():
+            single += [pl.col(name) for name in expand_names(known, expr, call)]
+        else:
+            check_row_wise(expr, call)
+            single.append(expr)
+    names = [e.meta.output_name() for e in single]
+    repeated = {name for name in names if names.count(name) > 1}
+    if repeated:
+        raise PlanError(f"{call}: two expressions are named {min(repeated)!r}; name one with .alias()")
+    return tuple(single), rows_shape(names, [_type_of(known, e, call) for e in single])
+
+
+def expand_names(known: Shape, expr: pl.Expr, call: str) -> list[str]:
+    """The columns that a selector means."""
+    try:
+        return _empty(known).select(expr).columns
+    except pl.exceptions.PolarsError as error:
+        raise PlanError(f"{call}: {expr}: {error}") from None
+
+
+def _empty(known: Shape) -> pl.DataFrame:
+    """A frame without rows of the known columns (null where the type is not known)."""
+    fields = [pa.field(n, t or pa.null()) for n, t in zip(known.names or (), known.types or (), strict=True)]
+    frame = pl.from_arrow(pa.schema(fields).empty_table())
+    assert isinstance(frame, pl.DataFrame)
+    return frame
+
+
+def _type_of(known: Shape, expr: pl.Expr, call: str) -> pa.DataType | None:
+    types = dict(zip(known.names or (), known.types or (), strict=True))
+    roots = expr.meta.root_names()
+    if any(types[name] is None for name in roots):
+        return None
+    try:
+        result = _empty(known).select(expr)
+    except pl.exceptions.PolarsError as error:
+        raise PlanError(f"{call}: {expr}: {str(error).splitlines()[0]}") from None
+    return from_polars(result).schema.field(0).type
+
+
+def evaluate(data: pa.RecordBatch, exprs: Sequence[pl.Expr]) -> list[pa.Array]:
+    """The value of each expression for every row; a bare column is passed on untouched."""
+    columns: list[pa.Array | None] = [_bare(data, e) for e in exprs]
+    computed = [e.alias(str(i)) for i, e in enumerate(exprs) if columns[i] is None]
+    if computed:
+        roots = sorted({name for e in computed for name in e.meta.root_names()})
+        frame = to_polars(data.select(roots)) if roots else pl.DataFrame({"": np.zeros(data.num_rows, np.int8)})
+        try:
+            result = from_polars(
+                frame.with_columns(computed).select([str(i) for i, c in enumerate(columns) if c is None])
+            )
+        except pl.exceptions.PolarsError as error:
+            raise RecordError(f"{', '.join(map(str, computed))}: {str(error).splitlines()[0]}") from None
+        for name, column in zip(result.schema.names, result.columns, strict=True):
+            columns[int(name)] = column
+    return [c for c in columns if c is not None]
+
+
+def _bare(data: pa.RecordBatch, expr: pl.Expr) -> pa.Array | None:
+    undone = expr.meta.undo_aliases()
+    return data.column(undone.meta.output_name()) if undone.meta.is_column() else None
+
+
+def named(columns: Iterable[pa.Array], names: Iterable[str], kind: Kind) -> pa.RecordBatch:
+    """A batch from columns and names, marked as of `kind`."""
+    arrays = list(columns)
+    schema = with_kind(pa.schema([(n, c.type) for n, c in zip(names, arrays, strict=True)]), kind)
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+@dataclass(frozen=True)
+class Select(Narrow):
+    """New columns in place of the old ones. `output` is their shape, found at plan time."""
+
+    exprs: tuple[pl.Expr, ...]
+    output: Shape
+    label: ClassVar[str] = "select"
+
+    def shape(self, given: Shape | None) -> Shape | None:
+        return self.output
+
+    def start(self, env: TaskEnv, track: bool) -> Run:
+        names = self.output.names or ()
+
+        def apply(batch: Batch) -> Batch:
+            data = named(evaluate(batch.data, self.exprs), names, self.output.kind)
+            return Batch(data, batch.origins)
+
+        return Stateless(apply)
+
+
+@dataclass(frozen=True)
+class WithColumns(Narrow):
+    """The old columns, some replaced, some added."""
+
+    exprs: tuple[pl.Expr, ...]
+    output: Shape
+    label: ClassVar[str] = "with_columns"
+
+    def shape(self, given: Shape | None) -> Shape | None:
+        return self.output
+
+    def start(self, env: TaskEnv, track: bool) -> Run:
+        names = [e.meta.output_name() for e in self.exprs]
+
+        def apply(batch: Batch) -> Batch:
+            columns = dict(zip(batch.data.schema.names, batch.data.columns, strict=True))
+            columns.update(zip(names, evaluate(batch.data, self.exprs), strict=True))
+            return Batch(named(columns.values(), columns, "rows"), batch.origins)
+
+        return Stateless(apply)
+
+
+@dataclass(frozen=True)
+class FilterExpr(Narrow):
+    """The rows for which the expression is true (not null, not false)."""
+
+    expr: pl.Expr
+    label: ClassVar[str] = "filter"
+
+    def shape(self, given: Shape | None) -> Shape | None:
+        return given
+
+    def start(self, env: TaskEnv, track: bool) -> Run:
+        def apply(batch: Batch) -> Batch:
+            (mask,) = evaluate(batch.data, [self.expr])
+            if mask.null_count:
+                mask = mask.fill_null(False)
+            if mask.true_count == batch.rows:
+                return batch
+            origins = None
+            if batch.origins is not None:
+                origins = batch.origins[mask.to_numpy(zero_copy_only=False)]
+            return Batch(batch.data.filter(mask), origins)
+
+        return Stateless(apply)
+
+
+@dataclass(frozen=True)
+class Explode(Narrow):
+    """One row for each element of the list column `column`; an empty or null list gives one null."""
+
+    column: str
+    output: Shape
+    label: ClassVar[str] = "explode"
+
+    def shape(self, given: Shape | None) -> Shape | None:
+        return self.output
+
+    def start(self, env: TaskEnv, track: bool) -> Run:
+        return Stateless(self._apply)
+
+    def _apply(self, batch: Batch) -> Batch:
+        data = batch.data
+        lists = data.column(self.column)
+        if not (pa.types.is_large_list(lists.type) or pa.types.is_list(lists.type)):
+            raise RecordError(f"explode({self.column!r}): the column is of type {lists.type}, not a list")
+        lengths = lists.value_lengths().fill_null(0).to_numpy().astype(np.int64)
+        counts = np.maximum(lengths, 1)
+        source = np.repeat(np.arange(data.num_rows), counts)
+        starts = np.cumsum(counts) - counts
+        # position of each output row in the flattened values; empty lists take the null appended at its end
+        flat = lists.flatten()
+        filled = np.repeat(lengths > 0, counts)
+        within = np.arange(len(source)) - np.repeat(starts, counts)
+        first = np.cumsum(lengths) - lengths
+        index = np.where(filled, np.repeat(first, counts) + within, len(flat))
+        values = pa.concat_arrays([flat, pa.nulls(1, flat.type)]).take(pa.array(index))
+        taken = data.take(pa.array(source))
+        columns = [values if n == self.column else taken.column(n) for n in data.schema.names]
+        origins = None if batch.origins is None else batch.origins[source]
+        return Batch(named(columns, data.schema.names, kind_of(data.schema)), origins)
+
+
+def explode_shape(given: Shape | None, column: str) -> Shape:
+    """The shape after exploding `column`. Raises PlanError when the column is unknown or not a list."""
+    known = require_columns(given, [column], "explode()")
+    types = []
+    for name, type in zip(known.names or (), known.types or (), strict=True):
+        if name == column and type is not None:
+            if not (pa.types.is_large_list(type) or pa.types.is_list(type)):
+                raise PlanError(f"explode({column!r}): the column is of type {type}, not a list")
+            types.append(type.value_type)
+        else:
+            types.append(type)
+    return rows_shape(known.names or (), types, known.kind)

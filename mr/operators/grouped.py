@@ -1,0 +1,198 @@
+"""Keyed operators over columns: aggregate, distinct, top_k of each group.
+
+Their input is sorted by (bucket, key), so a group is a run of equal keys that may go on from one batch to the next.
+What is carried over is put in front of the next batch: a strict left fold, whatever the batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import pyarrow as pa
+
+from mr.aggregates import Aggregate, finalise, grouped_aggregate, merge_states
+from mr.batch import Kind, kind_of
+from mr.kernels.frames import concat
+from mr.kernels.group import group_starts
+from mr.kernels.keys import codes
+from mr.kernels.rows import Shape
+from mr.kernels.sort import order
+from mr.operators.base import Combiner, Grouped, TaskEnv, rows_shape
+from mr.operators.columns import named
+
+
+@dataclass(frozen=True)
+class AggregateStates:
+    """Map-side half of `AggregateBy`: one row of partial states for each key of a block."""
+
+    keys: tuple[str, ...]
+    aggregates: tuple[tuple[str, Aggregate], ...]
+
+    @property
+    def exact(self) -> bool:
+        return all(aggregate.exact for _, aggregate in self.aggregates)
+
+    def combine(self, block: pa.RecordBatch) -> pa.RecordBatch:
+        return grouped_aggregate(block, self.keys, dict(self.aggregates))
+
+    def recombine(self, partial: pa.RecordBatch) -> pa.RecordBatch:
+        return merge_states(partial, self.keys, dict(self.aggregates))
+
+
+@dataclass(frozen=True)
+class AggregateBy(Grouped):
+    """One row for each key: the key columns and the aggregates by name. Without keys always exactly one row."""
+
+    keys: tuple[str, ...]
+    aggregates: tuple[tuple[str, Aggregate], ...]
+    label: ClassVar[str] = "agg"
+
+    @property
+    def combiner(self) -> Combiner | None:
+        return AggregateStates(self.keys, self.aggregates)
+
+    def shape(self, given: Shape) -> Shape | None:
+        types = dict(zip(given.names or (), given.types or (), strict=True))
+        names = [*self.keys, *(name for name, _ in self.aggregates)]
+        outputs = [aggregate.output_type(types.get(f"{name}.in")) for name, aggregate in self.aggregates]
+        return rows_shape(names, [*(types.get(key) for key in self.keys), *outputs])
+
+    def reduce(self, rows: Iterator[pa.RecordBatch], env: TaskEnv) -> Iterator[pa.RecordBatch]:
+        aggregates = dict(self.aggregates)
+        carried: pa.RecordBatch | None = None
+        for batch in rows:
+            data = batch if carried is None else concat([carried, batch], batch.schema)
+            merged = merge_states(data, self.keys, aggregates)
+            done = merged.num_rows - 1
+            if done > 0:
+                yield finalise(merged.slice(0, done), self.keys, aggregates)
+            carried = merged.slice(max(done, 0))
+        if carried is not None and carried.num_rows:
+            yield finalise(carried, self.keys, aggregates)
+
+
+@dataclass(frozen=True)
+class FirstOfKey:
+    """Map-side half of `Distinct`: the first row of each key of a block."""
+
+    keys: tuple[str, ...]
+    exact: ClassVar[bool] = True
+
+    def combine(self, block: pa.RecordBatch) -> pa.RecordBatch:
+        _, representatives = codes(block, self.keys)
+        return block.take(pa.array(representatives))
+
+    recombine = combine
+
+
+@dataclass(frozen=True)
+class Distinct(Grouped):
+    """The first row of each key (`keys` are all columns for `distinct()`)."""
+
+    keys: tuple[str, ...]
+    label: ClassVar[str] = "distinct"
+
+    @property
+    def combiner(self) -> Combiner | None:
+        return FirstOfKey(self.keys)
+
+    def shape(self, given: Shape) -> Shape | None:
+        return given
+
+    def reduce(self, rows: Iterator[pa.RecordBatch], env: TaskEnv) -> Iterator[pa.RecordBatch]:
+        last: pa.RecordBatch | None = None
+        for batch in rows:
+            data = batch if last is None else concat([last, batch], batch.schema)
+            starts = group_starts(data, self.keys)
+            fresh = starts if last is None else starts[1:]  # the first group's row went out with an earlier batch
+            if len(fresh):
+                yield data.take(pa.array(fresh))
+            if data.num_rows:
+                last = data.slice(data.num_rows - 1)
+
+
+def ranks(starts: np.ndarray[tuple[int], np.dtype[np.int64]], rows: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """The place of each row in its group, from 0, for groups that begin at `starts`.
+
+    >>> ranks(np.array([0, 2]), 5).tolist()
+    [0, 1, 0, 1, 2]
+    """
+    sizes = np.diff(np.append(starts, rows))
+    result: np.ndarray[tuple[int], np.dtype[np.int64]] = np.arange(rows, dtype=np.int64) - np.repeat(starts, sizes)
+    return result
+
+
+@dataclass(frozen=True)
+class TopOfKey:
+    """Map-side half of `TopByKey`: no row that `count` rows of its own block come before."""
+
+    keys: tuple[str, ...]
+    count: int
+    by: tuple[str, ...]
+    descending: tuple[bool, ...]
+    exact: ClassVar[bool] = True
+
+    def combine(self, block: pa.RecordBatch) -> pa.RecordBatch:
+        in_order = np.asarray(order(block, self.by, self.descending), dtype=np.int64)
+        group, _ = codes(block, self.keys)
+        grouped = in_order[np.argsort(group[in_order], kind="stable")]
+        ids = group[grouped]
+        starts = np.flatnonzero(np.diff(ids, prepend=-1))
+        kept = grouped[ranks(starts, len(grouped)) < self.count]
+        return block.take(pa.array(np.sort(kept)))
+
+    recombine = combine
+
+
+@dataclass(frozen=True)
+class TopByKey(Grouped):
+    """The first `count` rows of each key in the order of `by`, ties in input order."""
+
+    keys: tuple[str, ...]
+    count: int
+    by: tuple[str, ...]
+    descending: tuple[bool, ...]
+    label: ClassVar[str] = "top_k by key"
+
+    @property
+    def order(self) -> tuple[tuple[str, ...], tuple[bool, ...]]:
+        return self.by, self.descending
+
+    @property
+    def combiner(self) -> Combiner | None:
+        return TopOfKey(self.keys, self.count, self.by, self.descending)
+
+    def shape(self, given: Shape) -> Shape | None:
+        return given
+
+    def reduce(self, rows: Iterator[pa.RecordBatch], env: TaskEnv) -> Iterator[pa.RecordBatch]:
+        last: pa.RecordBatch | None = None
+        taken = 0  # rows of the last group seen so far
+        for batch in rows:
+            if not batch.num_rows:
+                continue
+            data = batch if last is None else concat([last, batch], batch.schema)
+            starts = group_starts(data, self.keys)
+            rank = ranks(starts, data.num_rows)
+            first_group = int(starts[1]) if len(starts) > 1 else data.num_rows
+            if last is not None:
+                rank[:first_group] += taken - 1
+                rank[0] = self.count  # the carried row went out already
+            yield data.take(pa.array(np.flatnonzero(rank < self.count)))
+            size = data.num_rows - int(starts[-1])
+            taken = size if len(starts) > 1 or last is None else taken + size - 1
+            last = data.slice(data.num_rows - 1)
+
+
+def select_shape(names: tuple[str, ...], given: Shape) -> Shape:
+    """The columns `names` of a shape, in that order."""
+    types = dict(zip(given.names or (), given.types or (), strict=True))
+    return rows_shape(names, [types[name] for name in names])
+
+
+def keep(data: pa.RecordBatch, names: tuple[str, ...], kind: Kind | None = None) -> pa.RecordBatch:
+    """The columns `names` of a batch, in that order."""
+    return named([data.column(n) for n in names], names, kind or kind_of(data.schema))

@@ -1,0 +1,223 @@
+"""Operators that call a user's Python function once a record: map, flat_map, filter.
+
+The only per-record loops of the engine are these, and they are C loops around the user's function (`map`,
+`chain.from_iterable`). When the function raises, the position of the list iterator tells which record it was.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain, islice
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+
+from mr.batch import Batch, Origins
+from mr.errors import FunctionFailed, RecordError
+from mr.kernels.rows import Shape, from_python, to_python
+from mr.operators.base import ErrorPolicy, Narrow, Run, TaskEnv, reject_rows
+from mr.options import PYTHON_BATCH_ROWS
+
+Function = Callable[..., Any]
+
+
+def name_of(fn: object) -> str:
+    """What a function is called in messages: its name, also behind `partial`.
+
+    >>> name_of(functools.partial(sorted))
+    'sorted'
+    """
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    return getattr(fn, "__qualname__", type(fn).__qualname__)
+
+
+def built(fn: Function) -> Function:
+    """A function that can be called a record at a time: a class is built once per task."""
+    made: Function = fn() if inspect.isclass(fn) else fn
+    return made
+
+
+def consumed(iterator: Iterator[Any], total: int) -> int:
+    """How many of `total` records a list iterator has given out."""
+    return total - iterator.__length_hint__()  # type: ignore[attr-defined, no-any-return]
+
+
+class PythonRun(Run):
+    """Runs `emit(records) -> outputs` over slices of a batch and keeps track of what failed."""
+
+    def __init__(self, operator: PerRecord, env: TaskEnv, track: bool) -> None:
+        self.operator = operator
+        self.env = env
+        self.track = track
+        self.fn = built(operator.fn)
+        self.shape = operator.declared
+        self.rejects = []
+
+    def feed(self, batch: Batch) -> Iterable[Batch]:
+        for start in range(0, batch.rows, PYTHON_BATCH_ROWS):
+            data = batch.data.slice(start, PYTHON_BATCH_ROWS)
+            origins = None if batch.origins is None else batch.origins[start : start + PYTHON_BATCH_ROWS]
+            yield from self.operator.apply(self, Batch(data, origins))
+
+    def failed(self, error: Exception, records: list[Any], row: int, origins: Origins | None) -> None:
+        """Record `row` made the function raise: fail with its place, or note the reject and return."""
+        policy = self.operator.on_error
+        record = records[row]
+        message = f"{type(error).__name__}: {error}"
+        if policy.on_error == "fail":
+            where = self.env.where(origins, row)
+            text = f"{self.operator.label} {name_of(self.operator.fn)} raised {message}"
+            raise FunctionFailed(f"{text}{where} for record {shorten(record)}", row, error) from error
+        self.env.count("rejected records", 1)
+        raw = record if isinstance(record, str) else repr(record)
+        at = np.array([row], dtype=np.int64)
+        self.rejects.append(reject_rows(origins, at, name_of(self.operator.fn), [message], [raw]))
+
+    def convert(self, outputs: list[Any], origin_of: Callable[[int], str]) -> pa.RecordBatch:
+        """Outputs as columns; the first ones fix the shape for the rest of the task."""
+        try:
+            data, self.shape = from_python(outputs, self.shape)
+        except RecordError as error:
+            where = "" if error.row is None else origin_of(error.row)
+            text = f"{self.operator.label} {name_of(self.operator.fn)} gave a record that does not fit{where}"
+            raise type(error)(f"{text}: {error.message}") from None
+        return data
+
+
+@dataclass(frozen=True)
+class PerRecord(Narrow):
+    """Base of the operators that call `fn(record)`. `declared` is the shape fixed by names= or annotations."""
+
+    fn: Function
+    declared: Shape | None = None
+    on_error: ErrorPolicy = ErrorPolicy()
+    pure: bool = True
+    calls_python: ClassVar[bool] = True
+
+    def shape(self, given: Shape | None) -> Shape | None:
+        return self.declared
+
+    def start(self, env: TaskEnv, track: bool) -> Run:
+        return PythonRun(self, env, track)
+
+    def apply(self, run: PythonRun, batch: Batch) -> Iterator[Batch]:
+        """The output for a batch of at most PYTHON_BATCH_ROWS records."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Map(PerRecord):
+    """One record for each record."""
+
+    label: ClassVar[str] = "map"
+
+    def apply(self, run: PythonRun, batch: Batch) -> Iterator[Batch]:
+        records = to_python(batch.data)
+        outputs, kept = each(run, records, batch.origins)
+        if outputs:
+            origins = batch.origins if kept is None or batch.origins is None else batch.origins[kept]
+            data = run.convert(outputs, lambda row: run.env.where(origins, row))
+            yield Batch(data, origins if run.track else None)
+
+
+@dataclass(frozen=True)
+class Filter(PerRecord):
+    """The records for which the function returns something true."""
+
+    label: ClassVar[str] = "filter"
+
+    def shape(self, given: Shape | None) -> Shape | None:
+        return given
+
+    def apply(self, run: PythonRun, batch: Batch) -> Iterator[Batch]:
+        records = to_python(batch.data)
+        outputs, kept = each(run, records, batch.origins)
+        mask = np.fromiter(map(bool, outputs), dtype=bool, count=len(outputs))
+        yield batch.take(np.flatnonzero(mask) if kept is None else kept[mask])
+
+
+@dataclass(frozen=True)
+class FlatMap(PerRecord):
+    """Any number of records for each record: the function returns or yields an iterable."""
+
+    label: ClassVar[str] = "flat_map"
+
+    def apply(self, run: PythonRun, batch: Batch) -> Iterator[Batch]:
+        records = to_python(batch.data)
+        fn = run.fn if inspect.isgeneratorfunction(run.fn) else functools.partial(checked, run.fn)
+        if run.track or self.on_error.on_error != "fail":
+            yield from self._one_by_one(run, fn, records, batch.origins)
+            return
+        source = iter(records)
+        stream = chain.from_iterable(map(fn, source))
+        while True:
+            try:
+                outputs = list(islice(stream, PYTHON_BATCH_ROWS))
+            except Exception as error:
+                run.failed(error, records, consumed(source, len(records)) - 1, batch.origins)
+                raise
+            if not outputs:
+                return
+            near = consumed(source, len(records)) - 1
+            yield Batch(run.convert(outputs, lambda _row, near=near: run.env.where(batch.origins, near)))
+
+    def _one_by_one(self, run: PythonRun, fn: Function, records: list[Any], origins: Origins | None) -> Iterator[Batch]:
+        """As `apply`, knowing which record each output came from; a record that fails contributes nothing."""
+        lists, kept = each(run, records, origins, lambda record: list(fn(record)))
+        counts = np.fromiter(map(len, lists), dtype=np.int64, count=len(lists))
+        source = np.repeat(np.arange(len(records)) if kept is None else kept, counts)
+        outputs = list(chain.from_iterable(lists))
+        for start in range(0, len(outputs), PYTHON_BATCH_ROWS):
+            part = source[start : start + PYTHON_BATCH_ROWS]
+            mine = None if origins is None else origins[part]
+            data = run.convert(
+                outputs[start : start + PYTHON_BATCH_ROWS], lambda row, mine=mine: run.env.where(mine, row)
+            )
+            yield Batch(data, mine if run.track else None)
+
+
+def each(
+    run: PythonRun, records: list[Any], origins: Origins | None, fn: Function | None = None
+) -> tuple[list[Any], np.ndarray[Any, np.dtype[np.int64]] | None]:
+    """`fn` of every record, and the indices of those that did not fail (None: all of them)."""
+    outputs: list[Any] = []
+    source = iter(records)
+    failed: list[int] = []
+    while True:
+        try:
+            outputs.extend(map(fn or run.fn, source))
+            if len(outputs) + len(failed) == len(records):
+                break
+            raise RuntimeError("the function raised StopIteration")
+        except Exception as error:
+            row = consumed(source, len(records)) - 1
+            run.failed(error, records, row, origins)
+            failed.append(row)
+    return outputs, np.delete(np.arange(len(records)), failed) if failed else None
+
+
+def checked(fn: Function, record: Any) -> Iterable[Any]:
+    """The result of a function that is not a generator, refused where iterating it would surely be a mistake."""
+    try:
+        result = fn(record)
+    except StopIteration as error:  # would end the stream of all records silently
+        raise RuntimeError("the function raised StopIteration") from error
+    if result is None or isinstance(result, (str, bytes, dict)):
+        kind = type(result).__name__
+        raise TypeError(f"flat_map needs an iterable of records, got {kind}; return a list or yield the records")
+    return result  # type: ignore[no-any-return]
+
+
+def shorten(record: object, limit: int = 200) -> str:
+    """`repr` of a record, cut to a line's length.
+
+    >>> shorten("x" * 1000, 10)
+    "'xxxxxx..."
+    """
+    text = repr(record)
+    return text if len(text) <= limit else text[: limit - 3] + "..."

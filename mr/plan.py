@@ -1,0 +1,272 @@
+"""The logical plan: immutable nodes, each with the shape of its records and the user's line that made it.
+
+Nodes are compared by identity: using one dataset twice is what makes work shared. Nothing here reads a file or runs a
+function.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import PurePath
+from typing import Literal
+
+import pyarrow as pa
+
+from mr.errors import PlanError
+from mr.formats.base import Reader, Writer
+from mr.kernels.rows import Shape
+from mr.operators.base import ErrorPolicy, Grouped, Narrow
+from mr.operators.joins import How
+
+Mode = Literal["error", "overwrite", "append"]
+Strategy = Literal["auto", "broadcast", "sort_merge"]
+
+PACKAGE = __name__.partition(".")[0]
+
+
+@dataclass(frozen=True)
+class Site:
+    """The user's line that made a node."""
+
+    file: str
+    line: int
+
+    def __str__(self) -> str:
+        return f"{PurePath(self.file).name}:{self.line}"
+
+
+def call_site() -> Site:
+    """The innermost frame outside this package."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None:
+        name = frame.f_globals.get("__name__", "")
+        if name != PACKAGE and not name.startswith(PACKAGE + "."):
+            break
+        frame = frame.f_back
+    return Site(frame.f_code.co_filename, frame.f_lineno)
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """Base of all nodes. `shape` is None where only running the plan tells what records it gives."""
+
+    shape: Shape | None
+    site: Site = field(default_factory=call_site, kw_only=True)
+
+    @property
+    def inputs(self) -> tuple[Node, ...]:
+        return ()
+
+    @property
+    def label(self) -> str:
+        return type(self).__name__.lower()
+
+
+@dataclass(frozen=True, eq=False)
+class Read(Node):
+    """Records from files: `paths` are local paths, folders, globs or URLs, in the order given."""
+
+    paths: tuple[str, ...]
+    reader: Reader
+    on_error: ErrorPolicy = ErrorPolicy()
+
+    @property
+    def label(self) -> str:
+        return f"read {', '.join(self.paths)}"
+
+
+@dataclass(frozen=True, eq=False)
+class Items(Node):
+    """Records that the program itself holds, as one batch."""
+
+    data: pa.RecordBatch
+
+
+@dataclass(frozen=True, eq=False)
+class Apply(Node):
+    """A narrow operator applied to one input."""
+
+    input: Node
+    op: Narrow
+
+    @property
+    def inputs(self) -> tuple[Node, ...]:
+        return (self.input,)
+
+    @property
+    def label(self) -> str:
+        return self.op.label
+
+
+@dataclass(frozen=True, eq=False)
+class Rejected(Node):
+    """What `of` (a reader or a Python operator with on_error="quarantine") left out."""
+
+    of: Read | Apply
+
+    @property
+    def inputs(self) -> tuple[Node, ...]:
+        return (self.of,)
+
+
+@dataclass(frozen=True, eq=False)
+class Union(Node):
+    """All records of the inputs, one input after the other."""
+
+    parts: tuple[Node, ...]
+
+    @property
+    def inputs(self) -> tuple[Node, ...]:
+        return self.parts
+
+
+@dataclass(frozen=True, eq=False)
+class GroupBy(Node):
+    """A keyed operator behind a shuffle. `partitions` fixes the number of reduce tasks; a partitioner needs it."""
+
+    input: Node
+    op: Grouped
+    partitions: int | None = None
+    partitioner: Callable[[object, int], int] | None = None
+
+    @property
+    def inputs(self) -> tuple[Node, ...]:
+        return (self.input,)
+
+    @property
+    def label(self) -> str:
+        return f"{self.op.label}({', '.join(self.op.keys)})"
+
+
+@dataclass(frozen=True, eq=False)
+class Join(Node):
+    """Left and right matched on equal keys."""
+
+    left: Node
+    right: Node
+    left_on: tuple[str, ...]
+    right_on: tuple[str, ...]
+    how: How
+    strategy: Strategy
+    suffix: str
+    partitions: int | None = None
+
+    @property
+    def inputs(self) -> tuple[Node, ...]:
+        return (self.left, self.right)
+
+
+@dataclass(frozen=True, eq=False)
+class Sort(Node):
+    """All records in one order over all tasks, ties in input order."""
+
+    input: Node
+    by: tuple[str, ...]
+    descending: tuple[bool, ...]
+    partitions: int | None = None
+
+    @property
+    def inputs(self) -> tuple[Node, ...]:
+        return (self.input,)
+
+
+@dataclass(frozen=True, eq=False)
+class First(Node):
+    """The first `count` records; `op` finds them in a task and again among what all tasks found."""
+
+    input: Node
+    count: int
+    op: Narrow
+    early: bool  # a prefix of the tasks may be enough (limit), as against all being needed (top_k)
+
+    @property
+    def inputs(self) -> tuple[Node, ...]:
+        return (self.input,)
+
+    @property
+    def label(self) -> str:
+        return self.op.label
+
+
+@dataclass(frozen=True, eq=False)
+class Write(Node):
+    """An output: `path` is one file if it ends in the writer's extension, else a folder of parts."""
+
+    input: Node
+    path: str
+    writer: Writer
+    mode: Mode | None = None
+
+    @property
+    def inputs(self) -> tuple[Node, ...]:
+        return (self.input,)
+
+    @property
+    def one_file(self) -> bool:
+        return self.path.endswith(self.writer.extension)
+
+
+@dataclass(frozen=True, eq=False)
+class Collect(Node):
+    """The records themselves, for `take_all` and the other actions."""
+
+    input: Node
+
+    @property
+    def inputs(self) -> tuple[Node, ...]:
+        return (self.input,)
+
+
+def walk(roots: tuple[Node, ...]) -> Iterator[Node]:
+    """Every node that `roots` depend on, once, inputs before users."""
+    seen: set[int] = set()
+
+    def visit(node: Node) -> Iterator[Node]:
+        if id(node) in seen:
+            return
+        seen.add(id(node))
+        for below in node.inputs:
+            yield from visit(below)
+        yield node
+
+    for root in roots:
+        yield from visit(root)
+
+
+def validate(roots: tuple[Node, ...]) -> None:
+    """Raise PlanError for what only the whole plan shows: quarantined records that nobody looks at."""
+    nodes = list(walk(roots))
+    looked_at = {id(node.of) for node in nodes if isinstance(node, Rejected)}
+    for node in nodes:
+        policy = getattr(node, "on_error", None) if isinstance(node, Read) else None
+        if isinstance(node, Apply):
+            policy = getattr(node.op, "on_error", None)
+        if policy is not None and policy.on_error == "quarantine" and id(node) not in looked_at:
+            raise PlanError(
+                f'{node.site}: on_error="quarantine", but nothing uses .rejected() of this dataset; '
+                'write ds.rejected() somewhere or use on_error="skip"'
+            )
+
+
+__all__ = [
+    "Apply",
+    "Collect",
+    "First",
+    "GroupBy",
+    "Items",
+    "Join",
+    "Mode",
+    "Node",
+    "Read",
+    "Rejected",
+    "Site",
+    "Sort",
+    "Strategy",
+    "Union",
+    "Write",
+    "call_site",
+    "validate",
+    "walk",
+]

@@ -1,0 +1,151 @@
+"""What the tasks of a stage run: a head that makes batches, a tree of narrow operators, and outlets.
+
+A program is a frozen value. All tasks of a stage share one; it is what their fingerprints have in common.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from mr.formats.base import Reader, Writer
+from mr.operators.base import Combiner, ErrorPolicy, Grouped, Narrow
+from mr.operators.joins import MergeJoin
+
+HEAD = -1
+
+
+class Port(NamedTuple):
+    """Where records come out inside a program: of the head or a step, what it gives or what it rejected."""
+
+    step: int = HEAD
+    rejects: bool = False
+
+
+# --- heads -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ReadHead:
+    """Reads a split. `columns`: only these are needed (None: all); `track`: keep where records lie."""
+
+    reader: Reader
+    on_error: ErrorPolicy
+    columns: tuple[str, ...] | None = None
+    track: bool = False
+
+
+@dataclass(frozen=True)
+class ItemsHead:
+    """The records of the split itself."""
+
+
+@dataclass(frozen=True)
+class GroupHead:
+    """Applies a keyed operator to a range of buckets of exchange 0."""
+
+    op: Grouped
+
+
+@dataclass(frozen=True)
+class JoinHead:
+    """Joins a range of buckets of exchanges 0 and 1."""
+
+    op: MergeJoin
+
+
+@dataclass(frozen=True)
+class SortHead:
+    """Merges a range of the sorted runs of exchange 0."""
+
+    by: tuple[str, ...]
+    descending: tuple[bool, ...]
+
+
+@dataclass(frozen=True)
+class GatherHead:
+    """All rows of exchange 0 in producer order, through a keyed operator without keys if there is one."""
+
+    op: Grouped | None = None
+
+
+@dataclass(frozen=True)
+class ResolveHead:
+    """Rejected records of exchange 0, their positions turned into path, offset and line."""
+
+
+Head = ReadHead | ItemsHead | GroupHead | JoinHead | SortHead | GatherHead | ResolveHead
+
+
+# --- the tree --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Step:
+    """A narrow operator fed from a port. `track`: somebody behind it wants to know where records lie."""
+
+    source: Port
+    op: Narrow
+    track: bool = False
+
+
+# --- outlets ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class HashOutlet:
+    """Rows into hash buckets of `keys`, sorted by (bucket, keys, `sort_by`), combined by blocks first.
+
+    `partitions` replaces the constant buckets by so many; `partitioner(key, partitions)` then chooses among them.
+    """
+
+    keys: tuple[str, ...]
+    sort_by: tuple[str, ...] = ()
+    descending: tuple[bool, ...] = ()
+    combiner: Combiner | None = None
+    partitions: int | None = None
+    partitioner: Callable[[object, int], int] | None = None
+
+
+@dataclass(frozen=True)
+class RangeOutlet:
+    """Sorted runs with an index of first keys, for a global sort."""
+
+    by: tuple[str, ...]
+    descending: tuple[bool, ...]
+
+
+@dataclass(frozen=True)
+class GatherOutlet:
+    """Rows as they come, for one reader of all."""
+
+    combiner: Combiner | None = None
+
+
+@dataclass(frozen=True)
+class PartOutlet:
+    """One part file of an output; written to `store` if that is set, else under the scratch root."""
+
+    writer: Writer
+    store: str | None = None
+
+
+OutletSpec = HashOutlet | RangeOutlet | GatherOutlet | PartOutlet
+
+
+@dataclass(frozen=True)
+class Outlet:
+    """An outlet and the port that feeds it."""
+
+    source: Port
+    spec: OutletSpec
+
+
+@dataclass(frozen=True)
+class Program:
+    """A head, steps in an order in which each comes after what feeds it, and outlets."""
+
+    head: Head
+    steps: tuple[Step, ...]
+    outlets: tuple[Outlet, ...]

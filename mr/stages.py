@@ -1,0 +1,372 @@
+"""Plan -> stages -> tasks, purely: fuse narrow operators, share inputs, cut at shuffles, choose joins.
+
+`compile_plan` turns a plan into a graph of stages joined by exchanges. Narrow operators are fused into the stage that
+makes their input; a node that is used twice is one port with two users, so its work is done once. `plan_tasks` lists
+the tasks of a stage once everything it reads is known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+
+import pyarrow as pa
+
+from mr.errors import PlanError
+from mr.kernels.types import unify
+from mr.operators.columns import FilterExpr, Select, WithColumns
+from mr.operators.joins import BroadcastJoin, MergeJoin, joined_shape
+from mr.options import BROADCAST_BYTES_MAX
+from mr.plan import Apply, Collect, First, GroupBy, Items, Join, Node, Read, Rejected, Sort, Union, Write
+from mr.program import (
+    GatherHead,
+    GatherOutlet,
+    GroupHead,
+    HashOutlet,
+    Head,
+    ItemsHead,
+    JoinHead,
+    Outlet,
+    OutletSpec,
+    PartOutlet,
+    Port,
+    Program,
+    RangeOutlet,
+    ReadHead,
+    ResolveHead,
+    SortHead,
+    Step,
+)
+
+
+@dataclass(frozen=True)
+class Feed:
+    """An outlet of a stage."""
+
+    stage: int
+    outlet: int
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """Records on their way from the tasks of some stages, in order, to those of another."""
+
+    id: int
+    spec: OutletSpec
+    feeds: tuple[Feed, ...]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Tasks that run one program. `source` is the node read (None behind a shuffle); `inputs` are exchanges.
+
+    `sides` are exchanges that every task reads whole; `limit_rows`: see `scheduler.StageShape`; `note` explains a
+    choice to the user.
+    """
+
+    id: int
+    label: str
+    program: Program
+    source: Read | Items | None
+    inputs: tuple[int, ...]
+    sides: tuple[int, ...]
+    limit_rows: int | None
+    note: str = ""
+
+    @property
+    def single(self) -> bool:
+        """Whether the stage always is one task."""
+        return isinstance(self.program.head, GatherHead | ResolveHead)
+
+
+@dataclass(frozen=True)
+class Sink:
+    """An output and the outlets whose parts it is made of, in order."""
+
+    node: Write
+    feeds: tuple[Feed, ...]
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A compiled plan. `collects` are the exchanges that hold the records of `Collect` nodes, in their order."""
+
+    stages: tuple[Stage, ...]
+    exchanges: tuple[Exchange, ...]
+    sinks: tuple[Sink, ...]
+    collects: tuple[int, ...]
+
+    def upstream(self, stage: Stage) -> tuple[int, ...]:
+        """The stages that `stage` reads."""
+        reads = (*stage.inputs, *stage.sides)
+        return tuple(sorted({feed.stage for e in reads for feed in self.exchanges[e].feeds}))
+
+    def publishes(self, stage: Stage) -> bool:
+        """Whether files of the stage are needed beyond the job: parts of an output, or collected records."""
+        ends = {feed.stage for sink in self.sinks for feed in sink.feeds}
+        ends |= {feed.stage for e in self.collects for feed in self.exchanges[e].feeds}
+        return stage.id in ends
+
+
+@dataclass
+class _Draft:
+    """A stage under construction."""
+
+    id: int
+    head: Head
+    source: Read | Items | None = None
+    inputs: tuple[int, ...] = ()
+    sides: list[int] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
+    outlets: list[Outlet] = field(default_factory=list)
+    limit_rows: int | None = None
+    labels: list[str] = field(default_factory=list)
+    note: str = ""
+
+    @property
+    def single(self) -> bool:
+        return isinstance(self.head, GatherHead | ResolveHead)
+
+
+Ports = tuple[tuple[_Draft, Port], ...]
+SizeOf = Callable[[Read], int | None]
+StoreOf = Callable[[str], str | None]
+
+
+def compile_plan(roots: tuple[Node, ...], size_of: SizeOf, store_of: StoreOf) -> Graph:
+    """The stage graph of a plan whose roots are `Write` and `Collect` nodes.
+
+    `size_of` gives the bytes of a read if known, `store_of` the store that an output path lies in (None: no store).
+    """
+    return _Compiler(size_of, store_of).compile(roots)
+
+
+class _Compiler:
+    def __init__(self, size_of: SizeOf, store_of: StoreOf) -> None:
+        self._size_of = size_of
+        self._store_of = store_of
+        self._drafts: list[_Draft] = []
+        self._exchanges: list[Exchange] = []
+        self._ports: dict[int, Ports] = {}
+
+    def compile(self, roots: tuple[Node, ...]) -> Graph:
+        sinks: list[Sink] = []
+        collects: list[int] = []
+        for root in roots:
+            if isinstance(root, Write):
+                sinks.append(self._sink(root))
+            elif isinstance(root, Collect):
+                collects.append(self._exchange(self._emit(root.input), GatherOutlet()))
+            else:
+                raise PlanError(f"{root.site}: a job returns written datasets, not a {root.label}")
+        stages = tuple(_finish(draft) for draft in self._drafts)
+        return Graph(stages, tuple(self._exchanges), tuple(sinks), tuple(collects))
+
+    # --- building blocks ---------------------------------------------------------------------------------------------
+
+    def _stage(self, head: Head, label: str, **given: object) -> _Draft:
+        draft = _Draft(len(self._drafts), head, labels=[label], **given)  # type: ignore[arg-type]
+        self._drafts.append(draft)
+        return draft
+
+    def _outlet(self, draft: _Draft, port: Port, spec: OutletSpec) -> Feed:
+        draft.outlets.append(Outlet(port, spec))
+        return Feed(draft.id, len(draft.outlets) - 1)
+
+    def _exchange(self, ports: Ports, spec: OutletSpec) -> int:
+        feeds = tuple(self._outlet(draft, port, spec) for draft, port in ports)
+        self._exchanges.append(Exchange(len(self._exchanges), spec, feeds))
+        return len(self._exchanges) - 1
+
+    def _behind(self, ports: Ports, spec: OutletSpec, head: Head, label: str) -> tuple[_Draft, Port]:
+        """A new stage that reads all of `ports` through an exchange."""
+        exchange = self._exchange(ports, spec)
+        return self._stage(head, label, inputs=(exchange,)), Port()
+
+    def _append(self, ports: Ports, op_for: Callable[[_Draft], object], label: str) -> Ports:
+        """The same operator fused behind each port."""
+        out = []
+        for draft, port in ports:
+            draft.steps.append(Step(port, op_for(draft)))  # type: ignore[arg-type]
+            draft.labels.append(label)
+            out.append((draft, Port(len(draft.steps) - 1)))
+        return tuple(out)
+
+    def _upstream(self, draft: _Draft) -> set[int]:
+        """The stages that `draft` depends on, itself included."""
+        seen: set[int] = set()
+        pending = [draft.id]
+        while pending:
+            current = pending.pop()
+            if current not in seen:
+                seen.add(current)
+                reads = (*self._drafts[current].inputs, *self._drafts[current].sides)
+                pending += [feed.stage for e in reads for feed in self._exchanges[e].feeds]
+        return seen
+
+    # --- nodes -------------------------------------------------------------------------------------------------------
+
+    def _emit(self, node: Node) -> Ports:
+        ports = self._ports.get(id(node))
+        if ports is None:
+            ports = self._ports[id(node)] = self._emit_new(node)
+        return ports
+
+    def _emit_new(self, node: Node) -> Ports:
+        match node:
+            case Read():
+                return ((self._stage(ReadHead(node.reader, node.on_error), node.label, source=node), Port()),)
+            case Items():
+                return ((self._stage(ItemsHead(), node.label, source=node), Port()),)
+            case Apply():
+                return self._append(self._emit(node.input), lambda _: node.op, node.label)
+            case Union():
+                return tuple(port for part in node.parts for port in self._emit(part))
+            case Rejected():
+                ports = tuple((draft, Port(port.step, rejects=True)) for draft, port in self._emit(node.of))
+                return (self._behind(ports, GatherOutlet(), ResolveHead(), "rejected"),)
+            case GroupBy():
+                return (self._group(node),)
+            case Join():
+                return self._join(node)
+            case Sort():
+                spec = RangeOutlet(node.by, node.descending)
+                return (self._behind(self._emit(node.input), spec, SortHead(node.by, node.descending), node.label),)
+            case First():
+                return self._first(node)
+        raise PlanError(f"{node.site}: a {node.label} cannot be used as an input")
+
+    def _group(self, node: GroupBy) -> tuple[_Draft, Port]:
+        ports = self._emit(node.input)
+        if not node.op.keys:
+            return self._behind(ports, GatherOutlet(node.op.combiner), GatherHead(node.op), node.label)
+        sort_by, descending = node.op.order
+        spec = HashOutlet(node.op.keys, sort_by, descending, node.op.combiner, node.partitions, node.partitioner)
+        return self._behind(ports, spec, GroupHead(node.op), node.label)
+
+    def _first(self, node: First) -> Ports:
+        ports = self._append(self._emit(node.input), lambda _: node.op, node.label)
+        if len(ports) == 1 and ports[0][0].single:
+            return ports
+        if node.early and len(ports) == 1:
+            ports[0][0].limit_rows = node.count  # dropped again if the stage turns out to feed more than this
+        behind = self._behind(ports, GatherOutlet(), GatherHead(), node.label)
+        return self._append((behind,), lambda _: node.op, node.label)
+
+    def _join(self, node: Join) -> Ports:
+        assert node.left.shape is not None
+        assert node.right.shape is not None
+        left, right = self._emit(node.left), self._emit(node.right)
+        output = joined_shape(node.left.shape, node.right.shape, node.right_on, node.suffix)
+        chosen, why = self._strategy(node, left, right)
+        keys = (node.left_on, node.right_on, node.how, node.suffix, output)
+        if chosen == "broadcast":
+            exchange = self._exchange(right, GatherOutlet())
+
+            def op_for(draft: _Draft) -> BroadcastJoin:
+                draft.sides.append(exchange)
+                draft.note = f"broadcast join: {why}"
+                return BroadcastJoin(*keys, side=len(draft.sides) - 1)
+
+            return self._append(left, op_for, "join (broadcast)")
+        ids = tuple(
+            self._exchange(ports, HashOutlet(on, partitions=node.partitions))
+            for ports, on in ((left, node.left_on), (right, node.right_on))
+        )
+        draft = self._stage(JoinHead(MergeJoin(*keys)), "join (sort-merge)", inputs=ids, note=f"sort-merge join: {why}")
+        return ((draft, Port()),)
+
+    def _strategy(self, node: Join, left: Ports, right: Ports) -> tuple[str, str]:
+        """The join strategy and why; never from anything but the plan, options and known sizes."""
+        if node.strategy == "sort_merge":
+            return "sort_merge", "asked for"
+        below = set().union(*(self._upstream(draft) for draft, _ in right))
+        if any(draft.id in below for draft, _ in left):
+            return "sort_merge", "the right side is made by the stage that makes the left"
+        if node.strategy == "broadcast":
+            return "broadcast", "asked for"
+        size = _known_size(node.right, self._size_of)
+        if size is None:
+            return "sort_merge", "the size of the right side is not known before it runs"
+        limit = f"{BROADCAST_BYTES_MAX:,}"
+        if size <= BROADCAST_BYTES_MAX:
+            return "broadcast", f"the right side has {size:,} bytes, at most {limit}"
+        return "sort_merge", f"the right side has {size:,} bytes, more than {limit}"
+
+    def _sink(self, node: Write) -> Sink:
+        spec = PartOutlet(node.writer, self._store_of(node.path))
+        ports = self._emit(node.input)
+        if node.one_file and not (len(ports) == 1 and ports[0][0].single):
+            ports = (self._behind(ports, GatherOutlet(), GatherHead(), "gather"),)
+        return Sink(node, tuple(self._outlet(draft, port, spec) for draft, port in ports))
+
+
+def _known_size(node: Node, size_of: SizeOf) -> int | None:
+    """Bytes of a side that is read from files or memory and only mapped since."""
+    match node:
+        case Read():
+            return size_of(node)
+        case Items():
+            return int(node.data.nbytes)
+        case Apply():
+            return _known_size(node.input, size_of)
+    return None
+
+
+# --- the finished stage ----------------------------------------------------------------------------------------------
+
+
+def _finish(draft: _Draft) -> Stage:
+    head = draft.head
+    steps = _tracked(draft)
+    if isinstance(head, ReadHead):
+        uses_places = any(step.op.calls_python for step in steps) or any(o.source.rejects for o in draft.outlets)
+        head = replace(head, columns=_needed_columns(draft, Port()), track=uses_places)
+    limit = draft.limit_rows if len(draft.outlets) == 1 else None
+    program = Program(head, steps, tuple(draft.outlets))
+    label = " > ".join(draft.labels)
+    return Stage(draft.id, label, program, draft.source, draft.inputs, tuple(draft.sides), limit, draft.note)
+
+
+def _users(draft: _Draft, port: Port) -> Iterator[int]:
+    return (i for i, step in enumerate(draft.steps) if step.source == port)
+
+
+def _tracked(draft: _Draft) -> tuple[Step, ...]:
+    """Steps that know whether an operator behind them calls Python and so wants to name records in errors."""
+
+    def wanted(index: int) -> bool:
+        return any(draft.steps[i].op.calls_python or wanted(i) for i in _users(draft, Port(index)))
+
+    return tuple(replace(step, track=wanted(i)) for i, step in enumerate(draft.steps))
+
+
+def _needed_columns(draft: _Draft, port: Port) -> tuple[str, ...] | None:
+    """The columns of `port` that anything behind it looks at (None: all), for push-down into readers."""
+    if any(outlet.source == port for outlet in draft.outlets):
+        return None
+    needed: set[str] = set()
+    for index in _users(draft, port):
+        below = _needed_columns(draft, Port(index))
+        match draft.steps[index].op:
+            case Select(exprs):
+                needed |= {name for e in exprs for name in e.meta.root_names()}
+            case WithColumns(exprs) if below is not None:
+                made = {e.meta.output_name() for e in exprs}
+                needed |= (set(below) - made) | {name for e in exprs for name in e.meta.root_names()}
+            case FilterExpr(expr) if below is not None:
+                needed |= set(below) | set(expr.meta.root_names())
+            case _:
+                return None
+    return tuple(sorted(needed))
+
+
+def unified(schemas: list[pa.Schema], where: str) -> pa.Schema:
+    """The schema that all of `schemas` fit into. Raises TypeConflict naming column and both types."""
+    result = schemas[0]
+    for schema in schemas[1:]:
+        result = unify(result, schema, where)
+    return result
+
+
+__all__ = ["Exchange", "Feed", "Graph", "Sink", "Stage", "compile_plan", "unified"]
