@@ -1,0 +1,1 @@
+"""Millrace beside its peers: the same input, whole processes, one run."""

@@ -1,0 +1,12 @@
+"""`python -m benchmarks`: run all benchmarks, one after the other."""
+
+import sys
+
+from benchmarks import start_up, word_count
+from benchmarks.harness import BenchmarkFailed
+
+try:
+    start_up.main()
+    word_count.main()
+except BenchmarkFailed as failure:
+    sys.exit(f"benchmark failed: {failure}")
