@@ -89,18 +89,19 @@ def normalise_keys(data: pa.RecordBatch, names: Sequence[str]) -> pa.RecordBatch
             problem = "it holds Python objects that no column can hold; key by a str, a number or a tuple of them"
         if problem:
             raise TypeConflict(f"column {name!r} of type {field.type} cannot be a key: {problem}")
-        plain = _plain(data.column(index))
+        plain = canonical(data.column(index))
         if plain is not data.column(index):
             data = data.set_column(index, field.with_type(plain.type), plain)
     return data
 
 
-def _plain(array: Any) -> Any:
+def canonical(array: Any) -> Any:
+    """An array of any type that can be a key with decoded, large, canonical values; see `normalise_keys`."""
     t, dtype = pa.types, array.type
     if t.is_dictionary(dtype):
-        return _plain(array.dictionary_decode())
+        return canonical(array.dictionary_decode())
     if t.is_run_end_encoded(dtype):
-        return _plain(pc.run_end_decode(array))
+        return canonical(pc.run_end_decode(array))
     if t.is_string(dtype) or dtype == pa.string_view():
         return array.cast(pa.large_string())
     if t.is_binary(dtype) or dtype == pa.binary_view():
@@ -108,7 +109,7 @@ def _plain(array: Any) -> Any:
     if t.is_floating(dtype):
         return _plain_floats(array)
     if t.is_struct(dtype):
-        children = [_plain(child) for child in array.flatten()]
+        children = [canonical(child) for child in array.flatten()]
         fields = [field.with_type(child.type) for field, child in zip(dtype, children, strict=True)]
         mask = array.is_null() if array.null_count else None
         return pa.StructArray.from_arrays(children, fields=fields, mask=mask)
@@ -261,7 +262,9 @@ def _binary_rows(words: Words) -> Any:
     width = 8 * (words.shape[1] if words.ndim == 2 else 1)
     offsets = np.arange(len(words) + 1, dtype=np.int64) * width
     flat = np.ascontiguousarray(words)
-    return pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(words), [None, pa.py_buffer(offsets), pa.py_buffer(flat)])
+    return pa.LargeBinaryArray.from_buffers(
+        pa.large_binary(), len(words), [None, pa.py_buffer(offsets), pa.py_buffer(flat)]
+    )
 
 
 def _xxh3(array: Any) -> Words:
