@@ -60,8 +60,22 @@ class Rejects(Protocol):
 class Reader(ABC):
     """Turns a piece into batches. Subclasses are frozen dataclasses of plain values."""
 
-    cut: ClassVar[Cut]
     decompress: ClassVar[bool] = True  # storage decompresses .gz/.bz2/.xz/.zst before `read` sees the bytes
+
+    @property
+    @abstractmethod
+    def cut(self) -> Cut:
+        """Where storage may cut a file; a constant of most classes (`cut: ClassVar[Cut] = "file"`)."""
+
+    @property
+    def record_end(self) -> bytes:
+        """The bytes that end a record, for readers that are cut by "lines"."""
+        return b"\n"
+
+    @property
+    def uses_place(self) -> bool:
+        """Whether a file's path or a record's offset becomes data, and so part of the identity of what is read."""
+        return False
 
     @abstractmethod
     def schema(self) -> pa.Schema | None:
@@ -71,7 +85,8 @@ class Reader(ABC):
     def read(self, piece: Piece, rejects: Rejects, columns: tuple[str, ...] | None, track: bool) -> Iterator[Batch]:
         """Yield the records of `piece` in order, a few MiB a batch; cuts depend on the piece's bytes alone.
 
-        `columns`: only these are needed downstream (None: all). `track`: fill `Batch.origins`.
+        `columns`: only these are needed downstream (None: all); at least one column always comes. `track`: fill
+        `Batch.origins`. The record number of formats made of lines counts lines, also blank and rejected ones.
         Raises `InputError` when the piece is corrupt as a whole (bad CRC, truncated, not the format).
         """
 

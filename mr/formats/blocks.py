@@ -1,0 +1,92 @@
+"""A piece's bytes as blocks of whole records: what the formats made of lines have in common.
+
+Blocks end where the piece's own bytes say, at the last record end before each multiple of `READ_BLOCK_BYTES`,
+never where a file system or a decompressor happened to return: batches, and what a job makes of them, depend on
+the bytes alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+from mr.errors import InputError
+from mr.options import READ_BLOCK_BYTES, RECORD_BYTES_MAX
+
+if TYPE_CHECKING:
+    from mr.batch import Origins
+    from mr.formats.base import Piece
+
+BOM = b"\xef\xbb\xbf"
+
+
+def record_blocks(piece: Piece, whole_bytes: Callable[[bytes], int]) -> Iterator[tuple[bytes, int]]:
+    """Blocks of whole records and their byte offsets in the piece; a byte order mark that begins a file is left out.
+
+    `whole_bytes(data)` says how many bytes of `data`, which begins at a record, make whole records. What remains at
+    the end of the piece is a record too. Memory: a block and a record.
+
+    Raises `InputError` naming path and offset when a record is longer than `RECORD_BYTES_MAX`.
+    """
+    rest, offset = b"", 0
+    blocks = _even_blocks(piece)
+    block = next(blocks, None)
+    if block is not None and piece.offset == 0 and block.startswith(BOM):
+        block, offset = block[len(BOM) :], len(BOM)
+    while block is not None:
+        following = next(blocks, None)
+        data = rest + block
+        whole = len(data) if following is None else whole_bytes(data)
+        if whole:
+            yield data[:whole], offset
+        rest, offset, block = data[whole:], offset + whole, following
+        if len(rest) > RECORD_BYTES_MAX:
+            where = f"{piece.path}, byte {piece.offset + offset}"
+            raise InputError(f"{where}: a record is longer than {RECORD_BYTES_MAX} bytes; is this the right format?")
+
+
+def whole_lines(data: bytes) -> int:
+    r"""The bytes of `data` up to and with its last newline.
+
+    >>> whole_lines(b"a\nbc\nd")
+    5
+    """
+    return data.rfind(b"\n") + 1
+
+
+def _even_blocks(piece: Piece) -> Iterator[bytes]:
+    """The piece's bytes, cut at every multiple of `READ_BLOCK_BYTES`."""
+    parts: list[pa.Buffer] = []
+    missing = READ_BLOCK_BYTES
+    for block in piece.blocks(READ_BLOCK_BYTES):
+        while block.size >= missing:
+            yield b"".join([*parts, block.slice(0, missing)])
+            block, parts, missing = block.slice(missing), [], READ_BLOCK_BYTES
+        if block.size:
+            parts.append(block)
+            missing -= block.size
+    if parts:
+        yield b"".join(parts)
+
+
+def origins_of(offsets: np.ndarray[tuple[int], np.dtype[np.int64]], first: int) -> Origins:
+    """Origins (n, 2) of consecutive records that begin at `offsets` of the piece, numbered from `first`.
+
+    >>> origins_of(np.array([0, 5]), 7).tolist()
+    [[0, 7], [5, 8]]
+    """
+    return np.column_stack([offsets, np.arange(first, first + len(offsets), dtype=np.int64)])
+
+
+def needed(schema: pa.Schema, columns: tuple[str, ...] | None) -> list[str]:
+    """The columns of `schema` to deliver, in its order: those asked for, and never none, for the number of rows.
+
+    >>> needed(pa.schema([("a", "int8"), ("b", "int8")]), ())
+    ['a']
+    """
+    if columns is None:
+        return list(schema.names)
+    return [name for name in schema.names if name in columns] or list(schema.names[:1])

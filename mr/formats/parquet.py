@@ -1,0 +1,145 @@
+"""Parquet: read by row groups with only the needed columns; written so that equal rows give equal bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, BinaryIO, ClassVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mr.batch import Batch, kind_of, with_kind
+from mr.errors import InputError, PlanError, TypeConflict
+from mr.formats.base import Cut, Reader, Writer
+from mr.formats.blocks import needed, origins_of
+from mr.kernels.types import cast_column, display, holds_objects, join_types, plain
+from mr.options import READ_BLOCK_BYTES, ROW_GROUP_ROWS
+
+if TYPE_CHECKING:
+    from mr.formats.base import Piece, Rejects
+
+BATCH_ROWS_MAX = 65_536
+
+
+def infer_parquet(file: BinaryIO, path: str) -> pa.Schema:
+    """The schema in which a Parquet file's rows travel, with the kind it was written with.
+
+    Raises `InputError` naming `path` when `file` is no Parquet file.
+    """
+    return _plain_schema(_open(file, path).schema_arrow)
+
+
+def _plain_schema(schema: pa.Schema) -> pa.Schema:
+    return with_kind(pa.schema([(field.name, plain(field.type)) for field in schema]), kind_of(schema))
+
+
+def _open(file: BinaryIO, path: str) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(file, coerce_int96_timestamp_unit="us", page_checksum_verification=True)
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{path}: not a readable Parquet file: {error}") from error
+
+
+@dataclass(frozen=True)
+class ParquetReader(Reader):
+    """Row groups as rows, or as values where values were written.
+
+    `pinned`: the schema that all files of the dataset must have (null < T, int64 < float64 allowed); None takes each
+    file as it is. Origins have offset 0 and the row's number in the piece.
+    """
+
+    pinned: pa.Schema | None = None
+    cut: ClassVar[Cut] = "row_groups"
+    decompress: ClassVar[bool] = False
+
+    def schema(self) -> pa.Schema | None:
+        return self.pinned
+
+    def read(self, piece: Piece, rejects: Rejects, columns: tuple[str, ...] | None, track: bool) -> Iterator[Batch]:
+        file = _open(piece.file(), piece.path)
+        schema = self._schema_for(_plain_schema(file.schema_arrow), piece.path)
+        wanted = needed(schema, columns)
+        schema = with_kind(pa.schema([schema.field(name) for name in wanted]), kind_of(schema))
+        groups = range(file.num_row_groups) if piece.row_groups is None else piece.row_groups
+        number = 0
+        for group in groups:
+            for data in _batches(file, group, wanted, piece.path):
+                arrays = [_cast(data.column(name), schema.field(name), piece.path) for name in wanted]
+                origins = origins_of(np.zeros(data.num_rows, np.int64), number) if track else None
+                number += data.num_rows
+                yield Batch(pa.RecordBatch.from_arrays(arrays, schema=schema), origins)
+
+    def _schema_for(self, found: pa.Schema, path: str) -> pa.Schema:
+        """The pinned schema, if a file with the schema `found` has all its columns in fitting types."""
+        if self.pinned is None:
+            return found
+        for field in self.pinned:
+            if field.name not in found.names:
+                raise InputError(f"{path}: has no column {field.name!r}; the first file has. Read them separately")
+            has = found.field(field.name).type
+            if join_types(field.type, has) != field.type:
+                types = f"{display(has)} here and {display(field.type)} in the first file"
+                raise InputError(f"{path}: column {field.name!r} is {types}. Read them separately, then cast")
+        return self.pinned
+
+
+def _batches(file: pq.ParquetFile, group: int, columns: list[str], path: str) -> Iterator[pa.RecordBatch]:
+    metadata = file.metadata.row_group(group)
+    row_bytes = max(1, metadata.total_byte_size // max(1, metadata.num_rows))
+    rows = max(1, min(BATCH_ROWS_MAX, READ_BLOCK_BYTES // row_bytes))
+    try:
+        for batch in file.iter_batches(rows, row_groups=[group], columns=columns, use_threads=False):
+            if batch.num_rows:
+                yield batch
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{path}: row group {group} is corrupt: {error}") from error
+
+
+def _cast(array: pa.Array, field: pa.Field, path: str) -> pa.Array:
+    try:
+        return cast_column(array, field.type, field.name)
+    except (TypeConflict, pa.ArrowException) as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+@dataclass(frozen=True)
+class ParquetWriter(Writer):
+    """Row groups of exactly `ROW_GROUP_ROWS` rows, each handed to pyarrow as one contiguous table.
+
+    The bytes depend on the rows, the schema and pyarrow's version only.
+    """
+
+    extension: ClassVar[str] = ".parquet"
+
+    def check(self, schema: pa.Schema) -> None:
+        if not len(schema):
+            raise PlanError("write_parquet: there are no columns; state them with names=")
+        for field in schema:
+            if holds_objects(field.type):
+                cure = "turn it into str, list, dict or a tuple first, or select the other columns"
+                raise PlanError(f"write_parquet: column {field.name!r} holds Python objects; {cure}")
+
+    def write(self, batches: Iterator[pa.RecordBatch], schema: pa.Schema, out: BinaryIO) -> int:
+        rows = 0
+        with pq.ParquetWriter(out, schema, compression="zstd", write_page_checksum=True) as writer:
+            for table in _row_groups(batches):
+                writer.write_table(table.replace_schema_metadata(schema.metadata), row_group_size=ROW_GROUP_ROWS)
+                rows += table.num_rows
+        return rows
+
+
+def _row_groups(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
+    """The rows of `batches` as contiguous tables of `ROW_GROUP_ROWS`, the last one shorter."""
+    pending: list[pa.RecordBatch] = []
+    missing = ROW_GROUP_ROWS
+    for batch in batches:
+        while batch.num_rows >= missing:
+            yield pa.Table.from_batches([*pending, batch.slice(0, missing)]).combine_chunks()
+            batch, pending, missing = batch.slice(missing), [], ROW_GROUP_ROWS
+        if batch.num_rows:
+            pending.append(batch)
+            missing -= batch.num_rows
+    if pending:
+        yield pa.Table.from_batches(pending).combine_chunks()

@@ -1,0 +1,194 @@
+"""Text: files cut into lines, whole files, and the writer of lines."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, BinaryIO, ClassVar
+
+import numpy as np
+import pyarrow as pa
+
+from mr.batch import Batch, Origins, with_kind
+from mr.errors import PlanError, RecordError
+from mr.formats.base import Cut, Reader, Writer
+from mr.formats.blocks import BOM, needed, origins_of, record_blocks, whole_lines
+from mr.kernels.lines import split_lines
+from mr.kernels.types import display
+
+if TYPE_CHECKING:
+    from mr.formats.base import Piece, Rejects
+
+ENCODING_ERRORS = ("replace", "strict", "ignore")
+
+
+@dataclass(frozen=True)
+class TextReader(Reader):
+    r"""Lines as values, or as rows (text, path, offset) where `include_path` or `include_offset` ask for them.
+
+    Lines end at `delimiter`; with "\n" also at "\r\n". `path` is as the piece names it, `offset` the line's first
+    byte in the file. Bytes that are not `encoding` become U+FFFD ("replace"), are dropped ("ignore") or make the
+    line a reject ("strict").
+
+    Raises `PlanError` for an encoding that is unknown or whose newline is not one byte (UTF-16, UTF-32).
+
+    >>> TextReader(include_path=True).schema().names
+    ['text', 'path']
+    """
+
+    encoding: str = "utf-8"
+    encoding_errors: str = "replace"
+    delimiter: str = "\n"
+    include_path: bool = False
+    include_offset: bool = False
+
+    def __post_init__(self) -> None:
+        _check_encoding(self.encoding, self.encoding_errors)
+        if not self.delimiter:
+            raise PlanError("delimiter='' cuts nowhere: use read_text_files to read whole files")
+        if not "a\n".encode(self.encoding).endswith(b"a\n"):
+            raise PlanError(f"encoding={self.encoding!r} cannot be cut into lines: convert the files to UTF-8 first")
+
+    @property
+    def cut(self) -> Cut:
+        return "lines" if self.delimiter == "\n" else "file"
+
+    def schema(self) -> pa.Schema:
+        if not (self.include_path or self.include_offset):
+            return with_kind(pa.schema([("value", pa.large_string())]), "values")
+        fields = [("text", pa.large_string())]
+        fields += [("path", pa.large_string())] * self.include_path
+        fields += [("offset", pa.int64())] * self.include_offset
+        return with_kind(pa.schema(fields), "rows")
+
+    def read(self, piece: Piece, rejects: Rejects, columns: tuple[str, ...] | None, track: bool) -> Iterator[Batch]:
+        delimiter = self.delimiter.encode(self.encoding)
+        whole = whole_lines if delimiter == b"\n" else lambda data: len(data) - len(data.split(delimiter)[-1])
+        wanted = needed(self.schema(), columns)
+        number = 0
+        for data, start in record_blocks(piece, whole):
+            lines, offsets = split_lines(data, delimiter)
+            origins = origins_of(offsets + start, number)
+            number += len(lines)
+            if codecs.lookup(self.encoding).name == "utf-8" and _is_utf8(data):
+                text = lines.view(pa.large_string())
+            else:
+                text, origins = _decoded(lines, origins, self.encoding, self.encoding_errors, rejects)
+            if len(text):
+                yield Batch(self._batch(text, origins, piece, wanted), origins if track else None)
+
+    def _batch(self, text: pa.Array, origins: Origins, piece: Piece, wanted: list[str]) -> pa.RecordBatch:
+        schema = self.schema()
+        arrays = {
+            "value": lambda: text,
+            "text": lambda: text,
+            "path": lambda: pa.repeat(pa.scalar(piece.path, pa.large_string()), len(text)),
+            "offset": lambda: pa.array(origins[:, 0] + piece.offset),
+        }
+        picked = with_kind(
+            pa.schema([schema.field(name) for name in wanted]), "values" if "value" in wanted else "rows"
+        )
+        return pa.RecordBatch.from_arrays([arrays[name]() for name in wanted], schema=picked)
+
+
+def _check_encoding(encoding: str, encoding_errors: str) -> None:
+    if encoding_errors not in ENCODING_ERRORS:
+        raise PlanError(f"encoding_errors={encoding_errors!r}: use one of {', '.join(ENCODING_ERRORS)}")
+    try:
+        codecs.lookup(encoding)
+    except LookupError:
+        raise PlanError(f"encoding={encoding!r} is unknown to Python") from None
+
+
+def _is_utf8(data: bytes) -> bool:
+    if data.isascii():
+        return True
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _decoded(
+    lines: pa.Array, origins: Origins, encoding: str, errors: str, rejects: Rejects
+) -> tuple[pa.Array, Origins]:
+    """Lines as text one by one, for blocks that are not plain UTF-8; without those that `rejects` takes."""
+    raws: list[bytes] = lines.to_pylist()
+    text: list[str] = []
+    bad: list[int] = []
+    causes: list[str] = []
+    for i, raw in enumerate(raws):
+        try:
+            text.append(raw.decode(encoding, errors))
+        except UnicodeDecodeError as error:
+            bad.append(i)
+            causes.append(f"not {encoding}: {error.reason} at byte {error.start} of the line")
+    if bad:
+        rejects(origins[bad], [raws[i] for i in bad], causes)
+        origins = np.delete(origins, bad, axis=0)
+    return pa.array(text, pa.large_string()), origins
+
+
+@dataclass(frozen=True)
+class TextFileReader(Reader):
+    """Whole files as rows (path, text). A byte order mark is dropped, `encoding_errors` is as for `TextReader`.
+
+    >>> TextFileReader().schema().names
+    ['path', 'text']
+    """
+
+    encoding: str = "utf-8"
+    encoding_errors: str = "replace"
+    cut: ClassVar[Cut] = "file"
+
+    def __post_init__(self) -> None:
+        _check_encoding(self.encoding, self.encoding_errors)
+
+    def schema(self) -> pa.Schema:
+        return with_kind(pa.schema([("path", pa.large_string()), ("text", pa.large_string())]), "rows")
+
+    def read(self, piece: Piece, rejects: Rejects, columns: tuple[str, ...] | None, track: bool) -> Iterator[Batch]:
+        raw = piece.buffer().to_pybytes()
+        origins = np.zeros((1, 2), np.int64)
+        body = raw.removeprefix(BOM) if codecs.lookup(self.encoding).name == "utf-8" else raw
+        lone = pa.array([body], pa.large_binary())
+        text, origins = _decoded(lone, origins, self.encoding, self.encoding_errors, rejects)
+        if len(text):
+            batch = pa.RecordBatch.from_arrays([pa.array([piece.path], pa.large_string()), text], schema=self.schema())
+            yield Batch(batch.select(needed(batch.schema, columns)), origins if track else None)
+
+
+@dataclass(frozen=True)
+class TextWriter(Writer):
+    r"""One line a record, UTF-8, each ended by "\n"."""
+
+    extension: ClassVar[str] = ".txt"
+
+    def check(self, schema: pa.Schema) -> None:
+        if len(schema) != 1:
+            cure = "write one string column: .map(lambda row: ..., names='line'), or use write_csv or write_json"
+            raise PlanError(f"write_text: there are {len(schema)} columns ({', '.join(schema.names)}); {cure}")
+        if schema.field(0).type != pa.large_string():
+            name, found = schema.names[0], display(schema.field(0).type)
+            raise PlanError(f"write_text: column {name!r} is {found}, not str; use .map(str) or write_json")
+
+    def write(self, batches: Iterator[pa.RecordBatch], schema: pa.Schema, out: BinaryIO) -> int:
+        """Raises `RecordError` for a null, and for a text with a newline in it, which would be read back as two."""
+        rows = 0
+        for batch in batches:
+            if not batch.num_rows:
+                continue
+            values = batch.column(0).to_pylist()
+            if None in values:
+                raise RecordError("write_text: a record is null; filter nulls out first", rows + values.index(None))
+            text = "\n".join(values)
+            if text.count("\n") != len(values) - 1:
+                row = next(i for i, value in enumerate(values) if "\n" in value)
+                cure = "replace it, or use write_json"
+                raise RecordError(f"write_text: a record has a newline in it: {values[row]!r:.60}; {cure}", rows + row)
+            out.write(text.encode())
+            out.write(b"\n")
+            rows += len(values)
+        return rows
