@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
@@ -15,3 +18,21 @@ def data() -> Path:
     if not DATA.is_dir():
         pytest.skip(f"the real data of {DATA} is not here")
     return DATA
+
+
+@pytest.fixture(autouse=True)
+def _fresh_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Recorded results of one test never answer another."""
+    monkeypatch.setenv("MR_HOME", str(tmp_path / "mr-home"))
+
+
+@pytest.fixture
+def rows() -> Callable[[Path], list[dict[str, Any]]]:
+    """Reads a dataset of Parquet parts as a list of dicts, in order."""
+
+    def read(folder: Path) -> list[dict[str, Any]]:
+        parts = sorted(folder.glob("part-*.parquet"))
+        assert parts, f"{folder} has no parts"
+        return [row for part in parts for row in pq.read_table(part).to_pylist()]
+
+    return read
