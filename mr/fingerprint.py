@@ -1,0 +1,278 @@
+"""Identity: a canonical encoding of plain values, functions and expressions, hashed with BLAKE3.
+
+A function is identified by what it does: its bytecode and constants (not its file, line numbers or comments), its
+defaults, what it closes over and the globals it names, followed into functions, classes and modules of the user's own
+code; code of installed libraries counts by name and version. What has no canonical encoding makes a task run always,
+and `Unfingerprintable` says why.
+
+Encoding: every value is a tag, a length and its bytes, so two different values never encode alike. Sets are sorted by
+encoding. A value met again while it is being encoded (a recursive function) is encoded by the order of its first visit.
+"""
+
+from __future__ import annotations
+
+import enum
+import functools
+import inspect
+import sys
+import sysconfig
+import types
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+from blake3 import blake3
+
+from mr.errors import MillraceError
+from mr.program import Program
+
+LIBRARIES = ("numpy", "polars", "polars-hash", "pyarrow", "xxhash", "blake3", "cloudpickle")
+
+
+class Unfingerprintable(MillraceError):
+    """A value has no canonical encoding; the task that depends on it always runs."""
+
+
+def digest(*values: object) -> str:
+    """BLAKE3 (hex) of the canonical encoding of `values`. Raises Unfingerprintable.
+
+    >>> digest(1, "a") == digest(1, "a") != digest("1", "a")
+    True
+    """
+    return str(blake3(_Encoder().encode(values)).hexdigest())
+
+
+@dataclass(frozen=True)
+class Identity:
+    """A digest and the named parts it was made of, kept so that a miss can be explained."""
+
+    digest: str
+    parts: tuple[tuple[str, str], ...]
+
+
+def combine(parts: Iterable[tuple[str, str]]) -> Identity:
+    """One identity from named digests."""
+    kept = tuple(parts)
+    return Identity(digest(*kept), kept)
+
+
+def program_identity(program: Program) -> Identity:
+    """The identity of what a stage runs, one part for each operator. Raises Unfingerprintable naming the operator."""
+    parts = [("engine", engine_digest()), (f"head {type(program.head).__name__}", digest(program.head))]
+    for i, step in enumerate(program.steps):
+        name = f"step {i} {step.op.label}"
+        if getattr(step.op, "pure", True) is False:
+            raise Unfingerprintable(f"{name} is declared pure=False")
+        try:
+            parts.append((name, digest(step)))
+        except Unfingerprintable as error:
+            raise Unfingerprintable(f"{name}: {error}") from None
+    parts += [(f"outlet {i}", digest(outlet)) for i, outlet in enumerate(program.outlets)]
+    return combine(parts)
+
+
+@cache
+def engine_digest() -> str:
+    """BLAKE3 over the engine's own sources, the Python minor version and the versions of the libraries under it."""
+    root = Path(__file__).parent
+    hasher = blake3(f"{sys.version_info[:2]}".encode())
+    for name in LIBRARIES:
+        hasher.update(f"{name}={metadata.version(name)};".encode())
+    for path in sorted(root.rglob("*.py")):
+        hasher.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return str(hasher.hexdigest())
+
+
+# --- the encoder -----------------------------------------------------------------------------------------------------
+
+
+class _Encoder:
+    def __init__(self) -> None:
+        self._visited: dict[int, int] = {}
+        self._alive: list[object] = []  # ids are only unique among living objects
+
+    def encode(self, value: Any) -> bytes:
+        plain = _plain(value)
+        if plain is not None:
+            return plain
+        if isinstance(value, (tuple, list)):
+            return self._seq(type(value).__name__, value)
+        if isinstance(value, Mapping):
+            return self._seq("map", [item for pair in value.items() for item in pair])
+        if isinstance(value, (set, frozenset)):
+            return _frame("set", b"".join(sorted(self.encode(item) for item in value)))
+        if isinstance(value, (types.FunctionType, types.ModuleType, type)):
+            seen = self._visited.get(id(value))
+            if seen is not None:
+                return _frame("seen", str(seen).encode())
+            self._visited[id(value)] = len(self._visited)
+            self._alive.append(value)
+        try:
+            return self._object(value)
+        except RecursionError:
+            raise Unfingerprintable(f"a value of type {type(value).__name__} contains itself") from None
+
+    def _seq(self, tag: str, values: Iterable[Any]) -> bytes:
+        return _frame(tag, b"".join(map(self.encode, values)))
+
+    def _object(self, value: Any) -> bytes:
+        if isinstance(value, pl.Expr):
+            return _frame("expr", value.meta.serialize())
+        if isinstance(value, (pa.DataType, pa.Schema)):
+            schema = value if isinstance(value, pa.Schema) else pa.schema([("", value)])
+            return _frame("schema", schema.serialize().to_pybytes())
+        if isinstance(value, functools.partial):
+            return self._seq("partial", (value.func, value.args, value.keywords))
+        if isinstance(value, types.FunctionType):
+            return self._function(value)
+        if isinstance(value, types.MethodType):
+            return self._seq("method", (value.__self__, value.__func__))
+        if isinstance(value, types.ModuleType):
+            return self._module(value)
+        if isinstance(value, type):
+            return self._class(value)
+        if isinstance(value, types.CodeType):
+            return self._code(value)
+        if isinstance(value, (property, staticmethod, classmethod, functools.cached_property)):
+            return self._seq(
+                type(value).__name__, [getattr(value, n, None) for n in ("fget", "fset", "__func__", "func")]
+            )
+        if inspect.isroutine(value):
+            return self._seq("builtin", (getattr(value, "__module__", ""), value.__qualname__))
+        if is_dataclass(value):
+            kept = [item for f in fields(value) for item in (f.name, getattr(value, f.name))]
+            return self._seq("dataclass", (type(value), *kept))
+        return self._reduced(value)
+
+    def _function(self, fn: types.FunctionType) -> bytes:
+        library = _library_of(fn.__module__)
+        if library is not None:
+            return self._seq("library function", (library, fn.__module__, fn.__qualname__))
+        cells = []
+        for cell in fn.__closure__ or ():
+            try:
+                cells.append(cell.cell_contents)
+            except ValueError:
+                cells.append("empty cell")
+        used = sorted(_names(fn.__code__) & fn.__globals__.keys())
+        reached = [item for name in used for item in (name, fn.__globals__[name])]
+        return self._seq("function", (fn.__code__, fn.__defaults__, fn.__kwdefaults__, cells, reached))
+
+    def _code(self, code: types.CodeType) -> bytes:
+        # the bytecode without caches and line tables: moving a function or commenting it changes nothing
+        return self._seq(
+            "code",
+            (
+                code.co_code,
+                code.co_consts[1:] if _has_docstring(code) else code.co_consts,
+                code.co_names,
+                code.co_varnames,
+                code.co_freevars,
+                code.co_cellvars,
+                code.co_flags & ~_CO_HAS_DOCSTRING,
+                code.co_argcount,
+                code.co_kwonlyargcount,
+                code.co_posonlyargcount,
+                code.co_exceptiontable,
+            ),
+        )
+
+    def _class(self, cls: type) -> bytes:
+        library = _library_of(cls.__module__)
+        if library is not None:
+            return self._seq("library class", (library, cls.__module__, cls.__qualname__))
+        kept = [item for name, item in sorted(vars(cls).items()) if name not in _CLASS_NOISE for item in (name, item)]
+        return self._seq("class", (cls.__qualname__, cls.__bases__, kept))
+
+    def _module(self, module: types.ModuleType) -> bytes:
+        library = _library_of(module.__name__)
+        if library is not None:
+            return self._seq("library", (library, module.__name__))
+        reached = [m for m in vars(module).values() if isinstance(m, types.ModuleType)]
+        return self._seq("module", (module.__name__, inspect.getsource(module), reached))
+
+    def _reduced(self, value: Any) -> bytes:
+        kind = f"{type(value).__module__}.{type(value).__qualname__}"
+        try:
+            reduced = value.__reduce_ex__(4)
+        except Exception as error:
+            raise Unfingerprintable(f"a value of type {kind} has no stable identity ({error})") from None
+        if isinstance(reduced, str):
+            return self._seq("global", (kind, reduced))
+        return self._seq("reduced", [list(p) if isinstance(p, types.GeneratorType) else p for p in reduced])
+
+
+_CO_HAS_DOCSTRING = 0x4000000  # set by Python 3.13 and later
+
+_CLASS_NOISE = frozenset(
+    {"__dict__", "__weakref__", "__doc__", "__module__", "__annotations__", "__firstlineno__", "__static_attributes__"}
+    | {"__annotate__", "__annotate_func__", "__annotations_cache__", "__abstractmethods__", "_abc_impl"}
+)
+
+
+def _frame(tag: str, body: bytes) -> bytes:
+    return f"{tag}:{len(body)}:".encode() + body
+
+
+def _plain(value: Any) -> bytes | None:
+    """The encoding of a value without parts; None for anything else."""
+    if value is None or value is Ellipsis or isinstance(value, bool):
+        return _frame("const", repr(value).encode())
+    if isinstance(value, enum.Enum):
+        return _frame("enum", f"{type(value).__qualname__}.{value.name}".encode())
+    if type(value) in (int, float, complex):
+        return _frame(type(value).__name__, repr(value).encode())
+    if type(value) is str:
+        return _frame("str", value.encode("utf-8", "surrogatepass"))
+    if type(value) in (bytes, bytearray):
+        return _frame("bytes", bytes(value))
+    if isinstance(value, pa.RecordBatch):
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, value.schema) as writer:
+            writer.write_batch(value)
+        return _frame("batch", sink.getvalue().to_pybytes())
+    return None
+
+
+def _has_docstring(code: types.CodeType) -> bool:
+    if sys.version_info >= (3, 13):
+        return bool(code.co_flags & _CO_HAS_DOCSTRING)
+    return bool(code.co_flags & inspect.CO_OPTIMIZED and code.co_consts and isinstance(code.co_consts[0], str))
+
+
+def _names(code: types.CodeType) -> set[str]:
+    """All global and attribute names in a code object and those nested in it."""
+    names = set(code.co_names)
+    for const in code.co_consts:
+        if isinstance(const, types.CodeType):
+            names |= _names(const)
+    return names
+
+
+@cache
+def _library_roots() -> tuple[str, ...]:
+    paths = sysconfig.get_paths()
+    return tuple({str(Path(paths[key]).resolve()) for key in ("stdlib", "platstdlib", "purelib", "platlib")})
+
+
+@cache
+def _library_of(module_name: str | None) -> str | None:
+    """ "name==version" when a module is installed or built in, None for the user's own code."""
+    if module_name is None:
+        return None
+    top = module_name.partition(".")[0]
+    if top == __name__.partition(".")[0]:
+        return "engine"
+    if top in sys.stdlib_module_names and top != "__main__":
+        return f"python=={sys.version_info[0]}.{sys.version_info[1]}"
+    module = sys.modules.get(top)
+    file = getattr(module, "__file__", None) if module is not None else None
+    if module is None or not file or not str(Path(file).resolve()).startswith(_library_roots()):
+        return None
+    version = getattr(module, "__version__", None)
+    return f"{top}=={version or metadata.version(top)}"

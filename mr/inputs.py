@@ -1,0 +1,216 @@
+"""Files -> splits. Where a split begins and ends, and its identity, depend on content alone.
+
+A chunk of a store's line file is a split. Local line files are cut about every LOCAL_SPLIT_BYTES and then forward to
+the next record end; the identity is the BLAKE3 of exactly those bytes. Small files are packed with their neighbours.
+Compressed files and formats that cannot be cut are one piece.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from blake3 import blake3
+
+from mr.errors import InputError
+from mr.fingerprint import digest
+from mr.formats.base import Reader
+from mr.options import LOCAL_SPLIT_BYTES, PACK_BYTES_MAX, PACK_CLOSE_BITS, PACKED_FILE_BYTES_MAX
+from mr.plan import Items, Read
+from mr.storage import InputFile, OpenedPiece, list_files
+from mr.tasks import PieceRef, Split
+
+ITEMS_PER_SPLIT = 65_536
+SETTLED_SECONDS = 2.0
+
+
+class Memo(Protocol):
+    """Remembers the ranges of local files between runs: (path, stamp) -> ranges."""
+
+    def ranges_of(self, path: str, stamp: str) -> tuple[Range, ...] | None: ...
+
+    def remember(self, path: str, stamp: str, ranges: tuple[Range, ...]) -> None: ...
+
+
+@dataclass(frozen=True)
+class Range:
+    """A contiguous part of a file and the BLAKE3 (hex) of its bytes."""
+
+    offset: int
+    length: int
+    digest: str
+
+
+def input_files(node: Read) -> list[InputFile]:
+    """The files of all paths of a reader, each path's in path order. Raises InputNotFound, InputError."""
+    return [file for path in node.paths for file in list_files(path)]
+
+
+def splits_of(node: Read | Items, memo: Memo) -> tuple[Split, ...]:
+    """The splits of a source, in input order; at least one, which may be empty. Raises InputNotFound, InputError."""
+    if isinstance(node, Items):
+        return _item_splits(node.data)
+    pieces = _pieces(input_files(node), node.reader, memo)
+    splits = [_split(group, node.reader) for group in _packed(pieces)]
+    return tuple(splits) or (Split((), digest("empty"), 0),)
+
+
+@dataclass(frozen=True)
+class _Piece:
+    ref: PieceRef
+    identity: str
+    size: int
+    whole_file: bool
+
+
+def _split(group: Sequence[_Piece], reader: Reader) -> Split:
+    parts = []
+    for piece in group:
+        place = (piece.ref.path, piece.ref.offset) if reader.uses_place else None
+        parts.append((piece.identity, piece.ref.offset == 0, piece.ref.row_groups, piece.ref.compression, place))
+    return Split(tuple(p.ref for p in group), digest(parts), sum(p.size for p in group))
+
+
+def _packed(pieces: Iterable[_Piece]) -> Iterator[list[_Piece]]:
+    """Groups of pieces: small files together until one whose identity ends in zero bits, others on their own."""
+    group: list[_Piece] = []
+    size = 0
+    for piece in pieces:
+        small = piece.whole_file and piece.size <= PACKED_FILE_BYTES_MAX
+        if group and (not small or size + piece.size > PACK_BYTES_MAX):
+            yield group
+            group, size = [], 0
+        group.append(piece)
+        size += piece.size
+        closes = int(piece.identity[-8:], 16) % (1 << PACK_CLOSE_BITS) == 0
+        if not small or closes:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
+
+
+def _pieces(files: Sequence[InputFile], reader: Reader, memo: Memo) -> Iterator[_Piece]:
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:  # BLAKE3 releases the GIL
+        for found in pool.map(lambda file: list(_pieces_of(file, reader, memo)), files):
+            yield from found
+
+
+def _pieces_of(file: InputFile, reader: Reader, memo: Memo) -> Iterator[_Piece]:
+    compression = file.compression if reader.decompress else None
+    cut = "file" if compression else reader.cut
+    if cut == "row_groups" and file.size:
+        yield from _row_groups(file, memo)
+    elif file.system == "dfs" and cut == "lines" and file.by_lines and reader.record_end == b"\n":
+        yield from _chunk_pieces(file)
+    elif file.system == "local" and cut == "lines":
+        ranges = _ranges(file, reader.record_end, memo)
+        for r in ranges:
+            yield _Piece(PieceRef(file.path, r.offset, r.length), r.digest, r.length, len(ranges) == 1)
+    else:
+        ref = PieceRef(file.path, 0, file.size, compression, None, file.store, _refs(file))
+        yield _Piece(ref, _whole(file, memo), file.size, True)
+
+
+def _refs(file: InputFile) -> tuple[tuple[str, int], ...]:
+    return tuple((id, length) for id, length, _ in file.chunks)
+
+
+def _chunk_pieces(file: InputFile) -> Iterator[_Piece]:
+    """A piece for each chunk, glued to the next where a record goes on in it."""
+    offset = 0
+    glued: list[tuple[str, int]] = []
+    for id, length, continues in file.chunks:
+        glued.append((id, length))
+        if continues:
+            continue
+        size = sum(n for _, n in glued)
+        identity = glued[0][0] if len(glued) == 1 else digest(glued)
+        ref = PieceRef(file.path, offset, size, store=file.store, chunks=tuple(glued))
+        yield _Piece(ref, identity, size, size == file.size)
+        offset += size
+        glued = []
+
+
+def _whole(file: InputFile, memo: Memo) -> str:
+    """The identity of a whole file, in hex."""
+    if file.system == "dfs":
+        return digest(file.stamp) if len(file.chunks) != 1 else file.chunks[0][0]
+    if file.system == "fsspec":
+        return digest(file.stamp)
+    ranges = _ranges(file, b"", memo)
+    return ranges[0].digest if len(ranges) == 1 else digest([r.digest for r in ranges])
+
+
+def _ranges(file: InputFile, record_end: bytes, memo: Memo) -> tuple[Range, ...]:
+    """The ranges of a local file, cut behind `record_end` (empty: not cut), from memory if the file is unchanged."""
+    stamp = f"{file.stamp}:{record_end!r}"
+    known = memo.ranges_of(file.path, stamp)
+    if known is not None:
+        return known
+    try:
+        ranges = tuple(_cut(file, record_end))
+    except OSError as error:
+        raise InputError(f"{file.path}: cannot be read: {error.strerror}") from None
+    # a file written within the clock's granularity could change again without its stamp changing
+    if time.time() - int(file.stamp.rpartition(":")[2]) / 1e9 > SETTLED_SECONDS:
+        memo.remember(file.path, stamp, ranges)
+    return ranges
+
+
+def _cut(file: InputFile, record_end: bytes) -> Iterator[Range]:
+    if file.size == 0:
+        yield Range(0, 0, str(blake3(b"").hexdigest()))
+        return
+    with open(file.path, "rb") as handle, mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        start = 0
+        while start < len(mapped):
+            end = start + LOCAL_SPLIT_BYTES if record_end else len(mapped)
+            if end < len(mapped):
+                found = mapped.find(record_end, end - len(record_end))
+                end = len(mapped) if found < 0 else found + len(record_end)
+            end = min(end, len(mapped))
+            with memoryview(mapped) as view, view[start:end] as part:
+                yield Range(start, end - start, str(blake3(part).hexdigest()))
+            start = end
+
+
+def _row_groups(file: InputFile, memo: Memo) -> Iterator[_Piece]:
+    """Pieces of consecutive row groups of a Parquet file, each of at least LOCAL_SPLIT_BYTES but the last."""
+    ref = PieceRef(file.path, 0, file.size, None, None, file.store, _refs(file))
+    with OpenedPiece(ref).file() as handle:
+        try:
+            meta = pq.ParquetFile(handle).metadata
+        except (pa.ArrowException, OSError) as error:
+            raise InputError(f"{file.path}: not a readable Parquet file: {error}") from None
+        sizes = [meta.row_group(i).total_byte_size for i in range(meta.num_row_groups)]
+    identity = _whole(file, memo)
+    groups: list[int] = []
+    for i, _ in enumerate(sizes):
+        groups.append(i)
+        size = sum(sizes[g] for g in groups)
+        if size >= LOCAL_SPLIT_BYTES or i == len(sizes) - 1:
+            chosen = replace(ref, row_groups=tuple(groups))
+            yield _Piece(chosen, identity, size, len(groups) == len(sizes))
+            groups = []
+    if not sizes:
+        yield _Piece(replace(ref, row_groups=()), identity, file.size, True)
+
+
+def _item_splits(data: pa.RecordBatch) -> tuple[Split, ...]:
+    splits = []
+    for start in range(0, max(data.num_rows, 1), ITEMS_PER_SPLIT):
+        part = data.slice(start, ITEMS_PER_SPLIT)
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, data.schema) as writer:
+            writer.write_batch(part)
+        raw = sink.getvalue().to_pybytes()
+        splits.append(Split((), digest(raw), len(raw), raw))
+    return tuple(splits)

@@ -1,0 +1,259 @@
+"""The journal: jobs, results by fingerprint, publications and what is known of input files, in SQLite under MR_HOME.
+
+It is the engine's only memory (docs/formats/journal.md). Losing it costs running again, never a wrong result: a result
+is used only if its files are there, and they are verified when read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import apsw
+import apsw.sqlite_extra
+
+from mr.errors import JournalError, JournalLocked
+from mr.fingerprint import Identity
+from mr.inputs import Range
+from mr.tasks import Output, Segment, TaskResult
+
+APPLICATION_ID = 0x6D726A6C  # "mrjl"
+VERSION = 1
+SCHEMA = """
+CREATE TABLE job (
+  id INTEGER PRIMARY KEY, key TEXT NOT NULL, name TEXT NOT NULL, state TEXT NOT NULL,
+  started REAL NOT NULL, ended REAL, report TEXT NOT NULL DEFAULT '{}'
+);
+CREATE TABLE result (
+  fingerprint TEXT PRIMARY KEY, parts TEXT NOT NULL, task TEXT NOT NULL, result TEXT NOT NULL, used REAL NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE publication (
+  destination TEXT PRIMARY KEY, job_key TEXT NOT NULL, version TEXT NOT NULL, report TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE input_file (
+  path TEXT PRIMARY KEY, stamp TEXT NOT NULL, ranges TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE event (job INTEGER NOT NULL, seq INTEGER NOT NULL, text TEXT NOT NULL, PRIMARY KEY (job, seq)) WITHOUT ROWID;
+"""
+
+
+@dataclass(frozen=True)
+class JobRow:
+    """A job as `mr list` shows it. Times are seconds since the epoch; `report` is the result line of the job."""
+
+    id: int
+    key: str
+    name: str
+    state: str
+    started: float
+    ended: float | None
+    report: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Publication:
+    """What a destination was last published with: by which job, as which version, and what was reported."""
+
+    job_key: str
+    version: str
+    report: dict[str, Any]
+
+
+class Journal:
+    """The journal under `home`, made on first use. Safe for threads of one process and for several processes.
+
+    Raises JournalError when the database is damaged, foreign or from a newer version.
+    """
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self._lock = threading.RLock()
+        try:
+            home.mkdir(parents=True, exist_ok=True)
+            fresh = not (home / "journal.db").exists()
+            self._db = apsw.Connection(str(home / "journal.db"), vfs=_checksums())
+            self._db.set_busy_timeout(10_000)
+            if fresh:
+                self._db.reserve_bytes(reserve=8)  # room for a checksum on every page
+            self._open()
+        except OSError as error:
+            raise JournalError(f"MR_HOME {home} cannot be used: {error}") from None
+        except apsw.Error as error:
+            cure = "delete the file to start anew (recorded results are lost, outputs are not)"
+            raise JournalError(f"{home / 'journal.db'} is not a usable journal ({error}); {cure}") from None
+
+    def _open(self) -> None:
+        db = self._db
+        for pragma, value in (("journal_mode", "wal"), ("synchronous", 2)):
+            db.execute(f"PRAGMA {pragma}={value}").fetchall()
+            if db.pragma(pragma) != value:
+                raise JournalError(f"{self.home / 'journal.db'}: {pragma} could not be set to {value}")
+        with self._transaction():
+            if db.pragma("user_version") == 0 and not db.execute("SELECT 1 FROM sqlite_master").fetchone():
+                db.execute(SCHEMA)
+                db.pragma("application_id", APPLICATION_ID)
+                db.pragma("user_version", VERSION)
+        if db.pragma("application_id") != APPLICATION_ID:
+            raise JournalError(f"{self.home / 'journal.db'} belongs to another program; choose another MR_HOME")
+        if db.pragma("user_version") > VERSION:
+            raise JournalError(
+                f"{self.home / 'journal.db'} was made by a newer version; upgrade or choose another MR_HOME"
+            )
+
+    def close(self) -> None:
+        """Close the database."""
+        with self._lock:
+            self._db.close()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with self._lock:
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._db.execute("COMMIT")
+            except BaseException:
+                self._db.execute("ROLLBACK")
+                raise
+
+    def _rows(self, sql: str, *bindings: Any) -> list[Any]:
+        with self._lock:
+            return self._db.execute(sql, bindings).fetchall()
+
+    # --- results -----------------------------------------------------------------------------------------------------
+
+    def results(self, fingerprints: Iterable[str]) -> dict[str, TaskResult]:
+        """The recorded results among `fingerprints`."""
+        wanted = json.dumps([f for f in fingerprints if f])
+        sql = "SELECT fingerprint, result FROM result WHERE fingerprint IN (SELECT value FROM json_each(?))"
+        return {fingerprint: result_from_json(text) for fingerprint, text in self._rows(sql, wanted)}
+
+    def record(self, results: Iterable[tuple[Identity, str, TaskResult]], now: float) -> None:
+        """Record results in one transaction; the newest wins. Each with its identity and the task's label."""
+        with self._transaction():
+            self._db.executemany(
+                "INSERT OR REPLACE INTO result VALUES (?, ?, ?, ?, ?)",
+                [(i.digest, json.dumps(i.parts), label, result_to_json(r), now) for i, label, r in results],
+            )
+
+    def parts_like(self, label: str) -> list[dict[str, str]]:
+        """The identity parts of the newest results recorded for tasks called `label`, to explain a miss."""
+        sql = "SELECT parts FROM result WHERE task = ? ORDER BY used DESC LIMIT 100"
+        return [dict(json.loads(parts)) for (parts,) in self._rows(sql, label)]
+
+    # --- jobs --------------------------------------------------------------------------------------------------------
+
+    def start_job(self, key: str, name: str, now: float) -> int:
+        """The number of a new job, or of the unfinished one with this key, which is thereby resumed."""
+        with self._transaction():
+            row = self._db.execute("SELECT id FROM job WHERE key = ? AND state = 'running'", (key,)).fetchone()
+            if row is not None:
+                return int(row[0])
+            self._db.execute(
+                "INSERT INTO job (key, name, state, started) VALUES (?, ?, 'running', ?)", (key, name, now)
+            )
+            return self._db.last_insert_rowid()
+
+    def end_job(self, job: int, state: str, now: float, report: dict[str, Any]) -> None:
+        """Note how a job ended: "done", "failed" or "cancelled"."""
+        with self._transaction():
+            sql = "UPDATE job SET state = ?, ended = ?, report = ? WHERE id = ?"
+            self._db.execute(sql, (state, now, json.dumps(report), job))
+
+    def jobs(self, limit: int) -> list[JobRow]:
+        """The newest jobs first."""
+        rows = self._rows(
+            "SELECT id, key, name, state, started, ended, report FROM job ORDER BY id DESC LIMIT ?", limit
+        )
+        return [JobRow(*row[:6], json.loads(row[6])) for row in rows]
+
+    def log(self, job: int, lines: Iterable[str]) -> None:
+        """Append lines to the history of a job."""
+        with self._transaction():
+            for text in lines:
+                sql = "INSERT INTO event SELECT ?, coalesce(max(seq), 0) + 1, ? FROM event WHERE job = ?"
+                self._db.execute(sql, (job, text, job))
+
+    def history(self, job: int) -> list[str]:
+        """The history of a job, oldest line first."""
+        return [text for (text,) in self._rows("SELECT text FROM event WHERE job = ? ORDER BY seq", job)]
+
+    @contextmanager
+    def job_lock(self, key: str) -> Iterator[None]:
+        """Hold the one lock of a job key. Raises JournalLocked while another process runs the same job."""
+        folder = self.home / "locks"
+        folder.mkdir(exist_ok=True)
+        handle = os.open(folder / key[:32], os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
+        except BlockingIOError:
+            raise JournalLocked("this very job is running in another process; wait for it or end it") from None
+        finally:
+            os.close(handle)
+
+    # --- publications and inputs -------------------------------------------------------------------------------------
+
+    def publication(self, destination: str) -> Publication | None:
+        """What was last published at a destination by this journal."""
+        rows = self._rows("SELECT job_key, version, report FROM publication WHERE destination = ?", destination)
+        return Publication(rows[0][0], rows[0][1], json.loads(rows[0][2])) if rows else None
+
+    def published(self, entries: Iterable[tuple[str, Publication]]) -> None:
+        """Note what was published at each destination."""
+        with self._transaction():
+            self._db.executemany(
+                "INSERT OR REPLACE INTO publication VALUES (?, ?, ?, ?)",
+                [(where, p.job_key, p.version, json.dumps(p.report)) for where, p in entries],
+            )
+
+    def ranges_of(self, path: str, stamp: str) -> tuple[Range, ...] | None:
+        """See `inputs.Memo`."""
+        rows = self._rows("SELECT ranges FROM input_file WHERE path = ? AND stamp = ?", path, stamp)
+        return tuple(Range(*r) for r in json.loads(rows[0][0])) if rows else None
+
+    def remember(self, path: str, stamp: str, ranges: tuple[Range, ...]) -> None:
+        """See `inputs.Memo`."""
+        text = json.dumps([(r.offset, r.length, r.digest) for r in ranges])
+        with self._transaction():
+            self._db.execute("INSERT OR REPLACE INTO input_file VALUES (?, ?, ?)", (path, stamp, text))
+
+
+def _checksums() -> str:
+    """The name of SQLite's checksum VFS, loaded on first use (loading needs some connection)."""
+    name = "cksmvfs"
+    if name not in apsw.vfs_names():
+        with contextlib.closing(apsw.Connection(":memory:")) as db:
+            apsw.sqlite_extra.load(db, "cksumvfs")
+    return name
+
+
+def result_to_json(result: TaskResult) -> str:
+    """A result as JSON; bytes as hex."""
+    return json.dumps(asdict(result), default=lambda value: value.hex())
+
+
+def result_from_json(text: str) -> TaskResult:
+    """The inverse of `result_to_json`.
+
+    >>> result = TaskResult((Output("a", b"s", 1, 2, (Segment(0, 0, 0, 2, 1, "d"),)),), (("c", 1),))
+    >>> result_from_json(result_to_json(result)) == result
+    True
+    """
+    raw = json.loads(text)
+    outputs = []
+    for out in raw.pop("outputs"):
+        segments = tuple(Segment(**segment) for segment in out.pop("segments"))
+        out["schema"], out["sample"] = bytes.fromhex(out["schema"]), bytes.fromhex(out["sample"])
+        outputs.append(Output(**out, segments=segments))
+    counters = tuple((name, n) for name, n in raw.pop("counters"))
+    lines = tuple(raw.pop("piece_lines"))
+    return TaskResult(tuple(outputs), counters, piece_lines=lines, **raw)
