@@ -7,6 +7,7 @@ input folder, and for a member of a tar, its path in the archive, both below `ba
 from __future__ import annotations
 
 import io
+import os
 import posixpath
 import re
 import tarfile
@@ -95,24 +96,28 @@ def is_html(name: str, body: bytes) -> bool:
     return bool(_HTML_NAME.search(name) or _HTML_START.match(body))
 
 
-def name_below(path: str, roots: tuple[str, ...]) -> str:
-    """The part of `path` below the longest of the input folders `roots`; the bare file name if it is below none.
+def root_of(pattern: str) -> str:
+    """What the names of an input's pages leave out: its folder, or what stands before the first wildcard.
 
-    >>> name_below("/data/site/doc/a.html", ("/data", "/data/site")), name_below("/x/a.html", ("/data",))
+    >>> root_of("site"), root_of("dfs:///crawl/2024-*/doc/*.html"), root_of("*.html")
+    ('site/', 'dfs://crawl/', '')
+    """
+    if pattern.startswith("dfs://"):
+        path = "dfs://" + pattern.removeprefix("dfs://").lstrip("/")
+    else:
+        path = os.path.expanduser(pattern.removeprefix("file://"))
+    wildcard = _GLOB.search(path)
+    return path[: path.rfind("/", 0, wildcard.start()) + 1] if wildcard else path.rstrip("/") + "/"
+
+
+def name_below(path: str, roots: tuple[str, ...]) -> str:
+    """`path` without the longest of `roots` that it begins with; the bare file name if it begins with none.
+
+    >>> name_below("/data/site/doc/a.html", ("/data/", "/data/site/")), name_below("/x/a.html", ("/data/",))
     ('doc/a.html', 'a.html')
     """
-    root = max((r for r in roots if path.startswith(r + "/")), key=len, default=posixpath.dirname(path))
-    return path[len(root) :].lstrip("/")
-
-
-def root_of(pattern: str) -> str:
-    """The folder that an input's paths are counted from: what stands before the first wildcard, if there is one.
-
-    >>> root_of("site/"), root_of("dfs://crawl/2024-*/doc/*.html")
-    ('site', 'dfs://crawl')
-    """
-    wildcard = _GLOB.search(pattern)
-    return posixpath.dirname(pattern[: wildcard.start()]) if wildcard else pattern.rstrip("/")
+    above = max((root for root in roots if path.startswith(root)), key=len, default=posixpath.dirname(path))
+    return path[len(above) :].lstrip("/")
 
 
 def _fits(size: int) -> bool:

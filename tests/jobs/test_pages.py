@@ -61,7 +61,7 @@ def test_a_damaged_tar_is_an_error_not_a_short_list() -> None:
 
 def test_a_files_address_is_its_path_below_the_input() -> None:
     roots = (root_of("/data/site/"), root_of("/data/other/*/x"))
-    assert roots == ("/data/site", "/data/other")
+    assert roots == ("/data/site/", "/data/other/")
     (page,) = file_pages("/data/site/a b.html", b"", roots, "https://example.org/")
     assert page.url == "https://example.org/a%20b.html"
     assert name_below("/data/other/1/x/p.html", roots) == "1/x/p.html"
