@@ -315,6 +315,14 @@ class Namespace:
         )
         return [ChunkRef(ChunkId.from_digest(i), offset, n, records, bool(c)) for i, offset, n, records, c in rows]
 
+    def check(self) -> list[str]:
+        """What SQLite's own check (with every page's checksum) finds wrong; empty when all is well."""
+        try:
+            found = [row[0] for row in self.rows("PRAGMA integrity_check")]
+        except StoreDamaged as error:
+            return [str(error)]
+        return [] if found == ["ok"] else found
+
     def referenced(self) -> dict[ChunkId, int]:
         """Every chunk of every retained file -> its length in bytes."""
         rows = self.rows("SELECT chunk, max(length) FROM file_chunk GROUP BY chunk")

@@ -14,6 +14,14 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 
+class StoredFile(io.BufferedReader):
+    """A buffered, seekable file of a store; `size` in bytes, as fsspec expects it."""
+
+    def __init__(self, chunks: ReplicatedChunks, path: str, refs: Sequence[ChunkRef]) -> None:
+        super().__init__(ChunkReader(chunks, path, refs), buffer_size=1 << 20)
+        self.size = refs[-1].offset + refs[-1].length if refs else 0
+
+
 class ChunkReader(io.RawIOBase):
     """Reads verified chunks; raises ChunkLost when one has no good copy. For one thread."""
 

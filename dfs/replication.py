@@ -52,6 +52,14 @@ class ReplicatedChunks:
                 break
         return found
 
+    def verified(self, chunk_id: ChunkId) -> bool:
+        """Whether each of the nodes that should hold it has a good copy: then a put has nothing to do."""
+        nodes = self.order(chunk_id)[: self.replicas]
+        try:
+            return len(nodes) == self.replicas and all(node.get(chunk_id) is not None for node in nodes)
+        except DfsError:
+            return False
+
     def put_many(self, records: Sequence[Record]) -> list[bool]:
         """Store each on `replicas` nodes; durable on return. Returns for each whether no node had a good copy of it.
 

@@ -10,10 +10,11 @@ store.exists(path, at=None) -> bool
 store.find(path, at=None) / .ls(path, at=None) -> list[FileInfo]
 store.version(path, at=None) -> int | None
 store.chunks(path, at=None) -> list[ChunkRef]
+store.manifest(path, at=None) -> FileManifest         # to publish a stored file under another path too
 store.nodes_of(chunk_id) -> tuple[str, ...]           # node ids, in reading order
 store.node_paths() -> dict[str, Path]
 store.read_chunk(chunk_id, *, path=None) -> bytes     # verified, failover, heal; ChunkLost
-store.open(path, at=None) -> io.BufferedReader        # seekable
+store.open(path, at=None) -> StoredFile           # a seekable BufferedReader
 store.write_file(stream_or_bytes, *, records="auto", name_hint=None) -> FileManifest
 store.writer(*, records="auto", name_hint=None) -> FileWriter     # write(block) ... finish() -> FileManifest
 store.write_files([(name_hint, stream or bytes), ...], *, records="auto") -> Iterator[FileManifest]   # fast for many
@@ -23,7 +24,6 @@ store.counts -> Counter                               # of reads: "damaged", "mi
 
 from __future__ import annotations
 
-import io
 import os
 import time
 import uuid
@@ -32,8 +32,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Literal
 
-from dfs.changes import Change, ChunkRef, FileManifest, PutFile, PutFolder, changes_to_json
+from dfs.changes import Change, ChunkRef, FileManifest, PutFile, PutFolder, build_manifest, changes_to_json
 from dfs.chunk_store import ChunkStore
+from dfs.chunking import RecordsMode
 from dfs.errors import AlreadyExists, DfsError, NodeFailed, NoStore, NotEnoughNodes, UsageProblem
 from dfs.ids import ChunkId
 from dfs.metadata import FileInfo, Namespace
@@ -41,7 +42,7 @@ from dfs.oplog import OpLog, sync_folder
 from dfs.options import CHUNK_BYTES_AVG, REPLICAS, ChunkSizes
 from dfs.paths import normalise
 from dfs.placement import PlacementNode
-from dfs.reading import ChunkReader
+from dfs.reading import StoredFile
 from dfs.replication import ReplicatedChunks, log
 from dfs.stores.local import LocalChunkStore, create_node
 from dfs.transactions import Committer
@@ -203,6 +204,12 @@ class Store:
         """The chunks of a file, in order. Raises NotFound, WrongKind for a folder."""
         return self._namespace.chunks(normalise(path), self._at(at))
 
+    def manifest(self, path: str, at: int | None = None) -> FileManifest:
+        """The manifest of a stored file, to publish it under another path too. Raises NotFound, WrongKind."""
+        info, refs = self.stat(path, at), self.chunks(path, at)
+        mode: RecordsMode = "lines" if info.records_mode == "lines" else "none"
+        return build_manifest([(ref.id, ref.length, ref.records, ref.continues) for ref in refs], mode, 0)
+
     def files_of(self, chunk_id: ChunkId) -> list[str]:
         """Paths of the files that a chunk belongs to."""
         return self._namespace.files_of(chunk_id, self.txn())
@@ -210,6 +217,10 @@ class Store:
     def referenced(self) -> dict[ChunkId, int]:
         """Every chunk that some retained version of a file needs -> its length in bytes."""
         return self._namespace.referenced()
+
+    def check_namespace(self) -> list[str]:
+        """Faults of the namespace's database; empty when it is whole."""
+        return self._namespace.check()
 
     def publish(self, changes: Sequence[Change], *, request_id: str) -> int:
         """Make all changes in one transaction and return its number; on an error nothing has changed.
@@ -247,11 +258,11 @@ class Store:
         """
         return self.replicated.get(ChunkId.parse(chunk_id), path)
 
-    def open(self, path: str, at: int | None = None) -> io.BufferedReader:
+    def open(self, path: str, at: int | None = None) -> StoredFile:
         """A seekable binary file that holds one chunk at a time. Raises NotFound, WrongKind; reading raises
         ChunkLost."""
         name = normalise(path)
-        return io.BufferedReader(ChunkReader(self.replicated, name, self.chunks(name, at)), buffer_size=1 << 20)
+        return StoredFile(self.replicated, name, self.chunks(name, at))
 
     def writer(self, *, records: Records = "auto", name_hint: str | None = None) -> FileWriter:
         """A file to push blocks into: `write(block)`, then `finish()` for its manifest."""

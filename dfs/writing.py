@@ -46,6 +46,8 @@ class WritePool:
         if other is not None:  # the same bytes twice at once: let the first be written, so that only it counts as new
             other.wait()
         try:
+            if self.chunks.verified(chunk_id):
+                return chunk_id, False
             return chunk_id, self.chunks.put_many([encode(data, chunk_id)])[0]
         finally:
             with self._lock:
