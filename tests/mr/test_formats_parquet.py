@@ -1,0 +1,155 @@
+"""Parquet: equal rows give equal bytes however they were cut, and come back as they were."""
+
+from __future__ import annotations
+
+import datetime as dt
+import decimal
+import io
+import itertools
+import random
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pieces import Collected, batches, origins, read_all
+
+import mr.formats.parquet
+from mr.batch import kind_of
+from mr.errors import InputError, PlanError
+from mr.formats.parquet import ParquetReader, ParquetWriter, infer_parquet
+from mr.kernels.rows import Shape, from_python, to_python
+
+
+def records(n: int) -> list[tuple[Any, ...]]:
+    rng = random.Random(7)
+    return [
+        (
+            rng.choice(["a", "bb", "", "é" * 30, None]),
+            rng.choice([rng.randrange(10**12), None]),
+            rng.random() if i % 5 else float("nan"),
+            [rng.choice(["x", None])] * rng.randrange(3) if i % 7 else None,
+            (i, "t") if i % 3 else None,
+            {"k": i} if i % 2 else {},
+            dt.datetime(2026, 1, 1) + dt.timedelta(seconds=i),
+            decimal.Decimal(i) / 8,
+            bytes([i % 256]) * (i % 4),
+            None,
+        )
+        for i in range(n)
+    ]
+
+
+def batch_of(rows: list[tuple[Any, ...]]) -> pa.RecordBatch:
+    return from_python(rows, None)[0]
+
+
+def written(batch: pa.RecordBatch, cuts: list[int]) -> bytes:
+    """`batch` written in pieces, each a copy of its own so that no two share buffers or bitmaps."""
+    bounds = [0, *sorted(cuts), batch.num_rows]
+    out = io.BytesIO()
+    parts = [batch.slice(a, b - a) for a, b in itertools.pairwise(bounds)]
+    copies = [part if i % 2 else part.take(pa.array(range(part.num_rows), pa.int64())) for i, part in enumerate(parts)]
+    assert ParquetWriter().write(iter(copies), batch.schema, out) == batch.num_rows
+    return out.getvalue()
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.integers(0, 2500), max_size=12))
+def test_bytes_do_not_depend_on_batches(cuts: list[int]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mr.formats.parquet, "ROW_GROUP_ROWS", 1000)
+        assert written(batch_of(records(2500)), cuts) == written(batch_of(records(2500)), [])
+
+
+def test_row_groups_have_a_fixed_count_and_content_is_readable_elsewhere(tmp_path: Any) -> None:
+    batch = pa.record_batch({"n": pa.array(range(600_000)), "s": pa.array(["x"] * 600_000, pa.large_string())})
+    data = written(batch, [5, 300_000])
+    metadata = pq.ParquetFile(io.BytesIO(data)).metadata
+    assert [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)] == [262_144, 262_144, 75_712]
+    (tmp_path / "a.parquet").write_bytes(data)
+    found = duckdb.sql(f"select count(*), sum(n), min(s) from '{tmp_path}/a.parquet'").fetchall()
+    assert found == [(600_000, 599_999 * 300_000, "x")]
+
+
+def test_rows_come_back_equal() -> None:
+    rows = [tuple(0.5 if v != v else v for v in row) for row in records(500)]
+    batch = batch_of(rows)
+    found = batches(ParquetReader(), written(batch, []))
+    assert [record for b in found for record in to_python(b.data)] == rows
+    assert found[0].data.schema.equals(batch.schema, check_metadata=True)
+    assert origins(found) == [[0, i] for i in range(500)]
+
+
+def test_values_come_back_as_values() -> None:
+    batch, _ = from_python(["a", None], Shape("values", ("word",), (None,)))
+    data = written(batch, [])
+    assert read_all(ParquetReader(), data) == ["a", None]
+    assert kind_of(infer_parquet(io.BytesIO(data), "p")) == "values"
+
+
+def test_columns_and_row_groups_are_pushed_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mr.formats.parquet, "ROW_GROUP_ROWS", 2)
+    batch = from_python([{"a": i, "a.b": -i, "c": str(i)} for i in range(6)], None)[0]
+    data = written(batch, [])
+    assert read_all(ParquetReader(), data, columns=("c", "a"), row_groups=(1, 2)) == [(i, str(i)) for i in (2, 3, 4, 5)]
+    assert batches(ParquetReader(), data, columns=("c", "a"))[0].data.schema.names == ["a", "c"]
+    assert sum(b.rows for b in batches(ParquetReader(), data, columns=())) == 6
+
+
+def test_empty_result_keeps_its_schema() -> None:
+    batch = batch_of(records(3)).slice(0, 0)
+    data = written(batch, [])
+    assert read_all(ParquetReader(), data) == []
+    assert infer_parquet(io.BytesIO(data), "p").equals(batch.schema, check_metadata=True)
+
+
+def test_foreign_files_are_widened_to_the_travelling_types() -> None:
+    table = pa.table(
+        {
+            "d": pa.array(["x", "y", None]).dictionary_encode(),
+            "l": pa.array([["x"], [], None], pa.list_(pa.string())),
+            "f": pa.array([b"ab", None, b"cd"], pa.binary(2)),
+            "v": pa.array(["p", None, "q"], pa.string_view()),
+            "i": pa.array([1, 2, 3], pa.int16()),
+            "t": pa.array([1, 2, None], pa.timestamp("ns")),
+        }
+    )
+    out = io.BytesIO()
+    pq.write_table(table, out)
+    schema = batches(ParquetReader(), out.getvalue())[0].data.schema
+    assert [str(t) for t in schema.types[:3]] == ["large_string", "large_list<item: large_string>", "large_binary"]
+    assert [str(t) for t in schema.types[3:]] == ["large_string", "int16", "timestamp[ns]"]
+    found = batches(ParquetReader(), out.getvalue())[0].data
+    assert found.drop_columns("t").to_pylist() == table.drop_columns("t").to_pylist()
+
+
+def test_pinned_schema() -> None:
+    data = written(from_python([{"n": 1, "x": "a"}], None)[0], [])
+    floats = pa.schema([("n", pa.float64())])
+    assert read_all(ParquetReader(floats), data) == [(1.0,)]
+    with pytest.raises(InputError, match="'n' is int here and str in the first file"):
+        read_all(ParquetReader(pa.schema([("n", pa.large_string())])), data)
+    with pytest.raises(InputError, match="has no column 'z'"):
+        read_all(ParquetReader(pa.schema([("z", pa.large_string())])), data)
+
+
+def test_damage_is_found_and_names_the_file() -> None:
+    data = bytearray(written(batch_of(records(500)), []))
+    for bad in (bytes(data[:-10]), b"PAR1", b"", b"no parquet at all"):
+        with pytest.raises(InputError, match=r"logs/b\.parquet"):
+            read_all(ParquetReader(), bad, path="logs/b.parquet")
+    data[len(data) // 4] ^= 0xFF
+    with pytest.raises(InputError, match=r"logs/b\.parquet: row group 0 is corrupt"):
+        read_all(ParquetReader(), bytes(data), Collected(), path="logs/b.parquet")
+
+
+def test_objects_are_refused_with_a_cure() -> None:
+    batch, _ = from_python([{"s": [{1, 2}]}], None)
+    with pytest.raises(PlanError, match="'s' holds Python objects; turn it into"):
+        ParquetWriter().check(batch.schema)
+    with pytest.raises(PlanError, match="no columns"):
+        ParquetWriter().check(pa.schema([]))
