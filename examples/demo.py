@@ -32,9 +32,8 @@ console = Console(highlight=False)
 
 def start(*command: str) -> subprocess.Popen[str]:
     """Show a command as it would be typed and start it."""
-    console.print(
-        f"[bold]$ {shlex.join(str(Path(c).relative_to(ROOT)) if c.startswith(str(ROOT)) else c for c in command)}"
-    )
+    shown = [str(Path(word).relative_to(ROOT)) if word.startswith(str(ROOT)) else word for word in command]
+    console.print(f"[bold]$ {shlex.join(shown)}", soft_wrap=True)
     program = [sys.executable] if command[0] == "python" else [str(BIN / command[0])]
     return subprocess.Popen([*program, *command[1:]], cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True)
 
