@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 from functools import partial
 
+import polars as pl
+
 import mr
 
-SESSION = {"host": str, "start": datetime, "seconds": float, "requests": int, "entry": str}
+SESSION = {"host": str, "start": pl.Datetime("us", "UTC"), "seconds": float, "requests": int, "entry": str}
 
 
 def sessions_of(host: str, hits: Iterator[mr.Row], gap: timedelta) -> Iterator[tuple[str, datetime, float, int, str]]:

@@ -41,7 +41,7 @@ def link_graph(
     """
     pages = read_pages(input, base_url)
     urls = pages.select("url")
-    found = pages.flat_map(links, names={"src": str, "dst": str, "text": str})
+    found = pages.flat_map(links, names=["src", "dst", "text"])
     if not external:
         found = found.join(urls, left_on="dst", right_on="url", how="inner")
     edges = found.group_by("src", "dst").agg(links=mr.count())

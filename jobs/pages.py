@@ -13,7 +13,7 @@ import re
 import tarfile
 from collections.abc import Iterator
 from functools import partial
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import pyarrow as pa
 
@@ -77,14 +77,14 @@ def warc_pages(archive: bytes) -> Iterator[RawPage]:
                 yield RawPage(_address(record.rec_headers.get_header("WARC-Target-URI")), content_type, body)
 
 
-def file_pages(path: str, body: bytes, roots: tuple[str, ...], base_url: str) -> Iterator[RawPage]:
-    """The pages of one input file: those of an archive, the file itself if it is HTML, else none."""
-    if _TAR_NAME.search(path):
-        yield from tar_pages(body, base_url)
-    elif _WARC_NAME.search(path):
-        yield from warc_pages(body)
-    elif is_html(path, body) and _fits(len(body)):
-        yield RawPage(page_url(base_url, name_below(path, roots)), None, body)
+def file_pages(file: Any, roots: tuple[str, ...], base_url: str) -> Iterator[RawPage]:
+    """The pages of one input file (path, bytes): those of an archive, the file itself if it is HTML, else none."""
+    if _TAR_NAME.search(file.path):
+        yield from tar_pages(file.bytes, base_url)
+    elif _WARC_NAME.search(file.path):
+        yield from warc_pages(file.bytes)
+    elif is_html(file.path, file.bytes) and _fits(len(file.bytes)):
+        yield RawPage(page_url(base_url, name_below(file.path, roots)), None, file.bytes)
 
 
 def is_html(name: str, body: bytes) -> bool:
@@ -139,7 +139,9 @@ def read_pages(inputs: list[str], base_url: str = "file:///") -> mr.Dataset:
     Of several pages with one address the first counts (in file order, then by position). Grouping by address also
     spreads the pages of one big archive over all reduce tasks, so that what follows runs in parallel.
     """
-    columns = {"url": str, "content_type": str, "body": bytes}
     pages_of = partial(file_pages, roots=tuple(map(root_of, inputs)), base_url=base_url)
-    found = mr.read_binary_files(inputs).flat_map(lambda file: pages_of(file.path, file.bytes), names=columns)
-    return found.group_by("url").map_groups(lambda url, pages: next(pages), names=columns)
+    return mr.read_binary_files(inputs).flat_map(pages_of).group_by("url").map_groups(_first)
+
+
+def _first(url: str, pages: Iterator[RawPage]) -> RawPage:
+    return next(pages)

@@ -18,17 +18,12 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import polars as pl
-import pyarrow as pa
 import xxhash
 
 import mr
 from jobs.charset import decode
 from jobs.page_text import parse, tokens
 from jobs.pages import read_pages
-
-_POSITIONS = pa.list_(pa.int32())
-_TERMS = pa.list_(pa.struct([("term", pa.string()), ("tf", pa.int32()), ("positions", _POSITIONS)]))
-_POSTINGS = pa.list_(pa.struct([("doc", pa.int64()), ("tf", pa.int32()), ("positions", _POSITIONS)]))
 
 
 class Term(NamedTuple):
@@ -92,9 +87,7 @@ def web_index(
     `--stem english` brings words to their stems (any language of Snowball); files and members of archives have
     addresses below `--base-url`.
     """
-    pages = read_pages(input, base_url).map(
-        partial(document, stem=stem), names={"id": int, "url": str, "title": str, "length": int, "terms": _TERMS}
-    )
+    pages = read_pages(input, base_url).map(partial(document, stem=stem))
     documents = pages.select("id", "url", "title", "length")
     term = pl.col("terms").struct
     postings = (
@@ -103,7 +96,7 @@ def web_index(
         .filter(pl.col("terms").is_not_null())  # a page without words
         .select(term=term.field("term"), doc="id", tf=term.field("tf"), positions=term.field("positions"))
         .group_by("term")
-        .map_groups(posting_list, sort_by="doc", names={"term": str, "df": int, "postings": _POSTINGS})
+        .map_groups(posting_list, sort_by="doc", names=["term", "df", "postings"])
     )
     about = documents.agg(documents=mr.count(), words=mr.sum("length")).with_columns(
         stem=pl.lit(stem, pl.String), base_url=pl.lit(base_url)

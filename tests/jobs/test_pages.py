@@ -6,12 +6,18 @@ import gzip
 import io
 import tarfile
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow as pa
 import pytest
 
 from jobs.charset import declared
 from jobs.pages import file_pages, name_below, root_of, tar_pages, warc_pages
+
+
+class StoredFile(NamedTuple):
+    path: str
+    bytes: bytes
 
 
 def make_tar(*members: tuple[str, bytes | None], kind: bytes = tarfile.REGTYPE) -> bytes:
@@ -62,14 +68,14 @@ def test_a_damaged_tar_is_an_error_not_a_short_list() -> None:
 def test_a_files_address_is_its_path_below_the_input() -> None:
     roots = (root_of("/data/site/"), root_of("/data/other/*/x"))
     assert roots == ("/data/site/", "/data/other/")
-    (page,) = file_pages("/data/site/a b.html", b"", roots, "https://example.org/")
+    (page,) = file_pages(StoredFile("/data/site/a b.html", b""), roots, "https://example.org/")
     assert page.url == "https://example.org/a%20b.html"
     assert name_below("/data/other/1/x/p.html", roots) == "1/x/p.html"
 
 
 def test_a_file_without_an_ending_is_a_page_if_it_begins_like_one() -> None:
-    assert len(list(file_pages("page", b"\n<!DOCTYPE HTML><p>", (), "file:///"))) == 1
-    assert list(file_pages("notes.txt", b"<p>", (), "file:///")) == []
+    assert len(list(file_pages(StoredFile("page", b"\n<!DOCTYPE HTML><p>"), (), "file:///"))) == 1
+    assert list(file_pages(StoredFile("notes.txt", b"<p>"), (), "file:///")) == []
 
 
 def test_a_warc_response_is_decoded_and_others_are_left_out() -> None:
