@@ -42,6 +42,9 @@ class PickleType(pa.ExtensionType):  # type: ignore[misc]
     def __reduce__(self) -> tuple[object, ...]:
         return PickleType, ()
 
+    def __hash__(self) -> int:  # pyarrow's extension types compare, but have no hash
+        return hash(PickleType)
+
 
 PICKLE: Final = PickleType()
 try:
@@ -332,7 +335,7 @@ def cast(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
     if batch.schema.equals(schema, check_metadata=True):
         return batch
     if batch.num_rows == 0:
-        return pa.RecordBatch.from_pylist([], schema=schema)
+        return pa.RecordBatch.from_arrays([nulls(0, field.type) for field in schema], schema=schema)
     columns = [cast_column(column, field.type, field.name) for column, field in zip(batch.columns, schema, strict=True)]
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 
