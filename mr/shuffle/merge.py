@@ -1,0 +1,207 @@
+"""Bounded merge: many sorted streams into one sorted stream, within a memory budget, ties in stream order.
+
+What fits the budget is concatenated and sorted at once; what does not is merged block by block. The rows are the same
+in the same order either way, only the batches are cut differently.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+
+from mr.kernels.sort import Key, SortedKeys, number_part, order, order_by, parts_of
+from mr.options import MERGE_BLOCK_BYTES
+from mr.shuffle.run_file import Segment, pieces
+from mr.shuffle.source import SegmentSource
+
+_COPIES: Final = 3
+"""Sorting at once holds the rows, their concatenation and the sorted copy."""
+_BLOCKS_HELD: Final = 4
+"""A merge holds two blocks of each stream, and copies up to two more of each while it emits."""
+_STREAMS_MIN: Final = 2
+
+Stream = Iterator[pa.RecordBatch]
+
+
+def sorted_rows(
+    streams: Sequence[Stream],
+    bytes_total: int,
+    by: Sequence[str],
+    descending: Sequence[bool],
+    memory_bytes: int,
+    scratch: Path,
+) -> Iterator[pa.RecordBatch]:
+    """The rows of `streams`, each sorted by the columns `by`, as one sorted stream of non-empty batches.
+
+    Ties are in stream order, then row order. `bytes_total` is what all streams hold; if that fits `memory_bytes`
+    one batch comes out. `scratch` is a folder for temporary files (unlinked at once; they vanish with the process).
+    """
+    if bytes_total * _COPIES > memory_bytes:
+        yield from merge_sorted(streams, by, descending, memory_bytes, scratch)
+        return
+    batches = [batch for stream in streams for batch in stream if batch.num_rows]
+    if batches:
+        data = pa.concat_batches(batches)
+        del batches
+        yield data.take(pa.array(order(data, by, descending)))
+
+
+def bucket_rows(
+    sources: Sequence[SegmentSource],
+    low: int,
+    high: int,
+    by: Sequence[str],
+    descending: Sequence[bool],
+    memory_bytes: int,
+    scratch: Path,
+) -> Iterator[pa.RecordBatch]:
+    """The rows of the buckets low <= b < high of a hash shuffle, sorted by (bucket, `by`, source, run, row).
+
+    `by` is the key columns and then the sort columns. Buckets are taken together as far as they fit `memory_bytes`;
+    one that does not fit is merged. Rows of one key may come in several batches. Raises `FetchFailed`.
+    """
+    found = [(segment.bucket, source, segment) for source in sources for segment in source.segments(low, high)]
+    found.sort(key=lambda item: item[0])  # stable: sources in order, and the runs within each
+    fits: list[tuple[int, SegmentSource, Segment]] = []
+    held = 0
+    for _, group in groupby(found, key=lambda item: item[0]):
+        one = list(group)
+        size = sum(segment.bytes for _, _, segment in one)
+        if fits and (held + size) * _COPIES > memory_bytes:
+            yield _sorted_buckets(fits, by, descending)
+            fits, held = [], 0
+        if size * _COPIES > memory_bytes:
+            streams = [source.batches(segment) for _, source, segment in one]
+            yield from merge_sorted(streams, by, descending, memory_bytes, scratch)
+        else:
+            fits += one
+            held += size
+    if fits:
+        yield _sorted_buckets(fits, by, descending)
+
+
+def _sorted_buckets(
+    found: Sequence[tuple[int, SegmentSource, Segment]], by: Sequence[str], descending: Sequence[bool]
+) -> pa.RecordBatch:
+    data = pa.concat_batches([batch for _, source, segment in found for batch in source.batches(segment)])
+    ids = np.repeat([bucket for bucket, _, _ in found], [segment.rows for _, _, segment in found]).astype(np.uint64)
+    return data.take(pa.array(order_by(data.num_rows, [number_part(ids), *parts_of(data, by, descending)])))
+
+
+def merge_sorted(
+    streams: Sequence[Stream], by: Sequence[str], descending: Sequence[bool], memory_bytes: int, scratch: Path
+) -> Iterator[pa.RecordBatch]:
+    """Merge sorted streams of batches of at most `MERGE_BLOCK_BYTES`; see `sorted_rows`.
+
+    At most memory_bytes / (4 blocks) streams are merged at a time, two at least; where there are more, neighbours
+    are merged first, into temporary files in `scratch`.
+    """
+    fan_in = max(_STREAMS_MIN, memory_bytes // (_BLOCKS_HELD * MERGE_BLOCK_BYTES))
+    level = 0
+    while len(streams) > fan_in:
+        groups = [streams[start : start + fan_in] for start in range(0, len(streams), fan_in)]
+        streams = [
+            _spilled(_merge(group, by, descending), scratch / f"merge-{level}-{number}.arrow")
+            for number, group in enumerate(groups)
+        ]
+        level += 1
+    yield from _merge(streams, by, descending)
+
+
+def _spilled(batches: Iterable[pa.RecordBatch], path: Path) -> Stream:
+    """`batches` written to `path` and read back block by block; the name is gone when this returns."""
+    writer = None
+    try:
+        with pa.OSFile(str(path), "wb") as sink:
+            for batch in batches:
+                writer = writer or pa.ipc.new_stream(sink, batch.schema)
+                for piece in pieces(batch, MERGE_BLOCK_BYTES):
+                    writer.write_batch(piece)
+            if writer is None:
+                return iter(())
+            writer.close()
+        with pa.memory_map(str(path)) as file:
+            return iter(pa.ipc.open_stream(file.read_buffer()))
+    finally:
+        path.unlink(missing_ok=True)
+
+
+class _Held:
+    """What a merge holds of one stream: what is left of one block and the next, so that a round can use a whole one."""
+
+    def __init__(self, stream: Stream, by: Sequence[str], descending: Sequence[bool]) -> None:
+        self._stream = stream
+        self._by, self._descending = by, descending
+        self._blocks: deque[tuple[pa.RecordBatch, SortedKeys, Key]] = deque()
+        self._used = 0
+        self.more = True
+        self.fill()
+
+    @property
+    def last(self) -> Key:
+        """The key of the last row that is held."""
+        return self._blocks[-1][2]
+
+    @property
+    def empty(self) -> bool:
+        return not self._blocks
+
+    def fill(self) -> None:
+        """Read until two blocks are held or the stream ends."""
+        while self.more and len(self._blocks) < 2:
+            block = next(self._stream, None)
+            if block is None:
+                self.more = False
+            elif block.num_rows:
+                keys = SortedKeys(block, self._by, self._descending)
+                self._blocks.append((block, keys, keys.at(block.num_rows - 1)))
+
+    def take(self, limit: Key | None, equal_too: bool) -> list[pa.RecordBatch]:
+        """The rows below `limit` (None: all), and those equal to it if `equal_too`, removed from what is held."""
+        taken = []
+        while self._blocks:
+            block, keys, last = self._blocks[0]
+            whole = limit is None or last < limit or (equal_too and last == limit)
+            end = block.num_rows
+            if not whole:
+                assert limit is not None
+                end = keys.cut(limit, "right" if equal_too else "left", self._used)
+            if end > self._used:
+                taken.append(block.slice(self._used, end - self._used))
+            if not whole:
+                self._used = end
+                break
+            self._blocks.popleft()
+            self._used = 0
+        return taken
+
+
+def _merge(streams: Sequence[Stream], by: Sequence[str], descending: Sequence[bool]) -> Iterator[pa.RecordBatch]:
+    held = [_Held(stream, by, descending) for stream in streams]
+    while held := [one for one in held if not one.empty]:
+        open_ones = [i for i, one in enumerate(held) if one.more]
+        # Rows up to the smallest last key can have no smaller ones behind them. Of equal last keys the first stream
+        # sets the limit: rows equal to it in streams before it are all here, in later ones they wait for its own.
+        first = min(open_ones, key=lambda i: (held[i].last, i), default=None)
+        limit = None if first is None else held[first].last
+        taken = [held[i].take(limit, equal_too=first is None or i <= first) for i in range(len(held))]
+        yield from _ordered([part for part in taken if part], by, descending)
+        for one in held:
+            one.fill()
+
+
+def _ordered(
+    taken: Sequence[Sequence[pa.RecordBatch]], by: Sequence[str], descending: Sequence[bool]
+) -> Iterator[pa.RecordBatch]:
+    """Sorted sequences of batches, in stream order, as one sorted sequence."""
+    if len(taken) == 1:
+        yield from taken[0]
+    elif taken:
+        data = pa.concat_batches([batch for part in taken for batch in part])
+        yield data.take(pa.array(order(data, by, descending)))

@@ -1,0 +1,143 @@
+"""The run file: what one map attempt leaves for the reduce tasks. The format, in prose: docs/formats/run-file.md.
+
+This module has its values and the bytes of index and trailer; `writer` and `reader` do the I/O.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+import pyarrow as pa
+import xxhash
+
+MAGIC: Final = b"MRRUN\0\r\n"
+VERSION: Final = 1
+ALIGNMENT_BYTES: Final = 64
+TRAILER: Final = struct.Struct("<4Q16s2I8s")
+_LENGTHS: Final = struct.Struct("<4Q")
+END_OF_STREAM: Final = b"\xff\xff\xff\xff\0\0\0\0"
+
+RUN, BLOCK, ROW, BYTES = "mr.run", "mr.block", "mr.row", "mr.bytes"
+"""The columns of a sample beside the sort columns."""
+
+_TABLE: Final = pa.schema(
+    [
+        ("bucket", pa.uint32()),
+        ("run", pa.uint32()),
+        ("offset", pa.uint64()),
+        ("bytes", pa.uint64()),
+        ("rows", pa.uint64()),
+        ("digest", pa.binary(16)),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Segment:
+    """The rows of one bucket (or block) of one run: `bytes` from `offset`; `digest` is XXH3-128 as 32 hex digits."""
+
+    bucket: int
+    run: int
+    offset: int
+    bytes: int
+    rows: int
+    digest: str
+
+
+@dataclass(frozen=True, eq=False)
+class RunIndex:
+    """What a run file holds: its schema, its segments by (run, bucket) and, if its runs are sorted, their sample."""
+
+    schema: pa.Schema
+    segments: tuple[Segment, ...]
+    sample: pa.RecordBatch | None = None
+
+    @property
+    def rows(self) -> int:
+        return sum(segment.rows for segment in self.segments)
+
+    @property
+    def bytes(self) -> int:
+        return sum(segment.bytes for segment in self.segments)
+
+
+class Damaged(ValueError):
+    """The bytes are not a run file that this version reads; the message says why."""
+
+
+def pieces(data: pa.RecordBatch, bytes_max: int) -> Iterator[pa.RecordBatch]:
+    """`data` in slices of at most `bytes_max` bytes as IPC messages, or of one row; cut by the rows alone.
+
+    >>> [piece.num_rows for piece in pieces(pa.RecordBatch.from_pydict({"x": list(range(100))}), 600)]
+    [50, 50]
+    """
+    size = pa.ipc.get_record_batch_size(data)
+    if size <= bytes_max or data.num_rows <= 1:
+        if data.num_rows:
+            yield data
+        return
+    each = -(-data.num_rows // -(-size // bytes_max))
+    if each == data.num_rows:
+        each = -(-each // 2)
+    for start in range(0, data.num_rows, each):
+        yield from pieces(data.slice(start, each), bytes_max)
+
+
+def encode_index(index: RunIndex, offset: int) -> bytes:
+    """Index and trailer as bytes, to be written at `offset` as the end of the file."""
+    columns = zip(
+        *((s.bucket, s.run, s.offset, s.bytes, s.rows, bytes.fromhex(s.digest)) for s in index.segments), strict=True
+    )
+    arrays = [pa.array(column, field.type) for column, field in zip(columns, _TABLE, strict=False)]
+    table = pa.RecordBatch.from_arrays(arrays, schema=_TABLE) if arrays else None
+    parts = [
+        _stream(index.schema, None),
+        _stream(_TABLE, table),
+        b"" if index.sample is None else _stream(index.sample.schema, index.sample),
+    ]
+    body = b"".join(parts)
+    lengths = _LENGTHS.pack(offset, *map(len, parts))
+    digest = xxhash.xxh3_128_digest(body + lengths)
+    return body + TRAILER.pack(offset, *map(len, parts), digest, VERSION, 0, MAGIC)
+
+
+def _stream(schema: pa.Schema, batch: pa.RecordBatch | None) -> bytes:
+    message = b"" if batch is None else batch.serialize().to_pybytes()
+    return bytes(schema.serialize().to_pybytes() + message + END_OF_STREAM)
+
+
+def decode_index(whole: pa.Buffer) -> RunIndex:
+    """The index of a run file given all its bytes (a mapped buffer). Raises `Damaged`."""
+    size = whole.size
+    if size < len(MAGIC) + TRAILER.size:
+        raise Damaged(f"it has {size} bytes, too few for a run file")
+    trailer = whole.slice(size - TRAILER.size).to_pybytes()
+    offset, schema_bytes, table_bytes, sample_bytes, digest, version, _zero, magic = TRAILER.unpack(trailer)
+    if magic != MAGIC or whole.slice(0, len(MAGIC)).to_pybytes() != MAGIC:
+        raise Damaged("it does not begin and end as a run file: it is cut short or something else")
+    if version > VERSION:
+        raise Damaged(f"it has format version {version}; this program reads up to {VERSION}")
+    if offset + schema_bytes + table_bytes + sample_bytes + TRAILER.size != size:
+        raise Damaged("its trailer does not fit its size")
+    body = whole.slice(offset, size - TRAILER.size - offset)
+    if xxhash.xxh3_128_digest(body.to_pybytes() + trailer[: _LENGTHS.size]) != digest:
+        raise Damaged("the checksum of its index is wrong")
+    table = pa.ipc.open_stream(body.slice(schema_bytes, table_bytes)).read_all()
+    columns = [table[name].to_pylist() for name in _TABLE.names]
+    columns[-1] = [value.hex() for value in columns[-1]]
+    sample = None
+    if sample_bytes:
+        sample = pa.ipc.open_stream(body.slice(schema_bytes + table_bytes)).read_next_batch()
+    return RunIndex(
+        schema=pa.ipc.open_stream(body.slice(0, schema_bytes)).schema,
+        segments=tuple(Segment(*row) for row in zip(*columns, strict=True)),
+        sample=sample,
+    )
+
+
+def digest_of(data: Any) -> str:
+    """XXH3-128 of a buffer as 32 hex digits."""
+    return xxhash.xxh3_128_hexdigest(data)
