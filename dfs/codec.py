@@ -6,6 +6,8 @@ import struct
 import zlib
 from dataclasses import dataclass
 
+from xxhash import xxh3_64_intdigest
+
 from dfs.errors import ChunkDamaged, Unsupported
 from dfs.ids import ChunkId
 from dfs.options import CHUNK_BYTES_LIMIT, TRIAL_BYTES, TRIAL_SAVING_MIN, ZSTD_LEVEL
@@ -13,7 +15,7 @@ from dfs.options import CHUNK_BYTES_LIMIT, TRIAL_BYTES, TRIAL_SAVING_MIN, ZSTD_L
 MAGIC = b"MRCK"
 VERSION = 1
 RAW, ZSTD = 0, 1
-_FIELDS = struct.Struct("<4sBBHQQ")
+_FIELDS = struct.Struct("<4sBBHQQQ")
 _CHECK = struct.Struct("<I")
 HEADER_BYTES = _FIELDS.size + _CHECK.size
 
@@ -53,7 +55,7 @@ def encode(data: bytes, chunk_id: ChunkId | None = None) -> Record:
                     f"chunk {chunk_id}: compressed bytes do not decode to the same bytes; check this machine's memory"
                 )
             codec, payload = ZSTD, compressed
-    fields = _FIELDS.pack(MAGIC, VERSION, codec, 0, len(data), len(payload))
+    fields = _FIELDS.pack(MAGIC, VERSION, codec, 0, len(data), len(payload), xxh3_64_intdigest(payload))
     return Record(chunk_id, len(data), fields + _CHECK.pack(zlib.crc32(fields)), payload)
 
 
@@ -64,7 +66,7 @@ def decode(record: bytes, chunk_id: ChunkId) -> bytes:
     """
     if len(record) < HEADER_BYTES:
         raise ChunkDamaged(f"chunk {chunk_id}: {len(record)} bytes are too few for a header")
-    magic, version, codec, _, length, stored = _FIELDS.unpack_from(record)
+    magic, version, codec, _, length, stored, payload_check = _FIELDS.unpack_from(record)
     (check,) = _CHECK.unpack_from(record, _FIELDS.size)
     if magic != MAGIC or check != zlib.crc32(record[: _FIELDS.size]):
         raise ChunkDamaged(f"chunk {chunk_id}: its header is damaged")
@@ -76,14 +78,16 @@ def decode(record: bytes, chunk_id: ChunkId) -> bytes:
         raise ChunkDamaged(
             f"chunk {chunk_id}: {len(record) - HEADER_BYTES} bytes are stored where its header says {stored}"
         )
-    payload = record[HEADER_BYTES:]
-    data = payload if codec == RAW else _decoded(payload, length, chunk_id)
+    payload = memoryview(record)[HEADER_BYTES:]
+    if xxh3_64_intdigest(payload) != payload_check:
+        raise ChunkDamaged(f"chunk {chunk_id}: its stored bytes are damaged")
+    data = bytes(payload) if codec == RAW else _decoded(payload, length, chunk_id)
     if not chunk_id.verifies(data):
         raise ChunkDamaged(f"chunk {chunk_id}: its bytes do not have this hash")
     return data
 
 
-def _decoded(payload: bytes, length: int, chunk_id: ChunkId) -> bytes:
+def _decoded(payload: memoryview, length: int, chunk_id: ChunkId) -> bytes:
     try:
         return _decompress(payload, length)
     except OSError as error:  # pyarrow's ArrowIOError
@@ -101,7 +105,7 @@ def _compress(data: bytes) -> bytes:
     return bytes(pa.Codec("zstd", compression_level=ZSTD_LEVEL).compress(data, asbytes=True))
 
 
-def _decompress(payload: bytes, length: int) -> bytes:
+def _decompress(payload: bytes | memoryview, length: int) -> bytes:
     import pyarrow as pa
 
     return bytes(pa.Codec("zstd").decompress(payload, decompressed_size=length, asbytes=True))

@@ -97,6 +97,8 @@ def init_store(
         settings = {"uuid": store_uuid, "replicas": copies, "min": sizes.min, "avg": sizes.avg, "max": sizes.max}
         Namespace.create(root / DATABASE, settings, made)
         sync_folder(root)
+    except DfsError:
+        raise
     except OSError as error:
         raise DfsError(f"a store cannot be made at {root}: {error}") from error
     return Store(root)

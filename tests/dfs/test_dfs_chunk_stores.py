@@ -1,0 +1,172 @@
+"""ChunkStore: one suite, every implementation; and what only a local node can suffer."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from dfs.chunk_store import ChunkStore
+from dfs.codec import encode
+from dfs.errors import ChunkDamaged, ChunkMissing, NodeFailed, Unsupported
+from dfs.ids import ChunkId
+from dfs.placement import PlacementNode
+from dfs.replication import ReplicatedChunks
+from dfs.stores.local import LocalChunkStore, create_node
+from dfs.stores.memory import MemoryChunkStore
+from dfs.testing import Damage, check_chunk_store, damage_local
+
+LARGE = bytes(range(256)) * 1024
+
+
+def local(path: Path) -> LocalChunkStore:
+    return LocalChunkStore(path, create_node(path, "store"))
+
+
+@pytest.mark.parametrize("how", ["zero", "truncate", "extend", "flip"])
+def test_local_store_keeps_the_contract(tmp_path: Path, how: Damage) -> None:  # F14
+    def damage(store: ChunkStore, chunk: ChunkId) -> None:
+        damage_local(tmp_path / "n", chunk, how)
+
+    check_chunk_store(lambda: local(tmp_path / "n"), damage)
+    assert os.listdir(tmp_path / "n" / "tmp") == []
+    assert len(os.listdir(tmp_path / "n" / "quarantine")) == 8, "what was damaged is kept"
+
+
+def test_memory_store_keeps_the_contract() -> None:
+    def damage(store: ChunkStore, chunk: ChunkId) -> None:
+        assert isinstance(store, MemoryChunkStore)
+        store.records[chunk] = bytes(len(store.records[chunk]))
+
+    check_chunk_store(lambda: MemoryChunkStore("n"), damage)
+
+
+def test_small_chunks_are_rows_and_large_ones_files(tmp_path: Path) -> None:
+    store = local(tmp_path / "n")
+    small, large = encode(b"s" * 65_535), encode(b"l" * 65_536)
+    store.put_many([small, large])
+    files = [path.name for path in (tmp_path / "n" / "chunks").rglob("*") if path.is_file()]
+    assert files == [large.id]
+    assert (tmp_path / "n" / "chunks" / large.id[:2] / large.id).read_bytes() == large.encoded
+
+
+def test_a_symlink_in_the_place_of_a_chunk_is_not_followed(tmp_path: Path) -> None:  # F54
+    store = local(tmp_path / "n")
+    record = encode(LARGE)
+    (tmp_path / "secret").write_bytes(record.encoded)
+    (tmp_path / "n" / "chunks" / record.id[:2] / record.id).symlink_to(tmp_path / "secret")
+    with pytest.raises(ChunkDamaged):
+        store.get(record.id)
+    assert store.put_many([record]) == [True]
+    assert store.get(record.id) == LARGE
+    assert (tmp_path / "secret").read_bytes() == record.encoded
+
+
+def test_a_failed_fsync_makes_the_node_suspect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # F11
+    store = local(tmp_path / "n")
+    before = encode(LARGE)
+    store.put_many([before])
+
+    def fail(handle: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("dfs.stores.local.os.fsync", fail)
+        with pytest.raises(NodeFailed):
+            store.put_many([encode(LARGE + b"2")])
+    with pytest.raises(NodeFailed, match="suspect"):
+        store.put_many([encode(LARGE + b"3")])
+    assert store.get(before.id) == LARGE, "it is still read"
+    assert os.listdir(tmp_path / "n" / "tmp") == []
+
+
+def test_running_out_of_descriptors_is_not_corruption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # F61
+    store = local(tmp_path / "n")
+    record = encode(LARGE)
+    store.put_many([record])
+
+    def fail(*_: object) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("dfs.stores.local.os.open", fail)
+        with pytest.raises(NodeFailed):
+            store.get(record.id)
+    assert store.get(record.id) == LARGE
+
+
+def test_left_over_temp_files_are_swept_and_living_ones_are_not(tmp_path: Path) -> None:  # F12
+    import fcntl
+
+    store = local(tmp_path / "n")
+    (tmp_path / "n" / "tmp" / "dead").write_bytes(b"torn")
+    with open(tmp_path / "n" / "tmp" / "living", "wb") as living:
+        living.write(b"half")
+        living.flush()
+        fcntl.flock(living, fcntl.LOCK_EX)
+        LocalChunkStore(tmp_path / "n", store.node_id).close()
+        assert os.listdir(tmp_path / "n" / "tmp") == ["living"]
+
+
+@pytest.mark.parametrize("how", ["delete", "zero", "truncate", "garbage"])
+def test_a_lost_small_db_is_begun_anew_while_open(tmp_path: Path, how: str) -> None:
+    store = local(tmp_path / "n")
+    record = encode(b"small")
+    store.put_many([record])
+    store.close()
+    file = tmp_path / "n" / "small.db"
+    if how == "delete":
+        file.unlink()
+    else:
+        file.write_bytes({"zero": bytes(file.stat().st_size), "truncate": b"", "garbage": b"x" * 9000}[how])
+    store = LocalChunkStore(tmp_path / "n", store.node_id)
+    with pytest.raises(ChunkMissing):
+        store.get(record.id)
+    assert store.put_many([record]) == [True]
+    file.unlink()
+    assert store.put_many([record]) == [True], "a small.db that is deleted while open is noticed"
+    assert LocalChunkStore(tmp_path / "n", store.node_id).get(record.id) == b"small"
+
+
+def test_a_folder_that_is_another_node_is_refused(tmp_path: Path) -> None:
+    create_node(tmp_path / "n", "store")
+    with pytest.raises(NodeFailed):
+        LocalChunkStore(tmp_path / "n", "another uuid")
+    (tmp_path / "n" / "node.json").write_text('{"format": 99}')
+    with pytest.raises(Unsupported):
+        LocalChunkStore(tmp_path / "n", "another uuid")
+
+
+class Full(MemoryChunkStore):
+    """A node whose disk is full."""
+
+    def put_many(self, records: object) -> list[bool]:
+        raise NodeFailed(f"node {self.node_id} cannot be written to: No space left on device")
+
+
+def replicated(*nodes: MemoryChunkStore, replicas: int = 2) -> ReplicatedChunks:
+    return ReplicatedChunks([PlacementNode(n.node_id) for n in nodes], {n.node_id: n for n in nodes}, replicas)
+
+
+def test_a_node_that_is_full_is_passed_over() -> None:  # F8
+    chunks = replicated(MemoryChunkStore("a"), Full("b"), MemoryChunkStore("c"))
+    records = [encode(b"%d" % i) for i in range(50)]
+    assert chunks.put_many(records) == [True] * 50
+    assert all(set(chunks.holders(r.id)) == {"a", "c"} for r in records)
+    assert all(chunks.get(r.id) == b"%d" % i for i, r in enumerate(records))
+
+
+def test_a_failing_read_is_served_elsewhere_without_quarantine() -> None:
+    class Busy(MemoryChunkStore):
+        def get(self, chunk_id: ChunkId) -> bytes:
+            raise NodeFailed("too many open files")
+
+    busy, calm = Busy("a"), MemoryChunkStore("b")
+    chunks = replicated(busy, calm)
+    record = encode(b"x")
+    chunks.put_many([record])
+    assert chunks.get(record.id) == b"x"
+    assert record.id in busy.records
+    assert chunks.counts["healed"] == 0

@@ -1,0 +1,253 @@
+"""The pure rooms of the store: cutting, ids, paths, placement, records, plans."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dfs.changes import (
+    ANY,
+    FileManifest,
+    MakeDir,
+    Move,
+    PutFile,
+    PutFolder,
+    Remove,
+    build_manifest,
+    changes_from_json,
+    changes_to_json,
+)
+from dfs.chunking import Cutter, Piece, detect_records
+from dfs.codec import decode, encode
+from dfs.errors import ChunkDamaged, InvalidChunkId, InvalidPath, Unsupported, UsageProblem
+from dfs.ids import ChunkId, content_id
+from dfs.options import MIB, ChunkSizes
+from dfs.paths import normalise
+from dfs.placement import PlacementNode, place
+from dfs.repair import Copies, plan_heal, plan_health
+
+SIZES = ChunkSizes.of_average(4096)
+
+
+def cut(data: bytes, mode: str = "lines", blocks: int = 1 << 20, sizes: ChunkSizes = SIZES) -> list[Piece]:
+    cutter = Cutter(sizes, mode)  # type: ignore[arg-type]
+    pieces = []
+    for at in range(0, len(data), blocks):
+        pieces += cutter.feed(data[at : at + blocks])
+    return [*pieces, *cutter.finish()]
+
+
+def text(seed: int, lines: int) -> bytes:
+    source = random.Random(seed)
+    return b"".join(source.randbytes(source.randrange(1, 40)).hex().encode() + b"\n" for _ in range(lines))
+
+
+@given(st.lists(st.binary(max_size=3000).map(lambda b: b * 3), max_size=20), st.integers(1, 70_000))
+@settings(max_examples=60, deadline=None)
+def test_cutting_keeps_every_byte_and_counts_every_record(lines: list[bytes], blocks: int) -> None:
+    data = b"\n".join(lines)
+    pieces = cut(data, blocks=blocks)
+    assert b"".join(p.data for p in pieces) == data
+    assert sum(p.records or 0 for p in pieces) == data.count(b"\n") + (1 if data and not data.endswith(b"\n") else 0)
+    assert all(p.data.endswith(b"\n") != p.continues for p in pieces[:-1])
+    assert pieces == cut(data), "the cuts do not depend on the blocks"
+    assert [p.records for p in cut(data, "none")] == [None] * len(cut(data, "none"))
+
+
+@pytest.mark.parametrize("average", [4096, 65536])
+@pytest.mark.parametrize("place_of_change", [0.0, 0.3, 0.9])
+def test_an_inserted_line_changes_at_most_two_chunks(average: int, place_of_change: float) -> None:
+    sizes = ChunkSizes.of_average(average)
+    lines = text(1, 40_000).splitlines(keepends=True)
+    at = int(len(lines) * place_of_change)
+    before = {p.data for p in cut(b"".join(lines), sizes=sizes)}
+    after = cut(b"".join([*lines[:at], b"a new line\n", *lines[at:]]), sizes=sizes)
+    assert len(before) > 15
+    assert sum(p.data not in before for p in after) <= 2
+
+
+def test_averages_that_pyfastcdc_cannot_scan_are_made_of_pieces() -> None:
+    data = random.Random(2).randbytes(80 * MIB)
+    sizes = ChunkSizes.of_average(8 * MIB)
+    pieces = cut(data, "none", blocks=32 * MIB, sizes=sizes)
+    lengths = [len(p.data) for p in pieces]
+    assert b"".join(p.data for p in pieces) == data
+    assert all(sizes.min <= n <= sizes.max for n in lengths[:-1])
+    assert 4 * MIB < len(data) / len(lengths) < 20 * MIB
+    before = {p.data for p in pieces}
+    changed = cut(data[:100] + b"!" + data[100:], "none", sizes=sizes)
+    assert sum(p.data not in before for p in changed) <= 2
+
+
+def test_a_record_longer_than_the_search_is_cut_and_marked() -> None:
+    data = b"first\n" + b"x" * (9 * MIB) + b"\nlast"
+    pieces = cut(data)
+    assert b"".join(p.data for p in pieces) == data
+    assert pieces[0].continues
+    assert [p.records for p in pieces if p.records] == [2, 1]
+    assert not pieces[-1].continues
+
+
+@pytest.mark.parametrize(
+    ("head", "name", "mode"),
+    [(b"a\0", "x.txt", "none"), (b"plain", "x.parquet", "none"), (b"plain", "X.GZ", "none"), (b"", None, "lines")],
+)
+def test_auto_records(head: bytes, name: str | None, mode: str) -> None:
+    assert detect_records(head, name) == mode
+
+
+@pytest.mark.parametrize("average", [100, 1 << 27])
+def test_sizes_have_limits(average: int) -> None:
+    with pytest.raises(UsageProblem):
+        ChunkSizes.of_average(average)
+
+
+@given(st.binary(max_size=5000))
+def test_chunk_ids(data: bytes) -> None:
+    chunk = ChunkId.of(data)
+    assert ChunkId.parse(str(chunk)) == chunk == ChunkId.from_digest(chunk.digest)
+    assert chunk.verifies(data)
+    assert not chunk.verifies(data + b"!")
+
+
+@pytest.mark.parametrize(
+    "bad",
+    ["", "a" * 63, "a" * 65, "A" * 64, "g" * 64, "a" * 64 + "\n", "%2e" * 21 + "a", "../" + "a" * 61, "٠" * 64, None],
+)
+def test_malformed_chunk_ids_are_refused(bad: str) -> None:  # F53
+    with pytest.raises(InvalidChunkId):
+        ChunkId.parse(bad)
+
+
+GOOD_NAME = st.text(min_size=1, max_size=60).filter(
+    lambda s: (
+        s not in (".", "..")
+        and not set(s) & {"/", "\0"}
+        and len(s.encode("utf8", "surrogatepass")) <= 255
+        and not any(0xD800 <= ord(c) < 0xE000 for c in s)
+    )
+)
+
+
+@given(st.lists(GOOD_NAME, max_size=6))
+def test_good_paths_are_kept_exactly(names: list[str]) -> None:  # F52
+    path = "/".join(names)
+    if path.startswith("dfs:"):
+        return
+    assert normalise(path) == normalise("/" + path) == normalise(path + "/") == normalise("dfs://" + path) == path
+
+
+@pytest.mark.parametrize(
+    "bad", ["a/../b", "..", ".", "a//b", "a\0", "a" * 256, "é" * 128, "\ud800", "a/./b", "//a", "a/" * 2100 + "a"]
+)
+def test_bad_paths_are_refused(bad: str) -> None:  # F52
+    with pytest.raises(InvalidPath):
+        normalise(bad)
+
+
+def test_placement_is_deterministic_weighted_and_stable() -> None:
+    nodes = [PlacementNode("a"), PlacementNode("b"), PlacementNode("c"), PlacementNode("d", 2.0)]
+    chunks = [ChunkId.of(b"%d" % i) for i in range(4000)]
+    first = [place(chunk, nodes) for chunk in chunks]
+    assert first == [place(chunk, reversed(nodes)) for chunk in chunks]
+    share = sum(order[0] == "d" for order in first) / len(first)
+    assert 0.36 < share < 0.44
+    without = [place(chunk, [n for n in nodes if n.id != "b"]) for chunk in chunks]
+    assert without == [tuple(n for n in order if n != "b") for order in first], "a node that leaves moves nothing else"
+
+
+def test_known_placement_never_changes() -> None:
+    nodes = [PlacementNode(name) for name in "abcd"]
+    assert [place(ChunkId.of(b"%d" % i), nodes) for i in range(3)] == [
+        ("c", "d", "b", "a"),
+        ("c", "a", "d", "b"),
+        ("b", "d", "a", "c"),
+    ]
+
+
+@given(st.binary(max_size=2000), st.booleans())
+@settings(max_examples=50, deadline=None)
+def test_records_round_trip(data: bytes, compressible: bool) -> None:
+    data = data * 200 if compressible else data
+    record = encode(data)
+    assert decode(record.encoded, record.id) == data
+
+
+@pytest.mark.parametrize("data", [b"a" * 100_000, random.Random(1).randbytes(1000), b""])
+def test_every_flipped_byte_of_a_record_is_found(data: bytes) -> None:  # F14
+    record = encode(data)
+    whole = record.encoded
+    for at in range(min(len(whole), 400)):
+        with pytest.raises(ChunkDamaged):
+            decode(whole[:at] + bytes([whole[at] ^ 0x10]) + whole[at + 1 :], record.id)
+    for damaged in (whole[:-1], whole + b"\0", b"", bytes(len(whole)), encode(b"other").encoded):
+        with pytest.raises(ChunkDamaged):
+            decode(damaged, record.id)
+
+
+def test_a_newer_record_is_unsupported_not_damaged() -> None:  # F60
+    import struct
+    import zlib
+
+    fields = struct.pack("<4sBBHQQQ", b"MRCK", 2, 0, 0, 3, 3, 0)
+    with pytest.raises(Unsupported):
+        decode(fields + struct.pack("<I", zlib.crc32(fields)) + b"abc", ChunkId.of(b"abc"))
+
+
+def test_text_is_compressed_and_noise_is_not() -> None:
+    assert len(encode(text(3, 5000)).payload) < len(text(3, 5000))
+    noise = random.Random(4).randbytes(100_000)
+    assert encode(noise).payload == noise
+
+
+def manifest(data: bytes) -> FileManifest:
+    return build_manifest([(ChunkId.of(data), len(data), 1, False)], "lines", 1)
+
+
+def test_changes_survive_json() -> None:
+    changes = [
+        PutFile("a/b", manifest(b"1"), 3),
+        PutFile("c", manifest(b"2"), None),
+        PutFile("d", manifest(b"3"), ANY),
+        PutFolder("f", {"x/y": manifest(b"4")}, "append", ANY),
+        Remove("a", True),
+        Move("a", "b"),
+        MakeDir("m"),
+    ]
+    assert changes_from_json(changes_to_json(changes)) == changes
+
+
+def test_a_manifest_that_lies_is_refused() -> None:
+    value = manifest(b"1").to_json()
+    with pytest.raises(UsageProblem):
+        FileManifest.from_json({**value, "size": 7})
+
+
+def test_content_ids_depend_on_content_alone() -> None:
+    data = text(5, 3000)
+    pieces = cut(data)
+    refs = [(ChunkId.of(p.data), len(p.data)) for p in pieces]
+    assert content_id(refs) == content_id(list(refs))
+    assert content_id(refs) != content_id(refs[:-1])
+    assert content_id(refs) != content_id(refs[::-1])
+
+
+def test_health_tells_the_kinds_apart_and_heals_the_worst_first() -> None:
+    a, b, c, d, e = (ChunkId.of(x) for x in (b"a", b"b", b"c", b"d", b"e"))
+    held = {
+        a: Copies(("1", "2")),
+        b: Copies(("1",), (("2", "hash"),)),
+        c: Copies(("3",)),
+        e: Copies(("1",)),
+    }
+    health = plan_health(frozenset({a, b, c, d}), held, 2)
+    assert [
+        [f.chunk for f in kind] for kind in (health.missing, health.corrupt, health.under_replicated, health.orphaned)
+    ] == [[d], [b], [c], [e]]
+    assert health.damaged
+    heals = plan_heal(health, lambda chunk: ["1", "2", "3"], 2)
+    assert {(heal.chunk, heal.targets) for heal in heals} == {(b, ("2",)), (c, ("1",))}
+    assert not plan_health(frozenset({a}), held, 2).damaged, "orphans are no damage"
