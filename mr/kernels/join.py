@@ -144,7 +144,7 @@ def _find_hash(wanted: Words, index: RightIndex) -> Ints:
 def _find_by_value(keys: pa.RecordBatch, index: RightIndex) -> Ints:
     """As `_find_hash`, exact without hashes: for keys whose hashes collide, which somebody must have constructed."""
     theirs = index.keys.take(pa.array(index.rows[index.starts[:-1]]))
-    both = pa.Table.from_batches([theirs, keys.cast(theirs.schema)]).combine_chunks().to_batches()[0]
+    both = pa.concat_batches([theirs, keys.cast(theirs.schema)])
     numbers, _ = codes(both, both.schema.names)
     known = theirs.num_rows
     found = np.where(numbers[known:] < known, numbers[known:], -1)
