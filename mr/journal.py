@@ -41,7 +41,9 @@ CREATE TABLE publication (
 CREATE TABLE input_file (
   path TEXT PRIMARY KEY, stamp TEXT NOT NULL, ranges TEXT NOT NULL
 ) WITHOUT ROWID;
-CREATE TABLE event (job INTEGER NOT NULL, seq INTEGER NOT NULL, text TEXT NOT NULL, PRIMARY KEY (job, seq)) WITHOUT ROWID;
+CREATE TABLE event (
+  job INTEGER NOT NULL, seq INTEGER NOT NULL, text TEXT NOT NULL, PRIMARY KEY (job, seq)
+) WITHOUT ROWID;
 """
 
 
@@ -173,7 +175,7 @@ class Journal:
         rows = self._rows(
             "SELECT id, key, name, state, started, ended, report FROM job ORDER BY id DESC LIMIT ?", limit
         )
-        return [JobRow(*row[:6], json.loads(row[6])) for row in rows]
+        return [JobRow(*head, json.loads(report)) for *head, report in rows]
 
     def log(self, job: int, lines: Iterable[str]) -> None:
         """Append lines to the history of a job."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from mr.formats.base import Reader, Writer
+from mr.kernels.rows import Shape
 from mr.operators.base import Combiner, ErrorPolicy, Grouped, Narrow
 from mr.operators.joins import MergeJoin
 
@@ -118,17 +119,22 @@ class RangeOutlet:
 
 @dataclass(frozen=True)
 class GatherOutlet:
-    """Rows as they come, for one reader of all."""
+    """Rows as they come, for one reader of all. A combiner without keys leaves a row even for no input of `shape`."""
 
     combiner: Combiner | None = None
+    shape: Shape | None = None
 
 
 @dataclass(frozen=True)
 class PartOutlet:
-    """One part file of an output; written to `store` if that is set, else under the scratch root."""
+    """One part file of an output; written to `store` if that is set, else under the scratch root.
+
+    `shape` is that of its rows as far as the plan knows: what a part without rows is written with.
+    """
 
     writer: Writer
     store: str | None = None
+    shape: Shape | None = None
 
 
 OutletSpec = HashOutlet | RangeOutlet | GatherOutlet | PartOutlet

@@ -239,7 +239,9 @@ class _Compiler:
     def _group(self, node: GroupBy) -> tuple[_Draft, Port]:
         ports = self._emit(node.input)
         if not node.op.keys:
-            return self._behind(ports, GatherOutlet(node.op.combiner), GatherHead(node.op), node.label)
+            return self._behind(
+                ports, GatherOutlet(node.op.combiner, node.input.shape), GatherHead(node.op), node.label
+            )
         sort_by, descending = node.op.order
         spec = HashOutlet(node.op.keys, sort_by, descending, node.op.combiner, node.partitions, node.partitioner)
         return self._behind(ports, spec, GroupHead(node.op), node.label)
@@ -294,7 +296,7 @@ class _Compiler:
         return "sort_merge", f"the right side has {size:,} bytes, more than {limit}"
 
     def _sink(self, node: Write) -> Sink:
-        spec = PartOutlet(node.writer, self._store_of(node.path))
+        spec = PartOutlet(node.writer, self._store_of(node.path), node.input.shape)
         ports = self._emit(node.input)
         if node.one_file and not (len(ports) == 1 and ports[0][0].single):
             ports = (self._behind(ports, GatherOutlet(), GatherHead(), "gather"),)

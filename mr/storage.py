@@ -10,6 +10,7 @@ import bz2
 import glob
 import gzip
 import io
+import json
 import lzma
 import mmap
 import os
@@ -24,7 +25,7 @@ import fsspec
 import pyarrow as pa
 
 import dfs
-from mr.errors import InputError, InputNotFound, PlanError
+from mr.errors import InputError, InputNotFound, OutputError, PlanError
 from mr.options import DECOMPRESSED_BYTES_MAX
 from mr.tasks import PieceRef
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 System = Literal["local", "dfs", "fsspec"]
 CODECS = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz", ".zst": "zstd"}
+LINE_FORMATS = (".txt", ".csv", ".json", ".jsonl")
 SCHEME = "dfs://"
 
 
@@ -325,6 +327,16 @@ def store_of(path: str) -> str | None:
     if not path.removeprefix(SCHEME).strip("/"):
         raise PlanError(f"{path}: an output needs a path below dfs://")
     return store_path()
+
+
+def store_file(store: str, path: Path, extension: str) -> str:
+    """Put the bytes of a file into a store, invisible until they are published; returns the manifest as JSON."""
+    mode: Literal["lines", "none"] = "lines" if extension in LINE_FORMATS else "none"
+    try:
+        with open(path, "rb") as file:
+            return json.dumps(open_store(store).write_file(file, records=mode, name_hint=path.name).to_json())
+    except dfs.DfsError as error:
+        raise OutputError(f"the store {store} cannot take a part: {error}") from None
 
 
 def copy_or_link(source: str, target: str) -> None:

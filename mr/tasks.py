@@ -82,11 +82,10 @@ class Segment:
 
 @dataclass(frozen=True)
 class SourceFile:
-    """The segments that a task reads from one producer's run file. `producer` is for fetch failures and messages."""
+    """The run file of one producer, relative to the scratch root. `producer` is for fetch failures and messages."""
 
     producer: TaskId
     path: str
-    segments: tuple[Segment, ...]
 
 
 @dataclass(frozen=True)
@@ -97,23 +96,6 @@ class Place:
 
 
 @dataclass(frozen=True)
-class ExchangeInput:
-    """What a task reads of one exchange: files in producer order, all records of `schema` (serialised Arrow schema).
-
-    `buckets` is the half-open range the task covers. `lower` and `upper` cut a sorted exchange: each is one key row
-    (IPC) with the producer index, run and row of the cut; None is open. `places` (one per file) resolve positions.
-    """
-
-    exchange: int
-    files: tuple[SourceFile, ...]
-    schema: bytes
-    buckets: tuple[int, int] = (0, 0)
-    lower: Cut | None = None
-    upper: Cut | None = None
-    places: tuple[Place, ...] = ()
-
-
-@dataclass(frozen=True)
 class Cut:
     """A boundary of a global sort: rows before (key, producer, run, row) lie on its left."""
 
@@ -121,6 +103,26 @@ class Cut:
     producer: int
     run: int
     row: int
+
+
+@dataclass(frozen=True)
+class ExchangeInput:
+    """What a task reads of one exchange: files in producer order, all records cast to `schema` (serialised Arrow).
+
+    `buckets` is the half-open range the task covers; `lower` and `upper` bound a range of a sorted exchange, None is
+    open. `numbers` are the places of the files among all producers; `places` (one per file) resolve positions.
+    `bytes` is what the task will read, to plan memory; `identity` what it will read, for its fingerprint.
+    """
+
+    files: tuple[SourceFile, ...]
+    schema: bytes
+    bytes: int
+    identity: str
+    buckets: tuple[int, int] = (0, 1)
+    lower: Cut | None = None
+    upper: Cut | None = None
+    numbers: tuple[int, ...] = ()
+    places: tuple[Place, ...] = ()
 
 
 @dataclass(frozen=True)

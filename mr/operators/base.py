@@ -51,6 +51,7 @@ class TaskEnv(Protocol):
     """What a running operator may ask of its task."""
 
     memory_bytes: int
+    home: str
     scratch: str
 
     def side(self, index: int, build: Callable[[pa.RecordBatch], object], key: str) -> object:
@@ -109,9 +110,8 @@ class Stateless(Run):
 class Combiner(Protocol):
     """The map-side half of a grouping: shrinks a block of rows to partial rows that the reduce side understands."""
 
-    @property
-    def exact(self) -> bool:
-        """Whether combining partial rows once more early gives the same bytes as combining them all at once."""
+    def exact(self, schema: pa.Schema) -> bool:
+        """Whether, for input rows of `schema`, combining partial rows once more early gives the same bytes."""
         ...
 
     def combine(self, block: pa.RecordBatch) -> pa.RecordBatch:
@@ -119,7 +119,7 @@ class Combiner(Protocol):
         ...
 
     def recombine(self, partial: pa.RecordBatch) -> pa.RecordBatch:
-        """Partial rows merged further (called only if `exact`)."""
+        """Partial rows combined further (called only if `exact`)."""
         ...
 
 

@@ -31,9 +31,8 @@ class AggregateStates:
     keys: tuple[str, ...]
     aggregates: tuple[tuple[str, Aggregate], ...]
 
-    @property
-    def exact(self) -> bool:
-        return all(aggregate.exact for _, aggregate in self.aggregates)
+    def exact(self, schema: pa.Schema) -> bool:
+        return all(a.column is None or a.exact(schema.field(a.column).type) for _, a in self.aggregates)
 
     def combine(self, block: pa.RecordBatch) -> pa.RecordBatch:
         return grouped_aggregate(block, self.keys, dict(self.aggregates))
@@ -57,7 +56,7 @@ class AggregateBy(Grouped):
     def shape(self, given: Shape) -> Shape | None:
         types = dict(zip(given.names or (), given.types or (), strict=True))
         names = [*self.keys, *(name for name, _ in self.aggregates)]
-        outputs = [aggregate.output_type(types.get(f"{name}.in")) for name, aggregate in self.aggregates]
+        outputs = [_output_type(aggregate, types) for _, aggregate in self.aggregates]
         return rows_shape(names, [*(types.get(key) for key in self.keys), *outputs])
 
     def reduce(self, rows: Iterator[pa.RecordBatch], env: TaskEnv) -> Iterator[pa.RecordBatch]:
@@ -65,7 +64,7 @@ class AggregateBy(Grouped):
         carried: pa.RecordBatch | None = None
         for batch in rows:
             data = batch if carried is None else concat([carried, batch], batch.schema)
-            merged = merge_states(data, self.keys, aggregates)
+            merged = merge_states(data, self.keys, aggregates, adjacent=True)
             done = merged.num_rows - 1
             if done > 0:
                 yield finalise(merged.slice(0, done), self.keys, aggregates)
@@ -74,12 +73,19 @@ class AggregateBy(Grouped):
             yield finalise(carried, self.keys, aggregates)
 
 
+def _output_type(aggregate: Aggregate, types: dict[str, pa.DataType | None]) -> pa.DataType | None:
+    given = pa.null() if aggregate.column is None else types[str(aggregate.column)]
+    return None if given is None else aggregate.output_type(given)
+
+
 @dataclass(frozen=True)
 class FirstOfKey:
     """Map-side half of `Distinct`: the first row of each key of a block."""
 
     keys: tuple[str, ...]
-    exact: ClassVar[bool] = True
+
+    def exact(self, schema: pa.Schema) -> bool:
+        return True
 
     def combine(self, block: pa.RecordBatch) -> pa.RecordBatch:
         _, representatives = codes(block, self.keys)
@@ -133,7 +139,9 @@ class TopOfKey:
     count: int
     by: tuple[str, ...]
     descending: tuple[bool, ...]
-    exact: ClassVar[bool] = True
+
+    def exact(self, schema: pa.Schema) -> bool:
+        return True
 
     def combine(self, block: pa.RecordBatch) -> pa.RecordBatch:
         in_order = np.asarray(order(block, self.by, self.descending), dtype=np.int64)

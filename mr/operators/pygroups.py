@@ -166,7 +166,9 @@ class PythonCombiner:
     """Map-side half of `map_reduce`: `fn(key, values)` gives values, the key cannot change."""
 
     fn: Function
-    exact: ClassVar[bool] = False  # how often it is applied shows in the values it gets
+
+    def exact(self, schema: pa.Schema) -> bool:
+        return False  # how often it is applied shows in the values it gets
 
     def combine(self, block: pa.RecordBatch) -> pa.RecordBatch:
         call = f"combiner {name_of(self.fn)}"

@@ -1,0 +1,76 @@
+"""The executor contract.
+
+An executor runs attempts and reports what became of them as events. It takes no decision: what runs where, and what is
+tried again, is the scheduler's. Every executor runs attempts through `worker.run_attempt`, which is why their output
+is the same; `testing.check_executor` is the suite they all pass.
+
+Rules. `submit` never blocks on the attempt. Each submitted attempt gives exactly one ending event (succeeded, failed,
+lost, fetch missed), unless it was killed: then it may give one, which the scheduler ignores. `wait` returns as soon as
+there is something to tell, at the latest after its timeout. Not thread-safe: one master thread calls. `close` ends
+everything that the executor started, and is idempotent.
+"""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from mr.events import AttemptFailed, AttemptLost, AttemptProgress, AttemptSucceeded, FetchMissed
+from mr.tasks import Attempt, AttemptId
+
+AttemptEvent = AttemptSucceeded | AttemptFailed | AttemptLost | AttemptProgress | FetchMissed
+
+
+@dataclass(frozen=True)
+class NodeInfo:
+    """A place that runs attempts: how many at a time, and the bytes of memory that each may use."""
+
+    id: str
+    slots: int
+    attempt_memory_bytes: int
+
+
+class Executor(ABC):
+    """Runs attempts. `can_kill`: a hung attempt can be ended. `isolates`: a crash of user code spares the rest."""
+
+    can_kill: bool
+    isolates: bool
+
+    @abstractmethod
+    def nodes(self) -> Sequence[NodeInfo]:
+        """The nodes there are now. Raises ExecutorError when none can be had."""
+
+    @abstractmethod
+    def submit(self, attempt: Attempt, node: str) -> None:
+        """Start an attempt on a free slot of a node."""
+
+    @abstractmethod
+    def wait(self, timeout_seconds: float) -> Sequence[AttemptEvent]:
+        """What happened since the last call."""
+
+    @abstractmethod
+    def kill(self, attempt: AttemptId) -> None:
+        """End an attempt, freeing its slot. Unknown or ended attempts are ignored."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """End all workers and give back all resources."""
+
+    def __enter__(self) -> Executor:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def worker_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """`environment` with everything pinned that could reach a byte: the hash seed and threads of kernel libraries."""
+    threads = ("POLARS_MAX_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    return {**environment, "PYTHONHASHSEED": "0", **dict.fromkeys(threads, "1")}
+
+
+def default_memory_bytes() -> int:
+    """Memory for a whole process tree when nobody says: half of what the machine has."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2

@@ -1,0 +1,184 @@
+"""The local executor: a small pool of processes on this machine, forked from one that has imported everything.
+
+A worker that dies takes only its own attempt with it: the loss is reported with signal or exit code, peak memory and
+last progress, and another worker takes its place. (The standard pools lose all workers when one dies, and cannot kill
+a hung task.) See `zygote` for how workers are made.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing import connection
+from pathlib import Path
+from typing import Any
+
+from mr.errors import ExecutorError
+from mr.events import AttemptLost, AttemptProgress
+from mr.executors.base import AttemptEvent, Executor, NodeInfo, worker_environment
+from mr.tasks import Attempt, AttemptId
+
+NODE = "local"
+
+
+@dataclass
+class _Worker:
+    number: int
+    link: Any  # connection.Connection
+    pid: int = 0
+    attempt: AttemptId | None = None
+    seen: AttemptProgress | None = None
+    killed: bool = False
+
+
+class LocalExecutor(Executor):
+    """`workers` processes that share `memory_bytes`; they start at once and are ready in about a third of a second."""
+
+    can_kill = True
+    isolates = True
+
+    def __init__(self, home: Path, workers: int, memory_bytes: int) -> None:
+        if workers < 1:
+            raise ExecutorError("--workers must be at least 1")
+        self._memory_bytes = memory_bytes // workers
+        ours, theirs = socket.socketpair()
+        command = [sys.executable, "-P", "-m", "mr.executors.zygote"]
+        arguments = [str(theirs.fileno()), str(home), str(self._memory_bytes)]
+        environment = worker_environment(os.environ)
+        self._zygote = subprocess.Popen(
+            [*command, *arguments], pass_fds=[theirs.fileno()], env=environment, stdin=subprocess.DEVNULL
+        )
+        theirs.close()
+        self._control = ours
+        self._unread = b""
+        self._next = 0
+        self._workers: dict[int, _Worker] = {}
+        self._closed = False
+        for _ in range(workers):
+            self._fork()
+        self._slots = workers
+
+    def _fork(self) -> _Worker:
+        ours, theirs = connection.Pipe(duplex=True)
+        self._next += 1
+        try:
+            socket.send_fds(self._control, [f"fork {self._next:>32}".encode()], [theirs.fileno()])
+        except OSError:
+            raise ExecutorError(f"the worker factory ended with code {self._zygote.wait()}; see its output") from None
+        theirs.close()
+        worker = self._workers[self._next] = _Worker(self._next, ours)
+        return worker
+
+    def nodes(self) -> Sequence[NodeInfo]:
+        return (NodeInfo(NODE, self._slots, self._memory_bytes),)
+
+    def pids(self) -> dict[int, AttemptId | None]:
+        """The process ids of living workers and what each works on (for tests and fault injection)."""
+        return {w.pid: w.attempt for w in self._workers.values() if w.pid}
+
+    def submit(self, attempt: Attempt, node: str) -> None:
+        worker = next((w for w in self._workers.values() if w.attempt is None and not w.killed), None)
+        if worker is None:
+            worker = self._fork()
+        worker.attempt, worker.seen = attempt.id, None
+        with suppress(BrokenPipeError, ConnectionResetError):  # its death is on the way to us through the zygote
+            worker.link.send(attempt)
+
+    def wait(self, timeout_seconds: float) -> Sequence[AttemptEvent]:
+        links = {w.link: w for w in self._workers.values() if not w.link.closed}
+        ready = connection.wait([*links, self._control], timeout_seconds)
+        events: list[AttemptEvent] = []
+        for link in ready:
+            if link is not self._control:
+                self._receive(links[link], events)  # type: ignore[index]
+        if self._control in ready:
+            self._hear(events)
+        return events
+
+    def _receive(self, worker: _Worker, events: list[AttemptEvent]) -> None:
+        """Everything a worker has said; a closed link is left to the zygote's report."""
+        try:
+            while worker.link.poll():
+                event = worker.link.recv()
+                if event.id != worker.attempt:
+                    continue
+                if isinstance(event, AttemptProgress):
+                    worker.seen = event
+                else:
+                    worker.attempt = None
+                events.append(event)
+        except (EOFError, OSError):
+            worker.link.close()
+
+    def _hear(self, events: list[AttemptEvent]) -> None:
+        data = self._control.recv(65536)
+        if not data:
+            raise ExecutorError(f"the worker factory ended with code {self._zygote.wait()}; see its output")
+        *lines, self._unread = (self._unread + data).split(b"\n")
+        for line in lines:
+            word, number, *rest = line.decode().split()
+            worker = self._workers.get(int(number))
+            if worker is None:
+                continue
+            if word == "started":
+                worker.pid = int(rest[0])
+                if worker.killed:
+                    self._signal(worker)
+            else:
+                self._ended(worker, int(rest[0]), int(rest[1]), events)
+
+    def _ended(self, worker: _Worker, code: int, peak_kib: int, events: list[AttemptEvent]) -> None:
+        if not worker.link.closed:
+            self._receive(worker, events)  # what it had said before it died
+            worker.link.close()
+        del self._workers[worker.number]
+        if worker.attempt is not None:
+            how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+            seen = "nothing reported yet"
+            if worker.seen is not None:
+                seen = f"{worker.seen.records:,} records ({worker.seen.bytes:,} bytes) read"
+            reason = f"worker {worker.pid} ended with {how}; peak memory {peak_kib / 1024:,.0f} MiB; {seen}"
+            events.append(AttemptLost(worker.attempt, reason))
+        if not self._closed and len([w for w in self._workers.values() if not w.killed]) < self._slots:
+            self._fork()
+
+    def kill(self, attempt: AttemptId) -> None:
+        for worker in self._workers.values():
+            if worker.attempt == attempt:
+                worker.attempt, worker.killed = None, True
+                if worker.pid:
+                    self._signal(worker)
+
+    def _signal(self, worker: _Worker) -> None:
+        with suppress(ProcessLookupError):
+            os.kill(worker.pid, signal.SIGKILL)
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        for worker in self._workers.values():
+            worker.link.close()
+        self._control.close()  # the zygote kills what is left of the workers and ends
+        try:
+            self._zygote.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            self._zygote.kill()
+            self._zygote.wait()
+
+
+def serve(fd: int, home: str, memory_bytes: int) -> None:
+    """The worker's side: run attempts that come through the socket until the owner closes it (EOFError)."""
+    from mr.worker import WorkerEnv, run_attempt
+
+    link: Any = connection.Connection(fd)
+    env = WorkerEnv(Path(home), memory_bytes)
+    while True:
+        attempt = link.recv()
+        link.send(run_attempt(attempt, env, link.send))

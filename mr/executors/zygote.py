@@ -1,0 +1,119 @@
+"""The process that workers are forked from.
+
+It imports what every worker needs once and then forks a worker in milliseconds whenever it is asked, before any thread
+exists in it (forking after Polars or Arrow started threads can hang). It waits for its children and reports how each
+ended, with its peak memory. When its owner goes away, it and all workers end.
+
+Protocol, over a Unix socket: the owner sends "fork <number>" (FORK_BYTES long) with one socket attached; the zygote answers with
+lines "started <number> <pid>" and later "ended <number> <exit code or -signal> <peak KiB>".
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import select
+import signal
+import socket
+import sys
+from contextlib import suppress
+
+FORK_BYTES = 37
+KEEP_BYTES_MAX = 256 << 20  # freed memory that a worker keeps for its next batch; counts against its budget
+
+
+def main(control_fd: int, home: str, memory_bytes: int) -> None:
+    """Serve forks until the owner closes its end."""
+    import mr.operators.columns
+    import mr.shuffle
+    import mr.worker  # noqa: F401
+
+    control = socket.socket(fileno=control_fd)
+    children: dict[int, int] = {}
+    wakeup_read, wakeup_write = os.pipe()
+    os.set_blocking(wakeup_write, False)
+    signal.set_wakeup_fd(wakeup_write, warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the owner decides what an interrupt means
+    while True:
+        ready, _, _ = select.select([control, wakeup_read], [], [])
+        if wakeup_read in ready:
+            os.read(wakeup_read, 4096)
+            _reap(control, children)
+        if control in ready:
+            message, fds, _, _ = socket.recv_fds(control, FORK_BYTES, 1)
+            if not message:
+                break
+            number = int(message.split()[1])
+            pid = os.fork()
+            if pid == 0:
+                _become_worker(fds[0], (control_fd, wakeup_read, wakeup_write), home, memory_bytes)
+            os.close(fds[0])
+            children[pid] = number
+            _tell(control, f"started {number} {pid}\n")
+    for pid in children:
+        with suppress(ProcessLookupError):
+            os.killpg(pid, signal.SIGKILL)
+
+
+def _reap(control: socket.socket, children: dict[int, int]) -> None:
+    while children:
+        pid, status, usage = os.wait4(-1, os.WNOHANG)
+        if pid == 0:
+            return
+        number = children.pop(pid, None)
+        if number is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(pid, signal.SIGKILL)  # what the worker's user code may have started
+            _tell(control, f"ended {number} {os.waitstatus_to_exitcode(status)} {usage.ru_maxrss}\n")
+
+
+def _tell(control: socket.socket, line: str) -> None:
+    with suppress(BrokenPipeError, ConnectionResetError):
+        control.sendall(line.encode())
+
+
+def _become_worker(fd: int, close: tuple[int, ...], home: str, memory_bytes: int) -> None:
+    """Turn this forked child into a worker; never returns."""
+    code = 1
+    try:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        for other in close:
+            os.close(other)
+        os.setpgid(0, 0)
+        keep_freed_memory(memory_bytes)
+        from mr.executors.local import serve
+
+        serve(fd, home, memory_bytes)
+        code = 0
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        code = 0  # the owner is gone or has enough
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def keep_freed_memory(memory_bytes: int) -> None:
+    """Let glibc keep freed blocks: touching fresh pages is the first bottleneck of batch work.
+
+    Both thresholds come from the memory budget, as kept pages count against it. No effect with another libc.
+    """
+    import pyarrow as pa
+
+    keep = min(KEEP_BYTES_MAX, memory_bytes // 4)
+    m_trim_threshold, m_mmap_threshold = -1, -3
+    with suppress(OSError, AttributeError):
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(m_mmap_threshold, min(keep, 1 << 30))
+        libc.mallopt(m_trim_threshold, keep)
+    pa.set_memory_pool(pa.system_memory_pool())
+    pa.set_cpu_count(1)
+    pa.set_io_thread_count(1)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2], int(sys.argv[3]))

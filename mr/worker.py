@@ -1,0 +1,239 @@
+"""Run one attempt: read its input, push the records through the program, write its outlets, report.
+
+The same function on every executor. Whatever goes wrong becomes an event: nothing that user code does or that an input
+holds is raised to the executor.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import pickle
+import time
+import traceback
+from collections import Counter, OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from mr import context
+from mr.batch import Batch, Origins
+from mr.errors import FetchFailed, FunctionFailed, MillraceError, RecordError, RecordPlace
+from mr.events import AttemptFailed, AttemptProgress, AttemptSucceeded, FetchMissed
+from mr.executors.base import AttemptEvent
+from mr.heads import PIECE_SHIFT, Reading, gathered, records_of
+from mr.kernels.frames import concat
+from mr.operators.base import Run
+from mr.outlets import OutletRun, SchemaGrew, open_outlet
+from mr.program import HEAD, Port, Program
+from mr.storage import OpenedPiece
+from mr.tasks import Attempt, TaskResult, TaskSpec
+
+PROGRAMS_KEPT = 64
+SIDES_KEPT = 8
+GROWTHS_MAX = 16
+PROGRESS_SECONDS = 0.2
+
+Report = Callable[[AttemptProgress], None]
+
+
+class WorkerEnv:
+    """What a worker process keeps between attempts: unpickled programs and built broadcast sides, a few of each.
+
+    `home` is the scratch root that run files lie under; `memory_bytes` is what one attempt may use.
+    """
+
+    def __init__(self, home: Path, memory_bytes: int) -> None:
+        self.home = home
+        self.memory_bytes = memory_bytes
+        self._programs: OrderedDict[str, Program] = OrderedDict()
+        self._sides: OrderedDict[tuple[str, str], object] = OrderedDict()
+        for folder in (home / "runs", home / "tmp"):
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def program(self, spec: TaskSpec) -> Program:
+        """The program of a task."""
+        return _kept(self._programs, spec.program_digest, PROGRAMS_KEPT, lambda: pickle.loads(spec.program))
+
+    def side(self, identity: str, key: str, build: Callable[[], object]) -> object:
+        """A broadcast side, built once for equal content."""
+        return _kept(self._sides, (identity, key), SIDES_KEPT, build)
+
+
+def _kept(cache: OrderedDict[Any, Any], key: Any, most: int, make: Callable[[], Any]) -> Any:
+    """The value of `key`, made if it is not there; the least recently used goes first."""
+    if key not in cache:
+        cache[key] = make()
+        while len(cache) > most:
+            cache.popitem(last=False)
+    cache.move_to_end(key)
+    return cache[key]
+
+
+def run_attempt(attempt: Attempt, env: WorkerEnv, report: Report) -> AttemptEvent:
+    """Run an attempt to its end and say how it ended. Never raises but for interrupts."""
+    spec = attempt.spec
+    try:
+        result = _run(attempt, env, report)
+        return AttemptSucceeded(attempt.id, result)
+    except FetchFailed as error:
+        if error.producer is not None:
+            return FetchMissed(attempt.id, error.producer, str(error))
+        return AttemptFailed(attempt.id, str(error))
+    except MillraceError as error:
+        detail = error.detail if isinstance(error, FunctionFailed) else ""
+        return AttemptFailed(attempt.id, str(error), detail, fatal=not isinstance(error, FunctionFailed))
+    except MemoryError:
+        return AttemptFailed(attempt.id, f"out of memory (an attempt may use {env.memory_bytes >> 20} MiB)")
+    except Exception as error:
+        text = f"{type(error).__name__}: {error}"
+        return AttemptFailed(attempt.id, f"task {spec.id}: {text}", traceback.format_exc())
+
+
+def _run(attempt: Attempt, env: WorkerEnv, report: Report) -> TaskResult:
+    settled: list[pa.Schema | None] = [_schema(s) for s in attempt.spec.schemas]
+    for _ in range(GROWTHS_MAX):
+        task = _Task(attempt, env, report, settled)
+        try:
+            with context.running(task.context), _collector_off():
+                return task.run()
+        except SchemaGrew as grown:  # rows of a wider type came late: again, knowing it from the start
+            settled[grown.outlet] = grown.schema
+        finally:
+            task.clean()
+    raise RecordError("the types of a column keep changing; declare them with names=")
+
+
+def _schema(serialised: bytes | None) -> pa.Schema | None:
+    return None if serialised is None else pa.ipc.read_schema(pa.py_buffer(serialised))
+
+
+@contextlib.contextmanager
+def _collector_off() -> Any:
+    """Without the cyclic collector, which would walk millions of live records for nothing."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+class _Task:
+    """One try: a `TaskEnv` for its operators, and the loop that pushes batches from port to port."""
+
+    def __init__(self, attempt: Attempt, env: WorkerEnv, report: Report, settled: list[pa.Schema | None]) -> None:
+        self._attempt = attempt
+        self._spec = attempt.spec
+        self._env = env
+        self._report = report
+        self._program = env.program(attempt.spec)
+        self._counters: Counter[str] = Counter()
+        self._reading = Reading()
+        self.memory_bytes = env.memory_bytes
+        self.home = str(env.home / "runs")
+        self.scratch = str(env.home / "tmp" / f"{os.getpid()}-{attempt.id}")
+        self.context = context.Context(attempt.spec.fingerprint, str(attempt.id), self._counters)
+        self._users: dict[Port, list[int]] = {}
+        self._leaving: dict[Port, list[int]] = {}
+        self._runs: list[Run] = []
+        self._outlets: list[OutletRun] = []
+        self._reported = 0.0
+        os.makedirs(self.scratch, exist_ok=True)
+        tag = f"{os.getpid()}-{attempt.id}"
+        for i, outlet in enumerate(self._program.outlets):
+            path = env.home / "runs" / f"{attempt.spec.fingerprint}.{i}"
+            schema = settled[i] if i < len(settled) else None
+            self._outlets.append(open_outlet(i, outlet.spec, path, tag, schema, env.memory_bytes))
+            self._leaving.setdefault(outlet.source, []).append(i)
+        for i, step in enumerate(self._program.steps):
+            self._users.setdefault(step.source, []).append(i)
+
+    # --- TaskEnv -----------------------------------------------------------------------------------------------------
+
+    def side(self, index: int, build: Callable[[pa.RecordBatch], object], key: str) -> object:
+        given = self._spec.sides[index]
+
+        def load() -> object:
+            schema = pa.ipc.read_schema(pa.py_buffer(given.schema)) if given.schema else pa.schema([])
+            return build(concat(list(gathered(given, Path(self.home))), schema))
+
+        return self._env.side(given.identity, key, load)
+
+    def count(self, name: str, n: int) -> None:
+        self._counters[name] += n
+
+    def where(self, origins: Origins | None, row: int | None) -> str:
+        if origins is None or row is None or row >= len(origins) or self._spec.split is None:
+            return ""
+        offset, line = (int(n) for n in origins[row])
+        piece = self._spec.split.pieces[line >> PIECE_SHIFT]
+        number = (line & ((1 << PIECE_SHIFT) - 1)) + 1
+        base = 0 if piece.compression else piece.offset
+        place = RecordPlace(piece.path, base + offset, number if base == 0 else _line_at(piece.path, base, number))
+        return f" at {place}"
+
+    # --- the loop ----------------------------------------------------------------------------------------------------
+
+    def run(self) -> TaskResult:
+        started = time.perf_counter()
+        self._runs = [step.op.start(self, step.track) for step in self._program.steps]
+        for batch in records_of(self._program.head, self._spec, self, self._reading, self._reject_at_head):
+            self._push(Port(), batch)
+            self._progress()
+        for i, run in enumerate(self._runs):
+            for batch in run.end():
+                self._push(Port(i), batch)
+            self._drain(i)
+        outputs = tuple(outlet.finish() for outlet in self._outlets)
+        counters = tuple(sorted(self._counters.items()))
+        seconds = time.perf_counter() - started
+        reading = self._reading
+        return TaskResult(outputs, counters, reading.records, reading.bytes, seconds, tuple(reading.piece_lines))
+
+    def _reject_at_head(self, data: pa.RecordBatch) -> None:
+        self._push(Port(HEAD, rejects=True), Batch(data))
+
+    def _push(self, port: Port, batch: Batch) -> None:
+        for i in self._users.get(port, ()):
+            for output in self._runs[i].feed(batch):
+                self._push(Port(i), output)
+            self._drain(i)
+        for i in self._leaving.get(port, ()):
+            self._outlets[i].write(batch.data)
+
+    def _drain(self, step: int) -> None:
+        rejects, self._runs[step].rejects = self._runs[step].rejects, []
+        for data in rejects:
+            self._push(Port(step, rejects=True), Batch(data))
+
+    def _progress(self) -> None:
+        now = time.monotonic()
+        if now - self._reported >= PROGRESS_SECONDS:
+            self._reported = now
+            self._report(AttemptProgress(self._attempt.id, self._reading.records, self._reading.bytes))
+
+    def clean(self) -> None:
+        """Remove temporary files; finished outlets stay."""
+        for outlet in self._outlets:
+            outlet.abort()
+        with contextlib.suppress(OSError):
+            for name in os.listdir(self.scratch):
+                os.unlink(os.path.join(self.scratch, name))
+            os.rmdir(self.scratch)
+
+
+def _line_at(path: str, base: int, number: int) -> int | None:
+    """The line number in the file of line `number` of a piece that begins at byte `base`: counts what lies before."""
+    from mr.tasks import PieceRef
+
+    if "://" in path:
+        return None
+    with contextlib.suppress(MillraceError, OSError):
+        before = OpenedPiece(PieceRef(path, 0, base))
+        return number + sum(block.to_pybytes().count(b"\n") for block in before.blocks(1 << 22))
+    return None
