@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from mr.errors import FetchFailed
+from mr.errors import FetchFailed, TypeConflict
 from mr.shuffle.run_file import Damaged, RunIndex, Segment, decode_index, digest_of
 
 
@@ -15,11 +15,13 @@ class RunReader:
     """The run file at `path`, a `SegmentSource`. Raises `FetchFailed` if it is missing, damaged or newer.
 
     Opening it checks magic, version and the index; a segment is checked when it is read. Batches refer to the mapped
-    file and keep it mapped; there is nothing to close.
+    file and keep it mapped; there is nothing to close. They are cast to `schema` if given: where a task saw only nulls
+    in a column (or integers where others saw floats) its file has another type than the stage has.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, schema: pa.Schema | None = None) -> None:
         self.path = path
+        self._schema = schema
         try:
             with pa.memory_map(str(path)) as file:
                 self._whole = file.read_buffer()
@@ -33,12 +35,22 @@ class RunReader:
         return tuple(segment for segment in self._sorted if low <= segment.bucket < high)
 
     def read(self, segment: Segment) -> pa.Table:
-        """The rows of a segment, verified. Raises `FetchFailed` if they are damaged."""
-        return self._open(segment).read_all()
+        """The rows of a segment, verified. Raises `FetchFailed` if they are damaged, `TypeConflict` if a cast fails."""
+        return pa.Table.from_batches(self.batches(segment), self._schema or self.index.schema)
 
     def batches(self, segment: Segment) -> Iterator[pa.RecordBatch]:
         """The rows of a segment, verified, in the batches in which they were written. Raises as `read`."""
-        yield from self._open(segment)
+        same = self._schema is None or self._schema.equals(self.index.schema)
+        for batch in self._open(segment):
+            yield batch if same else self._cast(batch)
+
+    def _cast(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        try:
+            return batch.cast(self._schema)
+        except pa.ArrowInvalid as error:
+            raise TypeConflict(
+                f"{error}, which its other records have: declare the type with names= or cast"
+            ) from error
 
     def _open(self, segment: Segment) -> pa.ipc.RecordBatchStreamReader:
         where = f"bucket {segment.bucket}, run {segment.run}"

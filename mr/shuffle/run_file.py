@@ -79,9 +79,8 @@ def pieces(data: pa.RecordBatch, bytes_max: int) -> Iterator[pa.RecordBatch]:
         if data.num_rows:
             yield data
         return
-    each = -(-data.num_rows // -(-size // bytes_max))
-    if each == data.num_rows:
-        each = -(-each // 2)
+    wanted = -(-size * 9 // (bytes_max * 8))  # some slack, for rows of unequal size and for the head of each message
+    each = max(1, min(-(-data.num_rows // wanted), -(-data.num_rows // 2)))
     for start in range(0, data.num_rows, each):
         yield from pieces(data.slice(start, each), bytes_max)
 

@@ -1,0 +1,229 @@
+"""Run files: what is read is what was written, damage is found before decoding, and the bytes follow the rows alone."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import xxhash
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from kernel_oracle import key_batches, key_names
+
+from mr.errors import FetchFailed, TypeConflict
+from mr.kernels.partition import sort_into_buckets
+from mr.kernels.sort import order
+from mr.options import MERGE_BLOCK_BYTES, SORT_BLOCK_BYTES
+from mr.shuffle.reader import RunReader
+from mr.shuffle.run_file import Damaged, RunIndex, decode_index, encode_index
+from mr.shuffle.writer import RunWriter
+
+
+def words(rows: int, seed: int = 0) -> pa.RecordBatch:
+    numbers = np.random.default_rng(seed).integers(0, 500, rows)
+    return pa.RecordBatch.from_pydict({"k": pa.array([f"w{n}" for n in numbers], pa.large_string()), "n": numbers})
+
+
+def written(path: Path, runs: list[pa.RecordBatch], attempt: str = "a") -> RunIndex:
+    with RunWriter(path, attempt, runs[0].schema) as writer:
+        for run in runs:
+            writer.append_run(*sort_into_buckets(run, ["k"]))
+        return writer.finish()
+
+
+@settings(max_examples=50, deadline=None)
+@given(key_batches(), st.integers(0, 24))
+def test_every_row_comes_back_in_its_bucket_and_run(tmp_path_factory, batch, middle):
+    path, names = tmp_path_factory.mktemp("run") / "m", key_names(batch)
+    with RunWriter(path, "a", batch.schema) as writer:
+        sorted_runs = [sort_into_buckets(part, names) for part in (batch.slice(0, middle), batch.slice(middle))]
+        for data, offsets in sorted_runs:
+            writer.append_run(data, offsets)
+        index = writer.finish()
+    reader = RunReader(path)
+    assert reader.index.schema.equals(batch.schema)
+    assert reader.index.segments == index.segments
+    assert index.rows == batch.num_rows
+    found = [
+        (segment.bucket, segment.run, row)
+        for segment in reader.segments(0, 256)
+        for row in reader.read(segment)["row"].to_pylist()
+    ]
+    expected = [
+        (bucket, run, row)
+        for bucket in range(256)
+        for run, (data, offsets) in enumerate(sorted_runs)
+        for row in data["row"].to_pylist()[offsets[bucket] : offsets[bucket + 1]]
+    ]
+    assert found == expected
+
+
+def test_buckets_are_found_by_range_in_bucket_then_run_order(tmp_path):
+    written(tmp_path / "m", [words(2000, 1), words(2000, 2)])
+    reader = RunReader(tmp_path / "m")
+    places = [(segment.bucket, segment.run) for segment in reader.segments(16, 32)]
+    assert places == sorted(places)
+    assert {bucket for bucket, _ in places} <= set(range(16, 32))
+    assert {run for _, run in places} == {0, 1}
+
+
+def test_batches_are_bounded_by_bytes(tmp_path):
+    texts = ["x" * n for n in [*np.random.default_rng(1).integers(0, 20_000, 400).tolist(), 2 * MERGE_BLOCK_BYTES]]
+    data = pa.RecordBatch.from_pydict(
+        {"k": pa.array(["a"] * len(texts), pa.large_string()), "x": pa.array(texts, pa.large_string())}
+    )
+    written(tmp_path / "m", [data])
+    reader = RunReader(tmp_path / "m")
+    batches = list(reader.batches(reader.index.segments[0]))
+    assert pa.Table.from_batches(batches)["x"].to_pylist() == texts
+    sizes = [pa.ipc.get_record_batch_size(batch) for batch in batches]
+    assert all(size <= MERGE_BLOCK_BYTES or batch.num_rows == 1 for size, batch in zip(sizes, batches, strict=True))
+    assert len(batches) < 60
+
+
+def test_a_segment_is_a_plain_arrow_stream_at_an_aligned_place_with_its_digest(tmp_path):
+    index = written(tmp_path / "m", [words(1000)])
+    data = (tmp_path / "m").read_bytes()
+    for segment in index.segments:
+        assert segment.offset % 64 == 0
+        part = data[segment.offset : segment.offset + segment.bytes]
+        assert xxhash.xxh3_128_hexdigest(part) == segment.digest
+        assert pa.ipc.open_stream(part).read_all().num_rows == segment.rows
+
+
+def test_the_trailer_is_as_documented(tmp_path):
+    written(tmp_path / "m", [words(10)])
+    data = (tmp_path / "m").read_bytes()
+    offset, schema, table, sample, digest, version, zero, magic = struct.unpack("<4Q16s2I8s", data[-64:])
+    assert (version, zero, magic, data[:8]) == (1, 0, b"MRRUN\0\r\n", b"MRRUN\0\r\n")
+    assert offset + schema + table + sample + 64 == len(data)
+    assert digest == xxhash.xxh3_128_digest(data[offset:-64] + data[-64:-32])
+
+
+def test_the_bytes_do_not_depend_on_the_attempt_or_on_how_the_rows_lie_in_memory(tmp_path):
+    data = words(3000)
+    padded = pa.concat_batches([words(7, 9), data, words(5, 9)]).slice(7, 3000)
+    written(tmp_path / "one", [data], "first")
+    written(tmp_path / "two", [padded], "second")
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]
+
+
+def test_a_file_without_rows_keeps_its_schema(tmp_path):
+    index = written(tmp_path / "m", [words(0)])
+    assert (index.segments, index.rows, index.bytes) == ((), 0, 0)
+    assert RunReader(tmp_path / "m").index.schema.equals(words(0).schema)
+
+
+def test_the_schema_keeps_its_metadata(tmp_path):
+    schema = pa.schema([("k", pa.int64())], metadata={b"mr.kind": b"values"})
+    with RunWriter(tmp_path / "m", "a", schema) as writer:
+        writer.finish()
+    assert RunReader(tmp_path / "m").index.schema.metadata == {b"mr.kind": b"values"}
+
+
+def test_an_abandoned_attempt_leaves_nothing(tmp_path):
+    with RunWriter(tmp_path / "m", "a", words(1).schema) as writer:
+        writer.append_run(*sort_into_buckets(words(10), ["k"]))
+        assert [path.name for path in tmp_path.iterdir()] == [".m.a"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_rows_of_another_schema_are_refused(tmp_path):
+    with RunWriter(tmp_path / "m", "a", words(1).schema) as writer, pytest.raises(TypeError, match="this run file has"):
+        writer.append_run(pa.RecordBatch.from_pydict({"k": [1]}), [0, 1])
+
+
+def test_a_missing_or_empty_or_foreign_file_is_a_failed_fetch(tmp_path):
+    (tmp_path / "empty").touch()
+    (tmp_path / "foreign").write_bytes(b"x" * 500)
+    for name in ("missing", "empty", "foreign"):
+        with pytest.raises(FetchFailed) as caught:
+            RunReader(tmp_path / name)
+        assert caught.value.path == str(tmp_path / name)
+
+
+def test_every_flipped_byte_is_found_or_lies_in_a_gap(tmp_path):
+    index = written(tmp_path / "m", [words(60)])
+    good = (tmp_path / "m").read_bytes()
+    covered = [range(s.offset, s.offset + s.bytes) for s in index.segments]
+    (offset,) = struct.unpack("<Q", good[-64:-56])
+    places = [*range(8), *range(offset, len(good) - 12), *range(len(good) - 8, len(good))]
+    places += [place for r in covered for place in (r[0], r[len(r) // 2], r[-1])]
+    for place in places[:: max(1, len(places) // 400)]:
+        (tmp_path / "m").write_bytes(good[:place] + bytes([good[place] ^ 0x10]) + good[place + 1 :])
+        with pytest.raises(FetchFailed):
+            [reader.read(s) for reader in [RunReader(tmp_path / "m")] for s in reader.segments(0, 256)]
+
+
+def test_every_truncation_is_found_on_opening(tmp_path):
+    written(tmp_path / "m", [words(60)])
+    good = (tmp_path / "m").read_bytes()
+    for length in range(0, len(good), 97):
+        (tmp_path / "m").write_bytes(good[:length])
+        with pytest.raises(FetchFailed):
+            RunReader(tmp_path / "m")
+
+
+def test_a_damaged_segment_does_not_keep_others_from_being_read(tmp_path):
+    index = written(tmp_path / "m", [words(500)])
+    bad, *others = index.segments
+    data = bytearray((tmp_path / "m").read_bytes())
+    data[bad.offset + bad.bytes - 1] ^= 1
+    (tmp_path / "m").write_bytes(data)
+    reader = RunReader(tmp_path / "m")
+    assert sum(reader.read(segment).num_rows for segment in others) == 500 - bad.rows
+    with pytest.raises(FetchFailed, match=f"checksum of bucket {bad.bucket}, run 0 is wrong"):
+        next(reader.batches(bad))
+
+
+def test_a_newer_version_is_refused():
+    data = bytearray(b"MRRUN\0\r\n" + encode_index(RunIndex(words(0).schema, ()), 8))
+    assert decode_index(pa.py_buffer(bytes(data))).segments == ()
+    data[-16:-12] = struct.pack("<I", 2)
+    with pytest.raises(Damaged, match="version 2; this program reads up to 1"):
+        decode_index(pa.py_buffer(bytes(data)))
+
+
+def test_a_column_of_nulls_is_read_as_the_type_that_the_stage_has(tmp_path):
+    data = pa.RecordBatch.from_arrays([pa.array(["a"], pa.large_string()), pa.nulls(1), pa.array([3])], ["k", "x", "n"])
+    index = written(tmp_path / "m", [data])
+    stage = pa.schema([("k", pa.large_string()), ("x", pa.large_string()), ("n", pa.float64())])
+    found = RunReader(tmp_path / "m", stage).read(index.segments[0])
+    assert found.schema.equals(stage)
+    assert found.to_pylist() == [{"k": "a", "x": None, "n": 3.0}]
+    data = data.set_column(2, "n", pa.array([2**53 + 1]))
+    index = written(tmp_path / "m", [data])
+    with pytest.raises(TypeConflict):
+        RunReader(tmp_path / "m", stage).read(index.segments[0])
+
+
+def test_sorted_runs_are_cut_in_blocks_with_a_sample(tmp_path):
+    rng = np.random.default_rng(5)
+    runs = []
+    for rows in (60_000, 10):
+        data = pa.RecordBatch.from_pydict(
+            {"v": rng.integers(0, 99, rows), "k": rng.integers(0, 1000, rows), "x": ["y" * 60] * rows}
+        )
+        runs.append(data.take(pa.array(order(data, ["k"], [True]))))
+    with RunWriter(tmp_path / "m", "a", runs[0].schema) as writer:
+        for run in runs:
+            writer.append_sorted_run(run, ["k"])
+        index = writer.finish()
+    reader = RunReader(tmp_path / "m")
+    sample = reader.index.sample
+    assert sample.equals(index.sample)
+    assert sample.schema.names == ["k", "mr.run", "mr.block", "mr.row", "mr.bytes"]
+    assert [(s.run, s.bucket, s.bytes) for s in index.segments] == [
+        (row["mr.run"], row["mr.block"], row["mr.bytes"]) for row in sample.to_pylist()
+    ]
+    assert len(index.segments) > 4
+    assert max(segment.bytes for segment in index.segments) < SORT_BLOCK_BYTES * 1.05
+    for row in sample.to_pylist():
+        assert runs[row["mr.run"]]["k"][row["mr.row"]].as_py() == row["k"]
+    for number, run in enumerate(runs):
+        read = pa.concat_tables([reader.read(s) for s in index.segments if s.run == number])
+        assert read.equals(pa.Table.from_batches([run]))
