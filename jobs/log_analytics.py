@@ -3,12 +3,12 @@
 Input: access logs in the combined or common format, files, folders or globs (compressed ones too). Output, a folder of
     hours/         hour, status, requests, bytes, errors; by hour and status
     urls/          the `--top` most requested: url, requests, bytes, errors; most requests first, then by name
-    referrers/ agents/ hosts/   the same for referrer, agent and host (not where the log says "-")
+    hosts/ referrers/ agents/   the same for host, referrer and agent (the last two with `--format combined` only)
     unique_hosts/  day, hosts (distinct), requests; by day
     unparsed/      the lines that do not parse: path, offset, line, operator, error, raw; in order of place
     labels/        with `--labels FILE` only: label, requests, bytes, errors; by label
 
-Errors are requests answered with status 400 or more; bytes without a number ("-") count as none. The labels' file is
+Errors are requests answered with status 400 or more; "-" is no referrer, no agent and no bytes. The labels' file is
 a small CSV with the columns host,label (whole addresses) or prefix,label (URLs; the longest prefix counts); what has no
 label is counted as "(none)".
 
@@ -97,12 +97,13 @@ def log_analytics(
     tables = {
         "hours": _totals(by_hour, "hour", "status").sort("hour", "status"),
         "urls": _top(urls, "url", top),
-        "referrers": _top(_totals(hits, "referrer"), "referrer", top),
-        "agents": _top(_totals(hits, "agent"), "agent", top),
         "hosts": _top(hosts, "host", top),
         "unique_hosts": by_day.group_by("day").agg(hosts=mr.count_distinct("host"), requests=mr.count()).sort("day"),
         "unparsed": parsed.rejected().sort("path", "offset"),
     }
+    if format == "combined":
+        tables["referrers"] = _top(_totals(hits, "referrer"), "referrer", top)
+        tables["agents"] = _top(_totals(hits, "agent"), "agent", top)
     if labels is not None:
         tables["labels"] = _labelled(urls, hosts, labels)
     return {name: table.write_parquet(f"{output}/{name}") for name, table in tables.items()}

@@ -109,6 +109,14 @@ def test_top_limits_the_tables_and_dashes_are_no_agents(log: str, tmp_path: Path
     assert [row["hosts"] for row in rows(tmp_path / "out" / "unique_hosts")] == [2, 1]
 
 
+def test_the_common_format_has_no_referrers_and_agents(tmp_path: Path, rows: Any) -> None:
+    (tmp_path / "a.log").write_text('h - - [05/Jan/2026:10:00:00 +0000] "GET /a HTTP/1.0" 200 5\n')
+    log_analytics(input=[str(tmp_path / "a.log")], output=str(tmp_path / "out"), format="common")
+    assert [row["url"] for row in rows(tmp_path / "out" / "urls")] == ["/a"]
+    assert {folder.name for folder in (tmp_path / "out").iterdir()} >= {"hours", "hosts", "unparsed"}
+    assert not (tmp_path / "out" / "agents").exists()
+
+
 @pytest.mark.parametrize("text", ["", "label,host\n", "url,label\n", "host\n"])
 def test_a_labels_file_with_other_columns_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_text(text)
