@@ -67,8 +67,7 @@ class Aggregate(ABC):
 class Count(Aggregate):
     """Rows, or the non-null values of a column; int64."""
 
-    parts = ("n",)
-    name = "count"
+    name, parts = "count", ("n",)
 
     def partial(self, column: Any, ids: Ints, groups: int) -> States:
         valid = None if column is None or column.null_count == 0 else np.asarray(column.is_valid())
@@ -92,8 +91,8 @@ class Sum(Aggregate):
     2^64 beside it: partial sums may leave int64 as long as the whole does not.
     """
 
-    parts: ClassVar[tuple[str, ...]] = ("sum", "carry")
     name = "sum"
+    parts: ClassVar[tuple[str, ...]] = ("sum", "carry")
 
     def partial(self, column: Any, ids: Ints, groups: int) -> States:
         return self._add(self._addable(column), None, ids, groups)
@@ -103,23 +102,19 @@ class Sum(Aggregate):
 
     def final(self, states: States) -> Any:
         total = states["sum"]
-        if _is_integral(total.type) and (_filled(states["carry"]) != 0).any():
+        if (_filled(states["carry"]) != 0).any():
             raise RecordError(f"the sum of {self.column!r} does not fit 64 bits: cast it to float64 or decimal before")
-        if pa.types.is_decimal(total.type):
-            try:
-                return total.cast(pa.decimal128(38, total.type.scale))
-            except pa.ArrowInvalid as error:
-                raise RecordError(f"the sum of {self.column!r} does not fit decimal(38): cast it to float64") from error
-        return total
+        try:
+            return total.cast(self.output_type(total.type))
+        except pa.ArrowInvalid as error:
+            raise RecordError(f"the sum of {self.column!r} does not fit decimal(38): cast it to float64") from error
 
     def output_type(self, input_type: pa.DataType) -> pa.DataType:
         t = pa.types
         if t.is_null(input_type) or t.is_duration(input_type):
             return input_type
-        if t.is_integer(input_type) or t.is_boolean(input_type):
-            return pa.int64()
-        if t.is_floating(input_type):
-            return pa.float64()
+        if t.is_integer(input_type) or t.is_boolean(input_type) or t.is_floating(input_type):
+            return pa.float64() if t.is_floating(input_type) else pa.int64()
         if t.is_decimal(input_type):
             return pa.decimal128(38, input_type.scale)
         raise self._refuse(input_type, "cannot be added; cast the column to a number first")
@@ -156,10 +151,8 @@ class Sum(Aggregate):
         if carries is not None:
             carry = carry + group.sum_ints(_filled(carries), ids, groups)[0]
         total = pa.array(low, mask=none)
-        return {
-            "sum": total.view(dtype) if pa.types.is_duration(dtype) else total,
-            "carry": pa.array(carry, mask=none),
-        }
+        total = total.view(dtype) if pa.types.is_duration(dtype) else total
+        return {"sum": total, "carry": pa.array(carry, mask=none)}
 
 
 class Mean(Sum):
@@ -168,8 +161,7 @@ class Mean(Sum):
     Integers are summed exactly and divided once, correctly rounded.
     """
 
-    parts = ("sum", "carry", "n")
-    name = "mean"
+    name, parts = "mean", ("sum", "carry", "n")
 
     def partial(self, column: Any, ids: Ints, groups: int) -> States:
         return {**super().partial(column, ids, groups), **Count(None).partial(column, ids, groups)}
@@ -187,7 +179,7 @@ class Mean(Sum):
             quotient, rest = np.divmod(whole, safe)
             quotient = quotient + ((2 * rest > safe) | ((2 * rest == safe) & (quotient % 2 == 1)))
             return pa.array(quotient, mask=none).view(total.type)
-        if not _is_integral(total.type):
+        if not pa.types.is_integer(total.type):
             return pa.array(_filled(total.cast(pa.float64())) / safe, mask=none)
         low, carry = _filled(total), _filled(states["carry"])
         means = low / safe
@@ -226,28 +218,22 @@ class _Extreme(Aggregate):
 class Min(_Extreme):
     """The smallest non-null value, of any type with an order; NaN only if there is nothing else."""
 
-    parts = ("min",)
-    name = "min"
-    largest = False
+    name, parts, largest = "min", ("min",), False
 
 
 class Max(_Extreme):
     """The largest non-null value, of any type with an order; NaN if there is one."""
 
-    parts = ("max",)
-    name = "max"
-    largest = True
+    name, parts, largest = "max", ("max",), True
 
 
 class CountDistinct(Aggregate):
     """How many different non-null values there are, exactly; int64. State: the values, in order of first occurrence."""
 
-    parts = ("values",)
-    name = "count_distinct"
+    name, parts = "count_distinct", ("values",)
 
     def partial(self, column: Any, ids: Ints, groups: int) -> States:
-        if problem := key_problem(column.type):
-            raise self._refuse(column.type, f"cannot be compared: {problem}")
+        self.output_type(column.type)
         column = canonical(column)
         if column.null_count:
             ids, column = ids[np.asarray(column.is_valid())], column.drop_null()
@@ -271,10 +257,6 @@ class CountDistinct(Aggregate):
         return pa.int64()
 
 
-def _is_integral(dtype: pa.DataType) -> bool:
-    return bool(pa.types.is_integer(dtype) or pa.types.is_duration(dtype))
-
-
 def _filled(array: Any) -> Any:
     """As numpy, null as 0."""
     if pa.types.is_null(array.type):
@@ -283,7 +265,6 @@ def _filled(array: Any) -> Any:
     return array.fill_null(0).to_numpy() if array.null_count else array.to_numpy()
 
 
-# --- what users write ------------------------------------------------------------------------------------------------
 def count(column: str | pl.Expr | None = None) -> Aggregate:
     """The number of rows, or of the non-null values of `column` (a name or an expression); int64.
 
@@ -347,7 +328,6 @@ def _column(column: object, name: str) -> str | pl.Expr:
     raise PlanError(f"{name}() takes a column name or a Polars expression, not {type(column).__name__}")
 
 
-# --- what stages call ------------------------------------------------------------------------------------------------
 def grouped_aggregate(data: pa.RecordBatch, key_names: Sequence[str], aggs: Mapping[str, Aggregate]) -> pa.RecordBatch:
     """Partial states of each group of `data`: the keys (normalised) and the state columns of each of `aggs`.
 

@@ -222,3 +222,11 @@ def test_only_float_sums_depend_on_where_states_are_cut():
     assert not agg.mean("x").exact(pa.float32())
     data = pa.RecordBatch.from_pydict({"x": [1e16, 1.0, -1e16, 1.0]})
     assert [run(data, [], {"s": agg.sum("x")}, block)["s"][0].as_py() for block in (4, 2)] == [1.0, 0.0]
+
+
+def test_decimal_sums_are_exact_up_to_38_digits():
+    nines = Decimal(10**38 - 1)
+    data = pa.RecordBatch.from_pydict({"x": pa.array([nines, 1, -2, None], pa.decimal128(38, 0))})
+    assert run(data, [], {"s": agg.sum("x")}, block=2)["s"].to_pylist() == [Decimal(10**38 - 2)]
+    with pytest.raises(RecordError, match=r"sum of 'x' does not fit decimal\(38\)"):
+        run(data.slice(0, 2), [], {"s": agg.sum("x")})
