@@ -23,7 +23,8 @@ class Context:
     generator: random.Random | None = None
 
 
-_current: ContextVar[Context] = ContextVar("mr.context", default=Context())
+_OUTSIDE = Context()
+_current: ContextVar[Context] = ContextVar("mr.context", default=_OUTSIDE)
 
 
 @contextmanager

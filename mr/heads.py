@@ -17,6 +17,7 @@ from mr.formats.base import Reader
 from mr.kernels.frames import concat
 from mr.kernels.types import cast
 from mr.operators.base import REJECTED, TaskEnv, reject_rows
+from mr.pieces import OpenedPiece
 from mr.program import (
     GatherHead,
     GroupHead,
@@ -31,7 +32,6 @@ from mr.shuffle.merge import bucket_rows, sorted_rows
 from mr.shuffle.ranges import Boundary, range_streams
 from mr.shuffle.reader import RunReader
 from mr.shuffle.run_file import RunIndex, Segment
-from mr.storage import OpenedPiece
 from mr.tasks import Cut, ExchangeInput, SourceFile, Split, TaskSpec
 
 PIECE_SHIFT = 40  # a record number is (piece << 40) + number in the piece

@@ -23,8 +23,9 @@ from mr.errors import InputError
 from mr.fingerprint import digest
 from mr.formats.base import Reader
 from mr.options import LOCAL_SPLIT_BYTES, PACK_BYTES_MAX, PACK_CLOSE_BITS, PACKED_FILE_BYTES_MAX
+from mr.pieces import OpenedPiece
 from mr.plan import Items, Read
-from mr.storage import InputFile, OpenedPiece, list_files
+from mr.storage import InputFile, list_files
 from mr.tasks import PieceRef, Split
 
 ITEMS_PER_SPLIT = 65_536

@@ -35,7 +35,7 @@ from mr.storage import store_file
 from mr.tasks import Output
 
 
-class SchemaGrew(Exception):  # noqa: N818 - not an error: the attempt starts again knowing more
+class SchemaGrew(Exception):
     """Rows turned up that do not fit the schema of runs already written; `schema` holds both."""
 
     def __init__(self, outlet: int, schema: pa.Schema) -> None:

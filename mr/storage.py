@@ -1,4 +1,4 @@
-"""Where bytes are: listing inputs, opening pieces of them, over local paths, dfs:// and fsspec URLs.
+"""Where bytes are: listing inputs and putting outputs, over local paths, dfs:// and fsspec URLs.
 
 The only room that imports `dfs`. What a file *is* (its content identity, how it is split) is decided in `inputs`; how
 outputs become visible in `publication`.
@@ -6,27 +6,20 @@ outputs become visible in `publication`.
 
 from __future__ import annotations
 
-import bz2
 import glob
-import gzip
-import io
 import json
-import lzma
-import mmap
 import os
-import zlib
-from collections.abc import Iterator
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+from typing import TYPE_CHECKING, Literal
 
 import fsspec
-import pyarrow as pa
 
 import dfs
 from mr.errors import InputError, InputNotFound, OutputError, PlanError
-from mr.options import DECOMPRESSED_BYTES_MAX
 from mr.tasks import PieceRef
 
 if TYPE_CHECKING:
@@ -167,107 +160,7 @@ def _list_fsspec(path: str) -> list[InputFile] | None:
     return files or None
 
 
-# --- opening ---------------------------------------------------------------------------------------------------------
-
-
-class OpenedPiece:
-    """A `PieceRef` opened (see `formats.base.Piece`): bytes come from a map of a local file, chunks, or a URL."""
-
-    def __init__(self, ref: PieceRef) -> None:
-        self._ref = ref
-        self.path = ref.path
-        self.offset = 0 if ref.compression else ref.offset
-        self.row_groups = ref.row_groups
-
-    def buffer(self) -> pa.Buffer:
-        """All bytes at once. Raises InputError."""
-        if self._ref.compression:
-            return pa.py_buffer(b"".join(block.to_pybytes() for block in self.blocks(1 << 22)))
-        if self._ref.chunks:
-            blocks = [self._chunk(id) for id, _ in self._ref.chunks]
-            return pa.py_buffer(blocks[0] if len(blocks) == 1 else b"".join(blocks))
-        if system_of(self.path) != "local":
-            with self.file() as file:
-                file.seek(self._ref.offset)
-                return pa.py_buffer(file.read(self._ref.length))
-        return self._mapped()
-
-    def blocks(self, block_bytes: int) -> Iterator[pa.Buffer]:
-        """The same bytes a block at a time. Raises InputError."""
-        if self._ref.compression:
-            yield from self._decompressed(block_bytes)
-        elif len(self._ref.chunks) > 1:
-            for id, _ in self._ref.chunks:
-                yield from _sliced(pa.py_buffer(self._chunk(id)), block_bytes)
-        else:
-            yield from _sliced(self.buffer(), block_bytes)
-
-    def file(self) -> BinaryIO:
-        """A seekable file over all bytes of the file. Raises InputError."""
-        if self._ref.compression:
-            return io.BytesIO(self.buffer().to_pybytes())
-        return self._raw()
-
-    def _raw(self) -> BinaryIO:
-        """The stored bytes of the whole file, compressed as they may be."""
-        try:
-            if self._ref.store is not None:
-                return io.BufferedReader(_ChunksFile(self._ref), buffer_size=1 << 20)
-            if system_of(self.path) == "local":
-                return open(self.path, "rb")
-            opened: BinaryIO = fsspec.open(self.path, "rb").open()
-            return opened
-        except OSError as error:
-            raise InputError(f"{self.path}: cannot be opened: {error}") from None
-
-    def _chunk(self, id: str) -> bytes:
-        return read_chunk(self._ref, id)
-
-    def _mapped(self) -> pa.Buffer:
-        if self._ref.length == 0:
-            return pa.py_buffer(b"")
-        with self._raw() as file:
-            if os.fstat(file.fileno()).st_size < self._ref.offset + self._ref.length:
-                raise InputError(f"{self.path}: the file has become shorter since the job began")
-            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        return pa.py_buffer(mapped).slice(self._ref.offset, self._ref.length)
-
-    def _decompressed(self, block_bytes: int) -> Iterator[pa.Buffer]:
-        codec = self._ref.compression or ""
-        done = 0
-        with self._raw() as raw:
-            try:
-                stream = _decoder(codec, raw)
-                while block := stream.read(block_bytes):
-                    done += len(block)
-                    if done > DECOMPRESSED_BYTES_MAX:
-                        raise InputError(f"{self.path}: more than {DECOMPRESSED_BYTES_MAX:,} bytes when decompressed")
-                    yield pa.py_buffer(block)
-            except (EOFError, OSError, zlib.error, lzma.LZMAError, pa.ArrowException) as error:
-                text = f"the {codec} data is corrupt or cut short after {done:,} decompressed bytes"
-                raise InputError(f"{self.path}: {text}: {error}") from None
-
-
-def _sliced(buffer: pa.Buffer, block_bytes: int) -> Iterator[pa.Buffer]:
-    for start in range(0, buffer.size, block_bytes):
-        yield buffer.slice(start, min(block_bytes, buffer.size - start))
-
-
-class _ZstdStream:
-    """pyarrow's zstd stream, with the end of a frame told from the end of a file that was cut short."""
-
-    def __init__(self, raw: BinaryIO) -> None:
-        self._stream = pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), "zstd")
-
-    def read(self, size: int) -> bytes:
-        return bytes(self._stream.read(size))
-
-
-def _decoder(codec: str, raw: BinaryIO) -> Any:
-    openers = {"gzip": gzip.GzipFile, "bz2": bz2.BZ2File, "xz": lzma.LZMAFile}
-    if codec == "zstd":
-        return _ZstdStream(raw)
-    return openers[codec](filename="", fileobj=raw) if codec == "gzip" else openers[codec](raw)
+# --- reading --------------------------------------------------------------------------------------------------------
 
 
 def read_chunk(ref: PieceRef, id: str) -> bytes:
@@ -276,45 +169,6 @@ def read_chunk(ref: PieceRef, id: str) -> bytes:
         return open_store(ref.store).read_chunk(id, path=ref.path)
     except dfs.DfsError as error:
         raise InputError(str(error)) from None
-
-
-class _ChunksFile(io.RawIOBase):
-    """A store's file as it was when the job began, read a chunk at a time."""
-
-    def __init__(self, ref: PieceRef) -> None:
-        self._ref = ref
-        self._ends: list[int] = []
-        for _, length in ref.chunks:
-            self._ends.append((self._ends[-1] if self._ends else 0) + length)
-        self._position = 0
-        self._held: tuple[int, bytes] = (-1, b"")
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._ends[-1] if self._ends else 0}[whence]
-        self._position = max(0, base + offset)
-        return self._position
-
-    def tell(self) -> int:
-        return self._position
-
-    def readinto(self, into: Any) -> int:
-        index = next((i for i, end in enumerate(self._ends) if end > self._position), None)
-        if index is None:
-            return 0
-        if self._held[0] != index:
-            self._held = (index, read_chunk(self._ref, self._ref.chunks[index][0]))
-        data = self._held[1]
-        start = self._position - (self._ends[index] - len(data))
-        count = min(len(into), len(data) - start)
-        into[:count] = data[start : start + count]
-        self._position += count
-        return count
 
 
 # --- writing ---------------------------------------------------------------------------------------------------------
@@ -339,13 +193,80 @@ def store_file(store: str, path: Path, extension: str) -> str:
         raise OutputError(f"the store {store} cannot take a part: {error}") from None
 
 
+def store_holds(store: str, manifest: str) -> bool:
+    """Whether a store still has all chunks of a manifest that `store_file` gave."""
+    try:
+        wanted = {ref.id for ref in dfs.FileManifest.from_json(json.loads(manifest)).chunks}
+        return wanted <= open_store(store).replicated.held(wanted)
+    except dfs.DfsError:
+        return False
+
+
+@dataclass(frozen=True)
+class StoreChange:
+    """One output in the store: manifests (JSON) by name; the name "" is a single file. `version`: what was there."""
+
+    path: str
+    mode: Literal["error", "overwrite", "append"]
+    manifests: Mapping[str, str]
+    version: str | None
+
+
+def publish_to_store(changes: Sequence[StoreChange], request: str) -> None:
+    """Publish all outputs in one transaction. Raises OutputError: one of them changed since the job began."""
+    wanted: list[dfs.Change] = []
+    for change in changes:
+        name = change.path.removeprefix(SCHEME).strip("/")
+        manifests = {n: dfs.FileManifest.from_json(json.loads(m)) for n, m in change.manifests.items()}
+        expected = None if change.version is None else int(change.version)
+        if "" in manifests:
+            wanted.append(dfs.PutFile(name, manifests[""], expected))
+        elif change.mode == "append" and expected is not None:
+            success = manifests.pop("_SUCCESS")
+            wanted.append(dfs.PutFolder(name, manifests, "append", expected))
+            wanted.append(dfs.PutFile(f"{name}/_SUCCESS", success))
+        else:
+            mode: Literal["create", "replace"] = "replace" if change.mode == "overwrite" else "create"
+            wanted.append(dfs.PutFolder(name, manifests, mode, expected))
+    try:
+        open_store(None).publish(wanted, request_id=request)
+    except dfs.DfsError as error:
+        raise OutputError(f"the outputs could not be published: {error}") from None
+
+
+def store_version(path: str) -> str | None:
+    """The transaction since which a path of the store holds what it holds, None where nothing is."""
+    try:
+        version = open_store(None).version(path.removeprefix(SCHEME).strip("/"))
+    except dfs.DfsError as error:
+        raise OutputError(f"{path}: {error}") from None
+    return None if version is None else str(version)
+
+
+def store_names(path: str) -> list[str]:
+    """The names in a folder of the store."""
+    return [info.path.rpartition("/")[2] for info in open_store(None).ls(path.removeprefix(SCHEME).strip("/"))]
+
+
+def store_read(path: str) -> bytes | None:
+    """The bytes of a small file of the store, None where it is not there."""
+    store, name = open_store(None), path.removeprefix(SCHEME).strip("/")
+    if not store.exists(name):
+        return None
+    with store.open(name) as file:
+        return bytes(file.read())
+
+
+def store_bytes(data: bytes) -> str:
+    """Put bytes into the default store, invisible until they are published; returns the manifest as JSON."""
+    return json.dumps(open_store(None).write_file(data, records="lines").to_json())
+
+
 def copy_or_link(source: str, target: str) -> None:
     """Make `target` a file with the bytes of `source`: a hard link where the file system allows, else a copy."""
     try:
         os.link(source, target)
     except OSError:
-        import shutil
-
         shutil.copyfile(source, target)
 
 

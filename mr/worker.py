@@ -28,8 +28,8 @@ from mr.heads import PIECE_SHIFT, Reading, gathered, records_of
 from mr.kernels.frames import concat
 from mr.operators.base import Run
 from mr.outlets import OutletRun, SchemaGrew, open_outlet
+from mr.pieces import OpenedPiece
 from mr.program import HEAD, Port, Program
-from mr.storage import OpenedPiece
 from mr.tasks import Attempt, TaskResult, TaskSpec
 
 PROGRAMS_KEPT = 64

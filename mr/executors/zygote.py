@@ -4,8 +4,8 @@ It imports what every worker needs once and then forks a worker in milliseconds 
 exists in it (forking after Polars or Arrow started threads can hang). It waits for its children and reports how each
 ended, with its peak memory. When its owner goes away, it and all workers end.
 
-Protocol, over a Unix socket: the owner sends "fork <number>" (FORK_BYTES long) with one socket attached; the zygote answers with
-lines "started <number> <pid>" and later "ended <number> <exit code or -signal> <peak KiB>".
+Protocol, over a Unix socket: the owner sends "fork <number>" (FORK_BYTES long) with one socket attached; the zygote
+answers with lines "started <number> <pid>" and later "ended <number> <exit code or -signal> <peak KiB>".
 """
 
 from __future__ import annotations

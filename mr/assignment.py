@@ -1,0 +1,208 @@
+"""The tasks of a stage, once everything it reads is known: which splits, buckets and ranges each one gets. Pure.
+
+Nothing here looks at the cluster: ranges come from real sizes and constants, so the tasks, their order and their
+fingerprints are the same wherever the job runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import pyarrow as pa
+
+from mr.errors import PlanError
+from mr.fingerprint import digest
+from mr.kernels.types import cast, unify
+from mr.options import BUCKETS, REDUCE_RANGE_BYTES_MAX
+from mr.outlets import to_ipc
+from mr.program import GatherHead, HashOutlet, ResolveHead, SortHead
+from mr.shuffle.ranges import Boundary, boundaries
+from mr.stages import Graph, Stage
+from mr.tasks import Cut, ExchangeInput, Output, Place, SourceFile, Split, TaskId
+
+
+@dataclass(frozen=True)
+class Produced:
+    """What one task left at an outlet that feeds an exchange. `place` resolves positions of its records."""
+
+    task: TaskId
+    output: Output
+    place: Place
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A task before it has a fingerprint."""
+
+    split: Split | None = None
+    exchanges: tuple[ExchangeInput, ...] = ()
+    sides: tuple[ExchangeInput, ...] = ()
+
+    @property
+    def identity(self) -> str:
+        """The identity of all that the task reads."""
+        split = self.split.identity if self.split is not None else None
+        return digest(split, [e.identity for e in self.exchanges], [e.identity for e in self.sides])
+
+    @property
+    def needs(self) -> tuple[TaskId, ...]:
+        """The tasks whose files it reads."""
+        reads = (*self.exchanges, *self.sides)
+        return tuple(sorted({file.producer for exchange in reads for file in exchange.files}))
+
+
+def draft_tasks(
+    stage: Stage, graph: Graph, produced: Mapping[int, Sequence[Produced]], splits: Sequence[Split]
+) -> list[Draft]:
+    """The tasks of `stage` in order, at least one. `produced` holds, by exchange, what producers left, in order."""
+    sides = tuple(_whole(produced[e]) for e in stage.sides)
+    head = stage.program.head
+    if stage.source is not None:
+        return [Draft(split, sides=sides) for split in splits]
+    if isinstance(head, GatherHead | ResolveHead):
+        return [Draft(exchanges=(_whole(produced[stage.inputs[0]], isinstance(head, ResolveHead)),), sides=sides)]
+    if isinstance(head, SortHead):
+        return [Draft(exchanges=(given,), sides=sides) for given in _sorted_ranges(produced[stage.inputs[0]], head)]
+    inputs = [produced[e] for e in stage.inputs]
+    spec = graph.exchanges[stage.inputs[0]].spec
+    assert isinstance(spec, HashOutlet)
+    if spec.partitions is not None:
+        ranges = [(i, i + 1) for i in range(spec.partitions)]
+    else:
+        sizes = [0] * BUCKETS
+        for item in (item for items in inputs for item in items):
+            for segment in item.output.segments:
+                sizes[segment.bucket] += segment.bytes
+        ranges = bucket_ranges(sizes, REDUCE_RANGE_BYTES_MAX)
+    schemas = [exchange_schema(items) for items in inputs]
+    return [
+        Draft(exchanges=tuple(_buckets(i, s, r) for i, s in zip(inputs, schemas, strict=True)), sides=sides)
+        for r in ranges
+    ]
+
+
+def bucket_ranges(sizes: Sequence[int], bytes_max: int) -> list[tuple[int, int]]:
+    """Aligned power-of-two ranges of buckets, halved until each has at most `bytes_max` or is one bucket.
+
+    >>> bucket_ranges([5, 5, 1, 1], 4)
+    [(0, 1), (1, 2), (2, 4)]
+    """
+    ranges: list[tuple[int, int]] = []
+    pending = [(0, len(sizes))]
+    while pending:
+        low, high = pending.pop()
+        if high - low == 1 or sum(sizes[low:high]) <= bytes_max:
+            ranges.append((low, high))
+        else:
+            middle = (low + high) // 2
+            pending += [(middle, high), (low, middle)]
+    return ranges
+
+
+def read_schema(serialised: bytes) -> pa.Schema:
+    """A schema from its bytes; empty bytes are the schema of no columns."""
+    return pa.ipc.read_schema(pa.py_buffer(serialised)) if serialised else pa.schema([])
+
+
+def exchange_schema(items: Sequence[Produced]) -> bytes:
+    """The schema that all rows of an exchange fit. Raises TypeConflict naming column and both types."""
+    schema = pa.schema([])
+    for serialised in dict.fromkeys(item.output.schema for item in items):
+        schema = unify(schema, read_schema(serialised), "records of one dataset")
+    return bytes(schema.serialize().to_pybytes()) if len(schema) else b""
+
+
+def check_join_keys(left: bytes, right: bytes, left_on: Sequence[str], right_on: Sequence[str]) -> None:
+    """Raise PlanError where key columns turn out to have unequal types, which could never match."""
+    schemas = read_schema(left), read_schema(right)
+    if not all(len(schema) for schema in schemas):
+        return
+    for a, b in zip(left_on, right_on, strict=True):
+        types = schemas[0].field(a).type, schemas[1].field(b).type
+        if types[0] != types[1] and not any(map(pa.types.is_null, types)):
+            raise PlanError(f"join(): {a!r} is {types[0]} on the left but {b!r} is {types[1]} on the right")
+
+
+def _file(item: Produced) -> SourceFile:
+    return SourceFile(item.task, item.output.path)
+
+
+def _whole(items: Sequence[Produced], places: bool = False) -> ExchangeInput:
+    """All rows of an exchange."""
+    schema = exchange_schema(items)
+    kept = [item for item in items if item.output.segments]
+    where = tuple(item.place for item in kept) if places else ()
+    identity = digest(schema, [[s.digest for s in item.output.segments] for item in kept], [p.pieces for p in where])
+    size = sum(item.output.bytes for item in kept)
+    return ExchangeInput(tuple(map(_file, kept)), schema, size, identity, places=where)
+
+
+def _buckets(items: Sequence[Produced], schema: bytes, buckets: tuple[int, int]) -> ExchangeInput:
+    low, high = buckets
+    chosen = [(item, [s for s in item.output.segments if low <= s.bucket < high]) for item in items]
+    kept = [(item, segments) for item, segments in chosen if segments]
+    identity = digest(schema, [[s.digest for s in segments] for _, segments in kept])
+    size = sum(s.bytes for _, segments in kept for s in segments)
+    return ExchangeInput(tuple(_file(item) for item, _ in kept), schema, size, identity, buckets)
+
+
+def _sorted_ranges(items: Sequence[Produced], head: SortHead) -> list[ExchangeInput]:
+    schema = exchange_schema(items)
+    kept = [item for item in items if item.output.sample]
+    samples = [pa.ipc.open_stream(item.output.sample).read_next_batch() for item in kept]
+    cuts: list[Cut | None] = [None]
+    cuts += [_cut(b) for b in boundaries(_cast_samples(samples), head.by, head.descending, REDUCE_RANGE_BYTES_MAX)]
+    cuts.append(None)
+    digests = [[s.digest for s in item.output.segments] for item in kept]
+    size = sum(item.output.bytes for item in kept) // (len(cuts) - 1)
+    return [
+        ExchangeInput(
+            tuple(map(_file, kept)),
+            schema,
+            size,
+            digest(schema, digests, lower, upper),
+            lower=lower,
+            upper=upper,
+            numbers=tuple(range(len(kept))),
+        )
+        for lower, upper in pairwise(cuts)
+    ]
+
+
+def _cast_samples(samples: Sequence[pa.RecordBatch]) -> list[pa.RecordBatch | None]:
+    schema = pa.schema([])
+    for sample in samples:
+        schema = unify(schema, sample.schema, "sort keys")
+    return [cast(sample, schema) for sample in samples]
+
+
+def _cut(boundary: Boundary) -> Cut:
+    return Cut(to_ipc(boundary.key), boundary.task, boundary.run, boundary.row)
+
+
+def places_of(splits: Sequence[Split], piece_lines: Sequence[Sequence[int]]) -> list[Place]:
+    """Where the records of each split lie, from how many lines each piece has; lines go on from piece to piece."""
+    lines_before: dict[str, int] = {}
+    places = []
+    for split, lines in zip(splits, piece_lines, strict=True):
+        pieces = []
+        for i, piece in enumerate(split.pieces):
+            offset = 0 if piece.compression else piece.offset
+            pieces.append((piece.path, offset, lines_before.get(piece.path, 0)))
+            lines_before[piece.path] = lines_before.get(piece.path, 0) + (lines[i] if i < len(lines) else 0)
+        places.append(Place(tuple(pieces)))
+    return places
+
+
+__all__ = [
+    "Draft",
+    "Produced",
+    "bucket_ranges",
+    "check_join_keys",
+    "draft_tasks",
+    "exchange_schema",
+    "places_of",
+    "read_schema",
+]

@@ -1,0 +1,340 @@
+"""The master: the loop that joins scheduler, executor, journal and clock. One instance runs one graph.
+
+It decides nothing that the scheduler decides. What it adds is what needs the outside: enumerating tasks when a stage's
+inputs are known, looking their fingerprints up, recording results, and settling the schemas of outputs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import cloudpickle
+
+from mr import events as ev
+from mr.assignment import Draft, Produced, check_join_keys, draft_tasks, exchange_schema, places_of, read_schema
+from mr.errors import JobCancelled, JobFailed
+from mr.executors.base import Executor
+from mr.fingerprint import Identity, Unfingerprintable, combine, digest, program_identity
+from mr.journal import Journal
+from mr.kernels.types import unify
+from mr.outlets import digest_file
+from mr.program import JoinHead, PartOutlet, ReadHead
+from mr.progress import Snapshot, StageProgress
+from mr.scheduler import Scheduler, StageShape
+from mr.stages import Graph, Stage
+from mr.storage import store_holds
+from mr.tasks import Attempt, Output, Place, Split, TaskId, TaskResult, TaskSpec
+
+WAIT_SECONDS = 0.5
+TICK_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run left: results by task (every task of every stage), counters, and how much was run and reused."""
+
+    results: Mapping[TaskId, TaskResult]
+    tasks: Mapping[int, int]
+    tasks_run: int
+    tasks_reused: int
+    counters: Mapping[str, int]
+    snapshot: Snapshot
+
+    def outputs(self, stage: int, outlet: int) -> list[Output]:
+        """What the tasks of a stage left at an outlet, in order."""
+        return [self.results[TaskId(stage, i)].outputs[outlet] for i in range(self.tasks[stage])]
+
+
+@dataclass
+class _Planned:
+    """A stage that has tasks. `twins` are tasks whose input equals that of an earlier one: its result is theirs."""
+
+    drafts: list[Draft]
+    specs: list[TaskSpec] = field(default_factory=list)
+    identities: list[Identity | None] = field(default_factory=list)
+    twins: dict[int, int] = field(default_factory=dict)
+    schemas: tuple[bytes | None, ...] = ()
+    tasks: int = 0
+
+
+class Master:
+    """Runs a graph to its end on an executor.
+
+    `splits` are those of the source stages, by stage. `reuse`: look recorded results up. `observe` is told of every
+    change. `name` distinguishes files of tasks that have no fingerprint.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        splits: Mapping[int, Sequence[Split]],
+        executor: Executor,
+        journal: Journal,
+        *,
+        name: str,
+        reuse: bool,
+        observe: Callable[[Snapshot], None],
+    ) -> None:
+        self._graph = graph
+        self._splits = splits
+        self._executor = executor
+        self._journal = journal
+        self._name = name
+        self._reuse = reuse
+        self._observe = observe
+        self._home = journal.home / "runs"
+        shapes = [StageShape(s.id, graph.upstream(s), graph.publishes(s), s.limit_rows) for s in graph.stages]
+        self._scheduler = Scheduler(shapes)
+        self._planned: dict[int, _Planned] = {}
+        self._results: dict[TaskId, TaskResult] = {}
+        self._programs = {stage.id: cloudpickle.dumps(stage.program) for stage in graph.stages}
+        self._identities = {stage.id: _identity(stage) for stage in graph.stages}
+        self._fresh: list[tuple[Identity, str, TaskResult]] = []
+        self._ran: set[TaskId] = set()
+        self._inbox: deque[ev.Event] = deque()
+        self._snapshot = Snapshot(tuple(StageProgress(s.id, s.label) for s in graph.stages))
+        self._finished = False
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """What the job looks like now."""
+        return self._snapshot
+
+    def cancel(self) -> None:
+        """Ask for the job to end; safe to call from a signal handler."""
+        self._inbox.append(ev.CancelRequested())
+
+    def run(self) -> Outcome:
+        """Run everything. Raises JobFailed, JobCancelled, and what planning raises (TypeConflict, PlanError)."""
+        slots = tuple((node.id, node.slots) for node in self._executor.nodes())
+        self._inbox += [ev.JobStarted(), ev.NodesChanged(slots)]
+        ticked = time.monotonic()
+        try:
+            while not self._finished:
+                while self._inbox and not self._finished:
+                    self._handle(self._inbox.popleft())
+                self._record()
+                self._observe(self._snapshot)
+                if not self._finished and not self._inbox:
+                    self._inbox += self._executor.wait(WAIT_SECONDS)
+                now = time.monotonic()
+                if now - ticked >= TICK_SECONDS:
+                    ticked = now
+                    self._inbox.append(ev.Tick(now))
+        except BaseException:
+            for attempt, _, _ in self._snapshot.running:
+                self._executor.kill(attempt)
+            self._record()
+            raise
+        return self._outcome()
+
+    # --- events ------------------------------------------------------------------------------------------------------
+
+    def _handle(self, event: ev.Event) -> None:
+        match event:
+            case ev.AttemptSucceeded(id, result):
+                event = self._note(event)
+                self._snapshot = self._snapshot.ended(id, result)
+            case ev.AttemptFailed(id, message):
+                self._snapshot = self._snapshot.ended(id, None, f"attempt {id} failed: {message}")
+            case ev.AttemptLost(id, reason):
+                self._snapshot = self._snapshot.ended(id, None, f"attempt {id} lost: {reason}")
+            case ev.FetchMissed(id, producer, message):
+                trouble = f"attempt {id} missed the file of task {producer}, which runs again: {message}"
+                self._snapshot = self._snapshot.ended(id, None, trouble)
+            case ev.AttemptProgress():
+                self._snapshot = self._snapshot.reported(event)
+        for instruction in self._scheduler.handle(event):
+            self._carry_out(instruction)
+
+    def _note(self, event: ev.AttemptSucceeded) -> ev.AttemptSucceeded:
+        """Keep a result; a task that ran before and now gave other bytes is told to the scheduler."""
+        task = event.id.task
+        before = self._results.get(task)
+        changed = before is not None and before.digests != event.result.digests
+        self._results[task] = event.result
+        self._ran.add(task)
+        planned = self._planned[task.stage]
+        identity = planned.identities[task.index]
+        if identity is not None:
+            self._fresh.append((identity, self._graph.stages[task.stage].label, event.result))
+        if changed:
+            text = f"task {task} gave other bytes than before: a function in it is not deterministic"
+            self._snapshot = replace(self._snapshot, troubles=(*self._snapshot.troubles, text))
+        return replace(event, changed=changed)
+
+    def _record(self) -> None:
+        if self._fresh:
+            fresh, self._fresh = self._fresh, []
+            self._journal.record(fresh, time.time())
+
+    # --- instructions ------------------------------------------------------------------------------------------------
+
+    def _carry_out(self, instruction: ev.Instruction) -> None:
+        match instruction:
+            case ev.PlanStage(stage):
+                self._inbox.append(self._plan(self._graph.stages[stage], ()))
+            case ev.Launch(id, node):
+                self._snapshot = self._snapshot.launched(id)
+                self._executor.submit(Attempt(id, self._planned[id.stage].specs[id.index]), node)
+            case ev.Cancel(id):
+                self._executor.kill(id)
+                self._snapshot = self._snapshot.ended(id, None)
+            case ev.StageComplete(stage, tasks):
+                self._inbox.append(self._settle(self._graph.stages[stage], tasks))
+            case ev.Publish():
+                self._finished = True
+            case ev.Fail(message, detail, cancelled):
+                raise JobCancelled(message) if cancelled else JobFailed(message, detail or None)
+
+    def _plan(self, stage: Stage, schemas: tuple[bytes | None, ...]) -> ev.StagePlanned:
+        """Enumerate the tasks of a stage and look their results up."""
+        produced = {e: self._produced(e) for e in (*stage.inputs, *stage.sides)}
+        if isinstance(stage.program.head, JoinHead):
+            join, sides = stage.program.head.op, [exchange_schema(produced[e]) for e in stage.inputs]
+            check_join_keys(sides[0], sides[1], join.left_on, join.right_on)
+        drafts = draft_tasks(stage, self._graph, produced, self._splits.get(stage.id, ()))
+        kept = self._planned.get(stage.id)
+        planned = self._planned[stage.id] = _Planned(drafts, schemas=schemas)
+        first: dict[str, int] = {}
+        for index, draft in enumerate(drafts):
+            identity = self._identify(stage, draft, schemas)
+            fingerprint = identity.digest if identity else f"once-{self._name}-{stage.id}-{index}"
+            planned.identities.append(identity)
+            planned.specs.append(self._spec(stage, index, draft, fingerprint, schemas))
+            if identity is not None and stage.limit_rows is None:
+                twin = first.setdefault(fingerprint, index)
+                if twin != index:
+                    planned.twins[index] = twin
+        known = self._journal.results([s.fingerprint for s in planned.specs]) if self._reuse else {}
+        tasks = []
+        for index, (spec, draft) in enumerate(zip(planned.specs, drafts, strict=True)):
+            if index in planned.twins:
+                continue
+            result = known.get(spec.fingerprint)
+            if result is None and kept is not None and len(kept.drafts) == len(drafts):
+                result = self._fits(spec.id, schemas)
+            if result is not None:
+                self._results[spec.id] = result
+            present = result is not None and all(map(self._present, result.outputs, stage.program.outlets))
+            rows = result.outputs[0].rows if result is not None else None
+            tasks.append(ev.PlannedTask(spec.id, self._primaries(draft.needs), rows, present))
+        self._snapshot = self._snapshot.planned(stage.id, len(tasks), sum(t.rows is not None for t in tasks))
+        return ev.StagePlanned(stage.id, tuple(tasks))
+
+    def _fits(self, task: TaskId, schemas: tuple[bytes | None, ...]) -> TaskResult | None:
+        """The result of a task that ran before the schemas were settled, if it has them anyway."""
+        result = self._results.get(task)
+        if result is None:
+            return None
+        pairs = zip(result.outputs, schemas, strict=True)
+        return result if all(s is None or out.schema == s or out.rows == 0 for out, s in pairs) else None
+
+    def _identify(self, stage: Stage, draft: Draft, schemas: tuple[bytes | None, ...]) -> Identity | None:
+        program = self._identities[stage.id]
+        if program is None:
+            return None
+        return combine([*program.parts, ("input", draft.identity), ("settled schemas", digest(schemas))])
+
+    def _spec(
+        self, stage: Stage, index: int, draft: Draft, fingerprint: str, schemas: tuple[bytes | None, ...]
+    ) -> TaskSpec:
+        program = self._programs[stage.id]
+        name = hashlib.blake2b(program, digest_size=16).hexdigest()
+        id = TaskId(stage.id, index)
+        return TaskSpec(id, program, name, fingerprint, draft.split, draft.exchanges, draft.sides, schemas)
+
+    def _primaries(self, needs: Sequence[TaskId]) -> tuple[TaskId, ...]:
+        return tuple(sorted({self._primary(task) for task in needs}))
+
+    def _primary(self, task: TaskId) -> TaskId:
+        return TaskId(task.stage, self._planned[task.stage].twins.get(task.index, task.index))
+
+    def _present(self, output: Output, outlet: object) -> bool:
+        """Whether the files of a recorded output are still there and, if they will be published, unchanged."""
+        if output.manifest:
+            spec = outlet.spec  # type: ignore[attr-defined]
+            return store_holds(spec.store, output.manifest)
+        if not output.path:
+            return True
+        path: Path = self._home / output.path
+        return path.exists() and (not output.digest or digest_file(path) == output.digest)
+
+    def _produced(self, exchange: int) -> list[Produced]:
+        items = []
+        for feed in self._graph.exchanges[exchange].feeds:
+            planned = self._planned[feed.stage]
+            places = self._places(feed.stage)
+            for index in range(planned.tasks):
+                task = self._primary(TaskId(feed.stage, index))
+                items.append(Produced(task, self._results[task].outputs[feed.outlet], places[index]))
+        return items
+
+    def _places(self, stage: int) -> list[Place]:
+        planned = self._planned[stage]
+        if not isinstance(self._graph.stages[stage].program.head, ReadHead):
+            return [Place(())] * planned.tasks
+        lines = [self._results[self._primary(TaskId(stage, i))].piece_lines for i in range(planned.tasks)]
+        return places_of(self._splits[stage][: planned.tasks], lines)
+
+    # --- settling ----------------------------------------------------------------------------------------------------
+
+    def _settle(self, stage: Stage, tasks: int) -> ev.Event:
+        """Accept the results of a stage, or ask for those parts again that were written under too narrow a schema."""
+        planned = self._planned[stage.id]
+        planned.tasks = len(planned.specs) if stage.limit_rows is None else tasks
+        results = [self._results[self._primary(TaskId(stage.id, i))] for i in range(planned.tasks)]
+        _check_rejects(stage, results)
+        schemas: list[bytes | None] = []
+        for i, outlet in enumerate(stage.program.outlets):
+            outputs = [result.outputs[i] for result in results if result.outputs[i].rows] or [results[0].outputs[i]]
+            different = dict.fromkeys(output.schema for output in outputs)
+            if isinstance(outlet.spec, PartOutlet) and len(different) > 1:
+                schema = read_schema(b"")
+                for serialised in different:
+                    schema = unify(schema, read_schema(serialised), "the rows of an output")
+                schemas.append(bytes(schema.serialize().to_pybytes()))
+            else:
+                schemas.append(None)
+        if any(schemas):
+            return self._plan(stage, tuple(schemas))
+        return ev.StageSettled(stage.id)
+
+    def _outcome(self) -> Outcome:
+        tasks = {stage: planned.tasks for stage, planned in self._planned.items()}
+        used = {TaskId(s, i): self._primary(TaskId(s, i)) for s, count in tasks.items() for i in range(count)}
+        results = {task: self._results[primary] for task, primary in used.items()}
+        counters: Counter[str] = Counter()
+        for task, primary in used.items():
+            if task == primary:
+                counters.update(dict(results[task].counters))
+        reused = sum(1 for primary in set(used.values()) if primary not in self._ran)
+        return Outcome(results, tasks, len(self._ran), reused, dict(sorted(counters.items())), self._snapshot)
+
+
+def _identity(stage: Stage) -> Identity | None:
+    try:
+        return program_identity(stage.program)
+    except Unfingerprintable:
+        return None
+
+
+def _check_rejects(stage: Stage, results: Sequence[TaskResult]) -> None:
+    """Raise JobFailed when more records were rejected than the strictest policy of the stage allows."""
+    head = stage.program.head
+    policies = [head.on_error] if isinstance(head, ReadHead) else []
+    policies += [step.op.on_error for step in stage.program.steps if hasattr(step.op, "on_error")]
+    rejected = sum(dict(result.counters).get("rejected records", 0) for result in results)
+    records = sum(result.records_in for result in results)
+    for policy in policies:
+        most = policy.max_bad
+        if most is not None and rejected > (most * records if isinstance(most, float) else most):
+            raise JobFailed(f"{rejected:,} of {records:,} records were rejected, more than max_bad_records={most}")
+
+
+__all__ = ["Master", "Outcome"]

@@ -1,0 +1,307 @@
+"""Publication: how the outputs of a job become visible, and what was there before.
+
+dfs://: all outputs of the job appear in one metadata transaction. Local folders: parts are gathered in a sibling
+`.<name>.mr-<job>` and appear by one rename, `_SUCCESS` inside. Other URLs: final names, `_SUCCESS` last. All or nothing
+over several outputs holds for dfs:// only. Publishing again after a crash gives the same state.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import fsspec
+from blake3 import blake3
+
+from mr.errors import OutputError, PlanError
+from mr.plan import Mode
+from mr.storage import (
+    StoreChange,
+    copy_or_link,
+    destination,
+    publish_to_store,
+    store_bytes,
+    store_names,
+    store_read,
+    store_version,
+    system_of,
+)
+from mr.tasks import Output
+
+SUCCESS = "_SUCCESS"
+
+
+@dataclass(frozen=True)
+class Target:
+    """An output of a job: where, how, and whether it is one file. `extension` is that of its parts."""
+
+    path: str
+    mode: Mode
+    one_file: bool
+    extension: str
+
+    @property
+    def where(self) -> str:
+        """The path as publications name it."""
+        return destination(self.path)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part file: its name in the folder ("" for a single file) and what a task left."""
+
+    name: str
+    output: Output
+
+
+def parts_of(target: Target, outputs: Sequence[Output], first: int = 0) -> list[Part]:
+    """The parts worth keeping (those with rows; one without if there is none), numbered from `first`."""
+    kept = [output for output in outputs if output.rows] or list(outputs[:1])
+    if target.one_file:
+        return [Part("", kept[0])]
+    return [Part(f"part-{first + i:05d}{target.extension}", output) for i, output in enumerate(kept)]
+
+
+def describe(target: Target, parts: Sequence[Part]) -> dict[str, Any]:
+    """What is reported of a published output; `digest` is BLAKE3 over the digests of its parts."""
+    digest = blake3("".join(part.output.digest for part in parts).encode()).hexdigest()
+    return {
+        "path": target.path,
+        "files": len(parts),
+        "rows": sum(part.output.rows for part in parts),
+        "bytes": sum(part.output.bytes for part in parts),
+        "digest": str(digest),
+    }
+
+
+def success_file(parts: Sequence[Part], before: Mapping[str, Any] | None = None, request: str = "") -> bytes:
+    """The bytes of `_SUCCESS`: parts with rows and digests; for an append also those from before, and the requests."""
+    entries = [{"name": p.name, "rows": p.output.rows, "digest": p.output.digest} for p in parts]
+    content: dict[str, Any] = {"version": 1, "parts": entries}
+    if before is not None:
+        content["parts"] = [*before["parts"], *entries]
+        content["appended"] = [*before.get("appended", ()), request]
+    content["rows"] = sum(entry["rows"] for entry in content["parts"])
+    return (json.dumps(content, indent=1) + "\n").encode()
+
+
+# --- what is there ---------------------------------------------------------------------------------------------------
+
+
+def version_of(target: Target) -> str | None:
+    """What identifies the content at a destination, None where nothing is. Raises OutputError."""
+    system = system_of(target.path)
+    if system == "dfs":
+        return store_version(target.path)
+    if system == "local":
+        path = Path(target.where)
+        if path.is_dir():
+            files = sorted(p for p in path.rglob("*") if p.is_file())
+            seen = [(str(p.relative_to(path)), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
+            return str(blake3(json.dumps(seen).encode()).hexdigest())
+        if path.exists():
+            return json.dumps([path.stat().st_size, path.stat().st_mtime_ns, path.stat().st_ino])
+        return None
+    remote = _remote_files(target)
+    return str(blake3(json.dumps(remote).encode()).hexdigest()) if remote else None
+
+
+def _remote_files(target: Target) -> list[tuple[str, str]]:
+    system, root = fsspec.core.url_to_fs(target.path)
+    return [(name, str(system.ukey(name))) for name in sorted(system.find(root))] if system.exists(root) else []
+
+
+def check(target: Target) -> None:
+    """Refuse a destination that its mode does not allow, before anything runs. Raises OutputError."""
+    if target.mode == "append":
+        if target.one_file:
+            raise PlanError(f"{target.path}: append needs a folder; one file cannot be appended to")
+    elif target.mode == "error" and _occupied(target):
+        raise OutputError(f"{target.path} exists already; use --overwrite or --append, or another path")
+    if system_of(target.path) == "local":
+        _check_local(target)
+
+
+def _occupied(target: Target) -> bool:
+    path = Path(target.where)
+    if system_of(target.path) == "local" and path.is_dir():
+        return any(path.iterdir())
+    return version_of(target) is not None
+
+
+def _check_local(target: Target) -> None:
+    path = Path(target.where)
+    if path.is_dir() and target.one_file:
+        raise OutputError(f"{path} is a folder; an output that ends in {target.extension} is one file")
+    if path.is_file() and not target.one_file:
+        raise OutputError(f"{path} is a file; an output without {target.extension} at its end is a folder")
+    if path.is_dir() and any(path.iterdir()) and not (path / SUCCESS).exists():
+        raise OutputError(f"{path} was not written by a job (no {SUCCESS}): it is not replaced; remove it yourself")
+    ancestor = next(p for p in path.parents if p.exists())
+    if not ancestor.is_dir():
+        raise OutputError(f"{path} cannot be written: {ancestor} is not a folder")
+    if not os.access(ancestor, os.W_OK | os.X_OK):
+        raise OutputError(f"{path} cannot be written: no permission in {ancestor}")
+
+
+# --- publishing ------------------------------------------------------------------------------------------------------
+
+
+def publish(
+    targets: Sequence[tuple[Target, Sequence[Output]]],
+    runs: Path,
+    request: str,
+    versions: Mapping[str, str | None],
+    failpoint: Callable[[str], None],
+) -> list[tuple[str, dict[str, Any]]]:
+    """Make all outputs visible; returns for each its version now and its report.
+
+    `runs` holds the local part files; `request` names this publication, the same when it is tried again; `versions`
+    are what was there when the job began: a destination that changed since is refused. Raises OutputError.
+    """
+    changes: list[StoreChange] = []
+    staged: list[Callable[[], None]] = []
+    reports = []
+    for target, outputs in targets:
+        system = system_of(target.path)
+        try:
+            if system == "dfs":
+                change, parts = _store_change(target, outputs, versions[target.where])
+                changes.append(change)
+            elif system == "local":
+                finish, parts = _stage(target, outputs, runs, request)
+                staged.append(finish)
+            else:
+                finish, parts = _upload(target, outputs, runs)
+                staged.append(finish)
+        except OSError as error:
+            raise OutputError(f"{target.path} cannot be written: {error.strerror or error}") from None
+        reports.append((target, describe(target, parts)))
+    failpoint("publish.staged")
+    if changes:
+        publish_to_store(changes, request)
+    failpoint("publish.store")
+    for finish in staged:
+        try:
+            finish()
+        except OSError as error:
+            raise OutputError(f"an output cannot be published: {error}") from None
+    return [(version_of(target) or "", report) for target, report in reports]
+
+
+def _store_change(target: Target, outputs: Sequence[Output], version: str | None) -> tuple[StoreChange, list[Part]]:
+    before, first, success = None, 0, b""
+    if target.mode == "append" and version is not None:
+        raw = store_read(f"{target.path.rstrip('/')}/{SUCCESS}")
+        before = json.loads(raw) if raw else {"parts": []}
+        first = sum(name.startswith("part-") for name in store_names(target.path))
+    parts = parts_of(target, outputs, first)
+    manifests = {part.name: part.output.manifest for part in parts}
+    if not target.one_file:
+        success = success_file(parts, before)
+        manifests[SUCCESS] = store_bytes(success)
+    return StoreChange(target.path, target.mode, manifests, version), parts
+
+
+def _stage(
+    target: Target, outputs: Sequence[Output], runs: Path, request: str
+) -> tuple[Callable[[], None], list[Part]]:
+    """Gather the parts beside the destination; the returned function makes them appear."""
+    path = Path(target.where)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staging = path.with_name(f".{path.name}.mr-{request[:16]}")
+    if staging.is_dir():
+        shutil.rmtree(staging)
+    staging.unlink(missing_ok=True)
+    if target.one_file:
+        parts = parts_of(target, outputs)
+        _take(runs / parts[0].output.path, staging)
+        return (lambda: _appear_file(staging, path, target.mode)), parts
+    before = _success_of(path) if target.mode == "append" else None
+    if before is not None and request in before.get("appended", ()):  # appended before a crash, but not noted
+        count = len([output for output in outputs if output.rows] or outputs[:1])
+        return (lambda: None), parts_of(target, outputs, len(before["parts"]) - count)
+    parts = parts_of(target, outputs, len(before["parts"]) if before else 0)
+    staging.mkdir()
+    for part in parts:
+        _take(runs / part.output.path, staging / part.name)
+    (staging / SUCCESS).write_bytes(success_file(parts, before, request))
+    _sync(staging / SUCCESS)
+    _sync(staging)
+    if before is not None:
+        return (lambda: _append_folder(staging, path)), parts
+    return (lambda: _appear_folder(staging, path, target.mode)), parts
+
+
+def _take(source: Path, to: Path) -> None:
+    copy_or_link(str(source), str(to))
+    _sync(to)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _appear_file(staging: Path, path: Path, mode: Mode) -> None:
+    if mode == "error":
+        os.link(staging, path)  # fails where something has appeared meanwhile
+        staging.unlink()
+    else:
+        os.replace(staging, path)
+    _sync(path.parent)
+
+
+def _appear_folder(staging: Path, path: Path, mode: Mode) -> None:
+    old = path.with_name(f".{path.name}.mr-old-{staging.name[-16:]}")
+    if mode == "overwrite" and path.exists():
+        os.rename(path, old)
+    os.rename(staging, path)
+    _sync(path.parent)
+    if old.exists():
+        shutil.rmtree(old)
+
+
+def _append_folder(staging: Path, path: Path) -> None:
+    for part in sorted(p for p in staging.iterdir() if p.name != SUCCESS):
+        os.replace(part, path / part.name)
+    _sync(path)
+    os.replace(staging / SUCCESS, path / SUCCESS)
+    _sync(path)
+    staging.rmdir()
+
+
+def _success_of(path: Path) -> dict[str, Any] | None:
+    with suppress(FileNotFoundError, NotADirectoryError):
+        found: dict[str, Any] = json.loads((path / SUCCESS).read_bytes())
+        return found
+    return None
+
+
+def _upload(target: Target, outputs: Sequence[Output], runs: Path) -> tuple[Callable[[], None], list[Part]]:
+    """Write parts under their final names; `_SUCCESS` and the removal of what was there come last."""
+    system, root = fsspec.core.url_to_fs(target.path)
+    if target.mode == "append":
+        raise PlanError(f"{target.path}: append works for local folders and dfs:// only")
+    parts = parts_of(target, outputs)
+
+    def finish() -> None:
+        if target.mode == "overwrite" and system.exists(root):
+            system.rm(root, recursive=True)
+        for part in parts:
+            remote = f"{root.rstrip('/')}/{part.name}" if part.name else root
+            system.makedirs(remote.rpartition("/")[0], exist_ok=True)
+            system.put_file(str(runs / part.output.path), remote)
+        if not target.one_file:
+            system.pipe_file(f"{root.rstrip('/')}/{SUCCESS}", success_file(parts))
+
+    return finish, parts
