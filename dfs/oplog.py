@@ -24,56 +24,66 @@ from dfs.options import OPLOG_SEGMENT_BYTES_MAX
 
 MAGIC = b"MROP"
 FORMAT = 1
-_HEAD = struct.Struct("<4sII")
+_HEAD = struct.Struct("<4sIIQ")
 
 
 @dataclass(frozen=True)
 class Operation:
-    """One transaction as the log keeps it."""
+    """One transaction, as it is decided."""
 
     txn: int
     request: str
     time_ms: int
     prev: str
-    changes: list[Mapping[str, Any]]
+    changes: Sequence[Mapping[str, Any]]
 
-    @cached_property
-    def body(self) -> bytes:
-        """The bytes that are logged and chained."""
+    def logged(self) -> Logged:
+        """As the log keeps it."""
         value = {"format": FORMAT, "txn": self.txn, "request": self.request, "time_ms": self.time_ms, "prev": self.prev}
-        return canonical_json({**value, "changes": self.changes})
+        return Logged(self.txn, canonical_json({**value, "changes": self.changes}))
+
+
+@dataclass(frozen=True)
+class Logged:
+    """A record of the log: its body is decoded only when it is needed, as it may hold thousands of files."""
+
+    txn: int
+    body: bytes
 
     @cached_property
     def chain(self) -> str:
         """Hash of this operation and, through `prev`, of all before it."""
         return blake3(self.body).hexdigest()
 
+    @property
+    def frame(self) -> bytes:
+        """The bytes of the record."""
+        return _HEAD.pack(MAGIC, len(self.body), zlib.crc32(self.body), self.txn) + self.body
 
-def parse_segment(data: bytes) -> tuple[list[Operation], int]:
-    """The whole records at the start of a segment, and how many bytes they take. Raises Unsupported for a newer format.
+    def operation(self) -> Operation:
+        """Decode it. Raises Unsupported for a newer format."""
+        value = json.loads(self.body)
+        if value["format"] > FORMAT:
+            raise Unsupported(f"operation log: format {value['format']} is of a newer release; update millrace")
+        return Operation(value["txn"], value["request"], value["time_ms"], value["prev"], value["changes"])
 
-    >>> operation = Operation(1, "r", 0, "", [])
-    >>> parse_segment(frame(operation) + b"torn") == ([operation], len(frame(operation)))
+
+def parse_segment(data: bytes) -> tuple[list[Logged], int]:
+    """The whole records at the start of a segment, and how many bytes they take.
+
+    >>> record = Operation(1, "r", 0, "", []).logged()
+    >>> parse_segment(record.frame + b"torn") == ([record], len(record.frame))
     True
     """
-    operations, at = [], 0
+    records, at = [], 0
     while at + _HEAD.size <= len(data):
-        magic, length, check = _HEAD.unpack_from(data, at)
+        magic, length, check, txn = _HEAD.unpack_from(data, at)
         body = data[at + _HEAD.size : at + _HEAD.size + length]
         if magic != MAGIC or len(body) != length or zlib.crc32(body) != check:
             break
-        value = json.loads(body)
-        if value["format"] > FORMAT:
-            raise Unsupported(f"operation log: format {value['format']} is of a newer release; update millrace")
-        operations.append(Operation(value["txn"], value["request"], value["time_ms"], value["prev"], value["changes"]))
+        records.append(Logged(txn, body))
         at += _HEAD.size + length
-    return operations, at
-
-
-def frame(operation: Operation) -> bytes:
-    """The record of an operation."""
-    body = operation.body
-    return _HEAD.pack(MAGIC, len(body), zlib.crc32(body)) + body
+    return records, at
 
 
 @dataclass(frozen=True)
@@ -83,7 +93,7 @@ class _Seen:
     name: str
     size: int
     mtime_ns: int
-    operations: tuple[Operation, ...]
+    records: tuple[Logged, ...]
     clean: bool
 
 
@@ -94,13 +104,13 @@ class OpLog:
         self.folder = node / "oplog"
         self._seen = _Seen("", 0, 0, (), True)  # replaced as a whole: several threads may look while one appends
 
-    def tail(self) -> Sequence[Operation]:
-        """The operations of the newest segment, oldest first; read again only when the file has changed."""
+    def tail(self) -> Sequence[Logged]:
+        """The records of the newest segment, oldest first; read again only when the file has changed."""
         try:
             self._seen = self._look(self._seen)
         except OSError as error:
             raise NodeFailed(f"operation log {self.folder} cannot be read: {error}") from error
-        return self._seen.operations
+        return self._seen.records
 
     def _look(self, seen: _Seen) -> _Seen:
         name = max(os.listdir(self.folder), default="")
@@ -111,17 +121,17 @@ class OpLog:
             if (name, status.st_size, status.st_mtime_ns) == (seen.name, seen.size, seen.mtime_ns):
                 return seen
             data = file.read(status.st_size)
-        operations, end = parse_segment(data)
-        return _Seen(name, len(data), status.st_mtime_ns, tuple(operations), end == len(data))
+        records, end = parse_segment(data)
+        return _Seen(name, len(data), status.st_mtime_ns, tuple(records), end == len(data))
 
-    def append(self, operation: Operation) -> None:
+    def append(self, record: Logged) -> None:
         """Durable on return. On failure the log is as it was, as far as that is possible."""
         self.tail()
         seen = self._seen
         fresh = not seen.name or not seen.clean or seen.size >= OPLOG_SEGMENT_BYTES_MAX
-        name, size = (self._fresh_name(operation.txn), 0) if fresh else (seen.name, seen.size)
+        name, size = (self._fresh_name(record.txn), 0) if fresh else (seen.name, seen.size)
         flags = os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC | (os.O_CREAT | os.O_EXCL if fresh else 0)
-        data = frame(operation)
+        data = record.frame
         try:
             with open(os.open(self.folder / name, flags, 0o644), "wb", buffering=0) as file:
                 try:
@@ -136,16 +146,16 @@ class OpLog:
                 sync_folder(self.folder)
         except OSError as error:
             raise NodeFailed(f"operation log {self.folder / name} cannot be written: {error}") from error
-        operations = (operation,) if fresh else (*seen.operations, operation)
-        self._seen = _Seen(name, status.st_size, status.st_mtime_ns, operations, True)
+        records = (record,) if fresh else (*seen.records, record)
+        self._seen = _Seen(name, status.st_size, status.st_mtime_ns, records, True)
 
-    def take_back(self, operation: Operation) -> None:
-        """Cut off `operation`, which this process has just appended and which was not committed."""
+    def take_back(self, record: Logged) -> None:
+        """Cut off `record`, which this process has just appended and which was not committed."""
         seen = self._seen
-        if not seen.operations or seen.operations[-1] != operation:
+        if not seen.records or seen.records[-1] != record:
             return
         try:
-            os.truncate(self.folder / seen.name, seen.size - len(frame(operation)))
+            os.truncate(self.folder / seen.name, seen.size - len(record.frame))
         except OSError as error:
             raise NodeFailed(f"operation log {self.folder / seen.name} cannot be written: {error}") from error
 

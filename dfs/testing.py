@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -23,17 +24,17 @@ def check_chunk_store(make: Callable[[], ChunkStore], damage: Callable[[ChunkSto
     small, large = b"small", bytes(range(256)) * 1024
     for data in (small, large, b"x" * 65_535, b"x" * 65_536):
         record = encode(data)
-        _raises(ChunkMissing, lambda i=record.id: store.get(i))
+        _raises(ChunkMissing, partial(store.get, record.id))
         assert store.put_many([record]) == [True]
         assert store.get(record.id) == data
         assert store.put_many([record]) == [False], "a put of a good copy writes nothing"
         damage(store, record.id)
-        _raises(ChunkDamaged, lambda i=record.id: store.get(i))
+        _raises(ChunkDamaged, partial(store.get, record.id))
         assert store.put_many([record]) == [True], "a put heals a damaged copy"
         assert store.get(record.id) == data
         damage(store, record.id)
         store.quarantine(record.id)
-        _raises(ChunkMissing, lambda i=record.id: store.get(i))
+        _raises(ChunkMissing, partial(store.get, record.id))
         assert store.put_many([record, record]) == [True, False], "a duplicate in a batch is written once"
         store.quarantine(record.id)
         assert store.get(record.id) == data, "a good copy is not quarantined"

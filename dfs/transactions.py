@@ -27,7 +27,7 @@ from dfs.changes import (
 )
 from dfs.errors import AlreadyExists, Conflict, NodeFailed, NotEnoughNodes, StoreDamaged, UsageProblem, WrongKind
 from dfs.metadata import FOREVER, ROOT, Namespace
-from dfs.oplog import Operation, OpLog
+from dfs.oplog import Logged, Operation, OpLog
 
 log = logging.getLogger("dfs")
 
@@ -63,10 +63,10 @@ class Committer:
                 raise Conflict(f"request id {request!r} was used for other changes in transaction {done[0][0]}")
             return int(done[0][0])
         number, chain = self._namespace.last()
-        operation = Operation(number + 1, request, time_ms, chain or self._first_chain, changes)
-        self._apply(operation, digest)
-        self._append(operation)
-        return operation.txn
+        record = Operation(number + 1, request, time_ms, chain or self._first_chain, changes).logged()
+        self._apply(record, digest)
+        self._append(record)
+        return record.txn
 
     def recover(self) -> None:
         """Roll forward the operation that a dead writer logged but did not commit.
@@ -76,71 +76,72 @@ class Committer:
         if self._pending(check_only=True) is None:
             return
         with self._namespace.write():
-            operation = self._pending()
-            if operation is None:
+            record = self._pending()
+            if record is None:
                 return
-            log.warning("transaction %d was logged but not committed; rolling it forward", operation.txn)
-            self._apply(operation, blake3(canonical_json(operation.changes)).digest())
+            log.warning("transaction %d was logged but not committed; rolling it forward", record.txn)
+            self._apply(record, blake3(canonical_json(record.operation().changes)).digest())
             for oplog in self._logs:
                 try:
-                    if operation not in oplog.tail():
-                        oplog.append(operation)
+                    if record not in oplog.tail():
+                        oplog.append(record)
                 except NodeFailed as error:
                     log.warning("%s", error)
 
-    def _pending(self, check_only: bool = False) -> Operation | None:
-        """The one operation beyond the namespace, if some node has it. Without the write lock (`check_only`) any sign
-        of one is enough."""
+    def _pending(self, check_only: bool = False) -> Logged | None:
+        """The one record beyond the namespace, if some node has it. Without the write lock (`check_only`) any sign of
+        one is enough."""
         number, chain = self._namespace.last()
-        pending: Operation | None = None
+        pending: Logged | None = None
         for oplog in self._logs:
             try:
                 tail = oplog.tail()
             except NodeFailed as error:
                 log.warning("%s", error)
                 continue
-            beyond = [operation for operation in tail if operation.txn > number]
+            beyond = [record for record in tail if record.txn > number]
             if beyond and check_only:
                 return beyond[0]
-            known = next((operation for operation in tail if operation.txn == number), None)
+            known = next((record for record in tail if record.txn == number), None)
             if known is not None and known.chain != chain:
                 raise StoreDamaged(
                     f"{self._namespace.path} and {oplog.folder} differ on transaction {number}: rebuild it"
                 )
-            if beyond and (
-                len(beyond) > 1 or beyond[0].txn != number + 1 or beyond[0].prev != (chain or self._first_chain)
-            ):
-                raise StoreDamaged(
-                    f"{self._namespace.path} ends at transaction {number}, "
-                    f"but {oplog.folder} has seen {beyond[-1].txn}: "
-                    "it is an old copy, or its -wal file was lost; rebuild it from the nodes"
-                )
-            pending = beyond[0] if beyond else pending
+            if beyond:
+                expected = (number + 1, chain or self._first_chain)
+                if len(beyond) > 1 or (beyond[0].txn, beyond[0].operation().prev) != expected:
+                    raise StoreDamaged(
+                        f"{self._namespace.path} ends at transaction {number}, "
+                        f"but {oplog.folder} has seen {beyond[-1].txn}: "
+                        "it is an old copy, or its -wal file was lost; rebuild it from the nodes"
+                    )
+                pending = beyond[0]
         return pending
 
-    def _append(self, operation: Operation) -> None:
+    def _append(self, record: Logged) -> None:
         done, failures = [], []
         for oplog in self._logs:
             try:
-                oplog.append(operation)
+                oplog.append(record)
                 done.append(oplog)
             except NodeFailed as error:
                 failures.append(str(error))
         if len(done) < self._copies_min:
             for oplog in done:
-                oplog.take_back(operation)
+                oplog.take_back(record)
             raise NotEnoughNodes(
                 f"the operation log needs {self._copies_min} nodes, {len(done)} took it: "
                 f"{'; '.join(failures) or 'the others are absent'}"
             )
 
-    def _apply(self, operation: Operation, digest: bytes) -> None:
+    def _apply(self, record: Logged, digest: bytes) -> None:
+        operation = record.operation()
         application = _Application(self._namespace, operation.txn)
         for change in changes_from_json(operation.changes):
             application.apply(change)
         self._namespace.db().execute(
             "INSERT INTO txn VALUES (?, ?, ?, ?, ?)",
-            (operation.txn, operation.request, digest, operation.time_ms, bytes.fromhex(operation.chain)),
+            (operation.txn, operation.request, digest, operation.time_ms, bytes.fromhex(record.chain)),
         )
 
 

@@ -14,6 +14,7 @@ import threading
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import BinaryIO, cast
 
 import apsw
 
@@ -166,9 +167,8 @@ class LocalChunkStore(ChunkStore):
         if os.path.lexists(final):
             return False
         temp = self.path / "tmp" / f"{record.id}.{os.getpid()}.{secrets.token_hex(4)}"
-        with open(os.open(temp, _CREATE, 0o644), "wb", buffering=0) as file:
+        with self._new_temp(temp) as file:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX)
                 _write_all(file.fileno(), record.head)
                 _write_all(file.fileno(), record.payload)
                 self._synced_fd(file.fileno())
@@ -256,14 +256,32 @@ class LocalChunkStore(ChunkStore):
                 (self.path / "suspect").write_text(f"fsync failed: {error}\n")
             raise
 
+    def _new_temp(self, temp: Path) -> BinaryIO:
+        """Create a temp file and lock it; the sweep cannot come between the two."""
+        with self._temp_lock(fcntl.LOCK_SH):
+            file = open(os.open(temp, _CREATE, 0o644), "wb", buffering=0)  # noqa: SIM115 - the caller closes it
+            fcntl.flock(file, fcntl.LOCK_EX)
+        return cast(BinaryIO, file)
+
     def _sweep(self) -> None:
         """Remove temp files whose writer is gone: a living one holds the file's flock."""
-        for name in os.listdir(self.path / "tmp"):
-            temp = self.path / "tmp" / name
-            with contextlib.suppress(OSError), open(os.open(temp, _READ), "rb") as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if os.fstat(file.fileno()).st_size:  # an empty one may be between its creation and its lock
+        if not os.listdir(self.path / "tmp"):
+            return
+        with self._temp_lock(fcntl.LOCK_EX):
+            for name in os.listdir(self.path / "tmp"):
+                temp = self.path / "tmp" / name
+                with contextlib.suppress(OSError), open(os.open(temp, _READ), "rb") as file:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     os.unlink(temp)
+
+    @contextlib.contextmanager
+    def _temp_lock(self, kind: int) -> Iterator[None]:
+        handle = os.open(self.path / "tmp", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(handle, kind)
+            yield
+        finally:
+            os.close(handle)
 
     # -- SQLite ------------------------------------------------------------------------------------
 

@@ -114,9 +114,11 @@ def test_compressed_text_is_stored_decompressed(run: Run, tmp_path: Path, ending
     import pyarrow as pa
 
     def zstd(data: bytes) -> bytes:
-        return pa.Codec("zstd").compress(data, asbytes=True)
+        return bytes(pa.Codec("zstd").compress(data, asbytes=True))
 
-    compress = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress, ".zst": zstd}[ending]
+    compressors: dict[str, Callable[[bytes], bytes]]
+    compressors = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress, ".zst": zstd}
+    compress = compressors[ending]
     file = tmp_path / f"a.log{ending}"
     file.write_bytes(compress(LOG[:50_000]) + compress(LOG[50_000:]))
     run("put", "--decompress", file, "logs/")

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from dfs.changes import (
     ANY,
+    Change,
     FileManifest,
     MakeDir,
     Move,
@@ -34,7 +35,7 @@ SIZES = ChunkSizes.of_average(4096)
 
 def cut(data: bytes, mode: str = "lines", blocks: int = 1 << 20, sizes: ChunkSizes = SIZES) -> list[Piece]:
     cutter = Cutter(sizes, mode)  # type: ignore[arg-type]
-    pieces = []
+    pieces: list[Piece] = []
     for at in range(0, len(data), blocks):
         pieces += cutter.feed(data[at : at + blocks])
     return [*pieces, *cutter.finish()]
@@ -208,7 +209,7 @@ def manifest(data: bytes) -> FileManifest:
 
 
 def test_changes_survive_json() -> None:
-    changes = [
+    changes: list[Change] = [
         PutFile("a/b", manifest(b"1"), 3),
         PutFile("c", manifest(b"2"), None),
         PutFile("d", manifest(b"3"), ANY),

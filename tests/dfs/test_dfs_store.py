@@ -330,7 +330,7 @@ def test_what_init_refuses(tmp_path: Path) -> None:
         dfs.init_store(tmp_path / "t", nodes=[tmp_path / "n"])
     for options in ({"replicas": 2}, {"nodes": [tmp_path / "a", tmp_path / "a"]}, {"chunk_bytes_avg": 1}):
         with pytest.raises(UsageProblem):
-            dfs.init_store(tmp_path / "u", **options)  # type: ignore[arg-type]
+            dfs.init_store(tmp_path / "u", **options)
 
 
 def test_a_store_can_be_moved_and_pickled(tmp_path: Path) -> None:
