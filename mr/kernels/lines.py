@@ -26,26 +26,31 @@ def split_lines(buffer: bytes | pa.Buffer, delimiter: bytes = b"\n") -> tuple[pa
     data = buffer if isinstance(buffer, bytes) else buffer.to_pybytes()
     if len(delimiter) != 1:
         return _split_long(data, delimiter)
-    ends = np.flatnonzero(np.frombuffer(data, np.uint8) == delimiter[0])
-    whole = data.endswith(delimiter) or not data
-    starts = np.zeros(len(ends) + (not whole), np.int64)
-    np.add(ends[: len(starts) - 1], 1, out=starts[1:])
-    bounds = np.empty(len(starts) + 1, np.int64)  # in the data that remains
-    np.subtract(starts, np.arange(len(starts)), out=bounds[:-1])
-    bounds[-1] = len(data) - len(ends)
-    if delimiter == b"\n" and b"\r\n" in data:
-        returns = np.zeros(len(bounds), np.int64)
-        np.cumsum(_after_return(data, ends, starts), out=returns[1 : len(ends) + 1])
-        returns[len(ends) + 1 :] = returns[len(ends)]
-        bounds -= returns
+    starts, ends = line_bounds(data, delimiter)
+    bounds = np.zeros(len(starts) + 1, np.int64)  # in the data that remains
+    np.cumsum(ends - starts, out=bounds[1:])
+    if delimiter == b"\n" and b"\r" in data:
         data = data.replace(b"\r\n", b"\n")
     return _column(data.replace(delimiter, b""), bounds), starts
 
 
-def _after_return(data: bytes, ends: Offsets, starts: Offsets) -> npt.NDArray[np.bool_]:
-    """Which of the newlines at `ends` follow a carriage return of their own line."""
-    found: npt.NDArray[np.bool_] = np.frombuffer(data, np.uint8)[np.maximum(ends - 1, 0)] == ord("\r")
-    return found & (ends > starts[: len(ends)])
+def line_bounds(data: bytes, delimiter: bytes = b"\n") -> tuple[Offsets, Offsets]:
+    r"""Where the lines that `split_lines` finds begin and end in `data`, int64 (n,) each; `delimiter` is one byte.
+
+    >>> starts, ends = line_bounds(b"one\r\n\ntwo")
+    >>> starts.tolist(), ends.tolist()
+    ([0, 5, 6], [3, 5, 9])
+    """
+    array = np.frombuffer(data, np.uint8)
+    ends = np.flatnonzero(array == delimiter[0])
+    if data and not data.endswith(delimiter):
+        ends = np.append(ends, len(data))
+    starts = np.zeros(len(ends), np.int64)
+    np.add(ends[:-1], 1, out=starts[1:])
+    if delimiter == b"\n" and b"\r" in data:  # one byte is found ten times faster than two
+        closed = (ends < len(data)) & (ends > starts)  # has a newline, and a byte before it
+        ends = ends - (closed & (array[np.maximum(ends - 1, 0)] == ord("\r")))
+    return starts, ends
 
 
 def _split_long(data: bytes, delimiter: bytes) -> tuple[pa.LargeBinaryArray, Offsets]:
