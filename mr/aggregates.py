@@ -23,6 +23,7 @@ import pyarrow.compute as pc
 from mr.errors import PlanError, RecordError, TypeConflict
 from mr.kernels import group
 from mr.kernels.keys import Ints, canonical, codes, key_problem, normalise_keys, null_mask
+from mr.kernels.sort import number_part, order_by
 
 States = dict[str, Any]
 """State columns (Arrow arrays of one length) by part."""
@@ -123,12 +124,10 @@ class Sum(Aggregate):
         return not pa.types.is_floating(input_type)
 
     def _addable(self, column: Any) -> Any:
-        column = pc.cast(column, column.type.value_type) if pa.types.is_dictionary(column.type) else column
+        column = canonical(column)
         self.output_type(column.type)
-        if pa.types.is_boolean(column.type):
-            return column.cast(pa.uint8())
-        if pa.types.is_floating(column.type):
-            return column.cast(pa.float64())
+        if pa.types.is_boolean(column.type) or pa.types.is_floating(column.type):
+            return column.cast(pa.uint8() if pa.types.is_boolean(column.type) else pa.float64())
         return column.cast(pa.decimal256(76, column.type.scale)) if pa.types.is_decimal(column.type) else column
 
     def _add(self, column: Any, carries: Any, ids: Ints, groups: int) -> States:
@@ -239,7 +238,7 @@ class CountDistinct(Aggregate):
             ids, column = ids[np.asarray(column.is_valid())], column.drop_null()
         pairs = pa.RecordBatch.from_arrays([pa.array(ids), column], ["id", "value"])
         seen = codes(pairs, ["id", "value"])[1]
-        seen = seen[np.argsort(ids[seen], kind="stable")]
+        seen = seen[order_by(len(seen), [number_part(ids[seen].view(np.uint64))])]
         offsets = np.zeros(groups + 1, np.int64)
         np.cumsum(group.count(ids[seen], groups), out=offsets[1:])
         return {"values": pa.LargeListArray.from_arrays(pa.array(offsets), column.take(pa.array(seen)))}

@@ -16,7 +16,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mr.errors import PlanError
+from mr.kernels.group import group_starts
 from mr.kernels.keys import Ints, Leaf, Mask, Words, canonical, codes, hashes, leaves_of
+from mr.kernels.sort import number_part, order_by
 
 How = Literal["inner", "left"]
 
@@ -30,9 +32,9 @@ class RightIndex:
     rows: Ints
     """Right rows that can match, by key, in row order within a key."""
     starts: Ints
-    """Key i has the rows `rows[starts[i]:starts[i + 1]]`; keys are in order of their hashes."""
+    """Key i has the rows `rows[starts[i]:starts[i + 1]]`; keys are in order of their hashes unless these `collide`."""
     hashes: Words
-    """The hash of key i, ascending."""
+    """The hash of key i."""
     directory: Ints
     """For each value of the top bits of a hash, the first key with such a hash; one entry more at the end."""
     collide: bool
@@ -46,26 +48,28 @@ def build(right: pa.RecordBatch, right_keys: Sequence[str]) -> RightIndex:
     2
     """
     keys = _keys(right, right_keys)
-    matchable = np.flatnonzero(~_any_null(keys))
-    found, first = codes(keys.take(pa.array(matchable)), keys.schema.names)
-    all_hashes = hashes(keys, keys.schema.names)[matchable[first]]
-    by_hash = np.argsort(all_hashes, kind="stable")
-    rank = np.empty(len(first), np.int64)
-    rank[by_hash] = np.arange(len(first))
-    ranked = rank[found]
-    starts = np.zeros(len(first) + 1, np.int64)
-    np.cumsum(np.bincount(ranked, minlength=len(first)), out=starts[1:])
-    sorted_hashes = all_hashes[by_hash]
+    rows = np.flatnonzero(~_any_null(keys))
+    found = hashes(keys, keys.schema.names)[rows]
+    by_hash = order_by(len(rows), [number_part(found)])
+    rows, found = rows[by_hash], found[by_hash]
+    starts = np.flatnonzero(np.concatenate([np.ones(min(1, len(rows)), bool), found[1:] != found[:-1]]))
+    collide = len(group_starts(keys.take(pa.array(rows)), keys.schema.names)) != len(starts)
+    if collide:  # one hash, several keys: gather the rows of each
+        numbers, _ = codes(keys.take(pa.array(rows)), keys.schema.names)
+        by_key = order_by(len(rows), [number_part(numbers.view(np.uint64))])
+        rows, found = rows[by_key], found[by_key]
+        starts = np.flatnonzero(np.diff(numbers[by_key], prepend=-1))
+    first = found[starts]
     bits = max(1, len(first).bit_length())
-    tops = (sorted_hashes >> np.uint64(64 - bits)).astype(np.int64)
+    tops = (first >> np.uint64(64 - bits)).astype(np.int64)
     return RightIndex(
         data=right.drop_columns(list(right_keys)),
         keys=keys,
-        rows=matchable[np.argsort(ranked, kind="stable")],
-        starts=starts,
-        hashes=sorted_hashes,
+        rows=rows,
+        starts=np.append(starts, len(rows)),
+        hashes=first,
         directory=np.searchsorted(tops, np.arange((1 << bits) + 1)).astype(np.int64),
-        collide=bool((sorted_hashes[1:] == sorted_hashes[:-1]).any()),
+        collide=collide,
     )
 
 

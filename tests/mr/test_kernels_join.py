@@ -73,8 +73,9 @@ def test_the_rows_are_those_of_a_sql_join(left, right):
 def test_equal_hashes_of_different_keys_do_not_match(monkeypatch):
     monkeypatch.setattr(join, "hashes", lambda data, names: np.zeros(data.num_rows, np.uint64))
     left = pa.RecordBatch.from_pydict({"k": ["a", "b", "x"]})
-    right = pa.RecordBatch.from_pydict({"k": ["b", "c", "a"], "v": [1, 2, 3]})
-    assert join_sorted(left, right, ["k"], ["k"], "left")["v"].to_pylist() == [3, 1, None]
+    right = pa.RecordBatch.from_pydict({"k": ["b", "c", "a", "b", None], "v": [1, 2, 3, 4, 5]})
+    assert build(right, ["k"]).collide
+    assert join_sorted(left, right, ["k"], ["k"], "left")["v"].to_pylist() == [3, 1, 4, None]
     assert join_sorted(left, right.slice(0, 1), ["k"], ["k"], "left")["v"].to_pylist() == [None, 1, None]
 
 
