@@ -51,7 +51,11 @@ def ids_of(starts: Ints, rows: int) -> Ints:
 
 
 def count(ids: Ints, groups: int, among: Mask | None = None) -> Ints:
-    """How many rows each group has, int64[groups]; only those where `among` is true, if given."""
+    """How many rows each group has, int64[groups]; only those where `among` is true, if given.
+
+    >>> count(np.array([1, 0, 1]), 3).tolist()
+    [1, 2, 0]
+    """
     return np.bincount(ids if among is None else ids[among], minlength=groups).astype(np.int64, copy=False)
 
 
@@ -90,7 +94,12 @@ def sum_ints(values: npt.NDArray[np.integer], ids: Ints, groups: int) -> tuple[I
 
 
 def sum_decimals(column: Any, ids: Ints, groups: int) -> Any:
-    """The exact sums by group of a decimal256 array without nulls, as decimal256; `OverflowError` above 76 digits."""
+    """The exact sums by group of a decimal256 array without nulls, as decimal256; `OverflowError` above 256 bits.
+
+    >>> column = pa.array([1, 2]).cast(pa.decimal256(76, 0))
+    >>> sum_decimals(column, np.zeros(2, np.int64), 1).to_pylist()
+    [Decimal('3')]
+    """
     buffer = column.buffers()[1] if len(column) else b""
     limbs = np.frombuffer(buffer, "<u4", 8 * len(column), column.offset * 32)
     parts = limbs.astype(np.int64).reshape(-1, 8)

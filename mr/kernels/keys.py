@@ -96,7 +96,11 @@ def normalise_keys(data: pa.RecordBatch, names: Sequence[str]) -> pa.RecordBatch
 
 
 def canonical(array: Any) -> Any:
-    """An array of any type that can be a key with decoded, large, canonical values; see `normalise_keys`."""
+    """An array of any type that can be a key with decoded, large, canonical values; see `normalise_keys`.
+
+    >>> canonical(pa.array(["a", "a"]).dictionary_encode()).type
+    DataType(large_string)
+    """
     t, dtype = pa.types, array.type
     if t.is_dictionary(dtype):
         return canonical(array.dictionary_decode())
@@ -134,7 +138,11 @@ def _fixed(array: Any, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
 
 
 def null_mask(array: Any) -> Mask | None:
-    """True where `array` is null, or None if it is nowhere."""
+    """True where `array` is null, or None if it is nowhere.
+
+    >>> null_mask(pa.array([1, None])).tolist(), null_mask(pa.array([1]))
+    ([False, True], None)
+    """
     if array.null_count == 0:
         return None
     mask: Mask = array.is_null().to_numpy(zero_copy_only=False)
@@ -142,12 +150,20 @@ def null_mask(array: Any) -> Mask | None:
 
 
 def leaves(data: pa.RecordBatch, names: Sequence[str]) -> list[Leaf]:
-    """The leaves of the key columns `names` in order; equal schemas give equally many of the same kinds."""
+    """The leaves of the key columns `names` in order; equal schemas give equally many of the same kinds.
+
+    >>> [leaf.kind for leaf in leaves(pa.RecordBatch.from_pydict({"k": [{"a": 1, "b": 0.5}]}), ["k"])]
+    ['unsigned', 'signed', 'float']
+    """
     return [leaf for name in names for leaf in leaves_of(data.column(name))]
 
 
 def leaves_of(array: Any) -> list[Leaf]:
-    """The leaves of one column; see `leaves`. Raises `TypeConflict` if it cannot be a key."""
+    """The leaves of one column; see `leaves`. Raises `TypeConflict` if it cannot be a key.
+
+    >>> leaves_of(pa.array([-1, None]))[0].nulls.tolist()
+    [False, True]
+    """
     if pa.types.is_struct(array.type):
         own = Leaf("unsigned", null_mask(array), np.zeros(len(array), np.uint64))
         return [own, *(leaf for child in array.flatten() for leaf in leaves_of(child))]
@@ -236,7 +252,11 @@ def hashes(data: pa.RecordBatch, names: Sequence[str]) -> Words:
 
 
 def buckets(data: pa.RecordBatch, names: Sequence[str]) -> npt.NDArray[np.uint8]:
-    """The bucket, 0 to 255, of each row's key: the top 8 bits of its hash."""
+    """The bucket, 0 to 255 as uint8[rows], of each row's key: the top 8 bits of its hash.
+
+    >>> buckets(pa.RecordBatch.from_pydict({"k": ["a", "b", "a"]}), ["k"]).tolist()
+    [230, 87, 230]
+    """
     return (hashes(data, names) >> np.uint64(56)).astype(np.uint8)
 
 

@@ -43,7 +43,12 @@ def order(data: pa.RecordBatch, by: Sequence[str], descending: Sequence[bool] = 
 
 
 def parts_of(data: pa.RecordBatch, by: Sequence[str], descending: Sequence[bool] = ()) -> list[Part]:
-    """The parts of the order of `data` by the columns `by`, for `order_by`."""
+    """The parts of the order of `data` by the columns `by`, for `order_by`.
+
+    >>> batch = pa.RecordBatch.from_pydict({"k": [2, 1]})
+    >>> order_by(2, parts_of(batch, ["k"])).tolist()
+    [1, 0]
+    """
     return [
         part
         for name, down in _directions(by, descending)
@@ -53,7 +58,7 @@ def parts_of(data: pa.RecordBatch, by: Sequence[str], descending: Sequence[bool]
 
 
 def number_part(numbers: Words) -> Part:
-    """A part of plain uint64 numbers, such as bucket ids."""
+    """A part of plain uint64 numbers, such as bucket ids; see `order_by`."""
     return lambda rows, _step: (*_narrowed(numbers[rows]), True)
 
 
@@ -157,7 +162,11 @@ def _inverted(part: Part) -> Part:
 
 
 def ordered_words(words: Words, kind: Literal["signed", "unsigned", "float"]) -> Words:
-    """The values of a leaf of this kind as uint64 whose order is theirs; a new array."""
+    """The values of a leaf of this kind as uint64 whose order is theirs; a new array.
+
+    >>> ordered_words(np.array([-1, 1]).view(np.uint64), "signed").argsort().tolist()
+    [0, 1]
+    """
     if kind == "signed":
         return words ^ _SIGN
     if kind == "float":  # negative numbers reversed, positive ones above them (Herf, "Radix tricks", 2001)
@@ -312,7 +321,12 @@ def _value_at(leaf: Leaf, row: int, down: bool) -> tuple[int, Any]:
 
 
 class SortedKeys:
-    """The keys of a batch, one row at a time: for binary searches and for merging. Reads no more than it is asked."""
+    """The keys of a batch, one row at a time: for binary searches and for merging. Reads no more than it is asked.
+
+    >>> keys = SortedKeys(pa.RecordBatch.from_pydict({"k": [1, 3, None]}), ["k"])
+    >>> keys.at(1) < keys.at(2), keys.cut(keys.at(1), "left")
+    (True, 1)
+    """
 
     def __init__(self, data: pa.RecordBatch, by: Sequence[str], descending: Sequence[bool] = ()) -> None:
         self._leaves = [(leaf, down) for name, down in _directions(by, descending) for leaf in leaves(data, [name])]

@@ -41,6 +41,10 @@ def sorted_rows(
 
     Ties are in stream order, then row order. `bytes_total` is what all streams hold; if that fits `memory_bytes`
     one batch comes out. `scratch` is a folder for temporary files (unlinked at once; they vanish with the process).
+
+    >>> streams = [iter([pa.RecordBatch.from_pydict({"k": keys})]) for keys in ([1, 3], [2])]
+    >>> [batch["k"].to_pylist() for batch in sorted_rows(streams, 24, ["k"], [False], 1 << 20, Path("."))]
+    [[1, 2, 3]]
     """
     if bytes_total * _COPIES > memory_bytes:
         yield from merge_sorted(streams, by, descending, memory_bytes, scratch)
@@ -101,6 +105,10 @@ def merge_sorted(
 
     At most memory_bytes / (4 blocks) streams are merged at a time, two at least; where there are more, neighbours
     are merged first, into temporary files in `scratch`.
+
+    >>> streams = [iter([pa.RecordBatch.from_pydict({"k": keys})]) for keys in ([1, 3], [2])]
+    >>> [batch["k"].to_pylist() for batch in merge_sorted(streams, ["k"], [False], 1 << 30, Path("."))]
+    [[1, 2, 3]]
     """
     fan_in = max(_STREAMS_MIN, memory_bytes // (_BLOCKS_HELD * MERGE_BLOCK_BYTES))
     level = 0

@@ -35,6 +35,10 @@ def boundaries(
 
     `samples` are those of the map tasks' run files, by task number (None: no rows). A sampled block counts for the
     range in which it begins, so a range is larger by up to a block of each run.
+
+    >>> sample = pa.RecordBatch.from_pydict({"k": [1, 5], "mr.run": [0, 0], "mr.row": [0, 9], "mr.bytes": [80, 80]})
+    >>> [(bound.key["k"][0].as_py(), bound.row) for bound in boundaries([sample], ["k"], [False], 100)]
+    [(5, 9)]
     """
     tasks = np.repeat(np.arange(len(samples)), [0 if sample is None else sample.num_rows for sample in samples])
     present = [sample for sample in samples if sample is not None]

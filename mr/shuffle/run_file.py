@@ -109,7 +109,12 @@ def _stream(schema: pa.Schema, batch: pa.RecordBatch | None) -> bytes:
 
 
 def decode_index(whole: pa.Buffer) -> RunIndex:
-    """The index of a run file given all its bytes (a mapped buffer). Raises `Damaged`."""
+    """The index of a run file given all its bytes (a mapped buffer). Raises `Damaged`.
+
+    >>> empty = MAGIC + encode_index(RunIndex(pa.schema({"k": pa.int64()}), ()), offset=8)
+    >>> decode_index(pa.py_buffer(empty)).schema.names
+    ['k']
+    """
     size = whole.size
     if size < len(MAGIC) + TRAILER.size:
         raise Damaged(f"it has {size} bytes, too few for a run file")
@@ -138,5 +143,9 @@ def decode_index(whole: pa.Buffer) -> RunIndex:
 
 
 def digest_of(data: Any) -> str:
-    """XXH3-128 of a buffer as 32 hex digits."""
+    """XXH3-128 of a buffer as 32 hex digits.
+
+    >>> digest_of(b"")
+    '99aa06d3014798d86001c324468d497f'
+    """
     return xxhash.xxh3_128_hexdigest(data)

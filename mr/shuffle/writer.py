@@ -38,6 +38,13 @@ class RunWriter:
 
     Runs are numbered from 0 in the order in which they are appended. As a context manager it aborts unless `finish`
     was called. `OSError` comes through. Not thread-safe.
+
+    >>> import tempfile
+    >>> batch = pa.RecordBatch.from_pydict({"k": [1, 1, 2]})
+    >>> with tempfile.TemporaryDirectory() as folder, RunWriter(Path(folder) / "m", "a0", batch.schema) as writer:
+    ...     writer.append_run(batch, [0, 2, 3])
+    ...     [(segment.bucket, segment.rows) for segment in writer.finish().segments]
+    [(0, 2), (1, 1)]
     """
 
     def __init__(self, path: Path, attempt: str, schema: pa.Schema) -> None:

@@ -60,7 +60,7 @@ def by_key(data: pa.RecordBatch) -> dict[object, tuple[object, ...]]:
     return {row.pop("k"): tuple(plain(value) for value in row.values()) for row in data.to_pylist()}
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(tables(SQL_TYPES), st.integers(1, 7))
 def test_count_min_max_and_count_distinct_are_those_of_sql(data, block):
     aggs = {"n": agg.count(), "m": agg.count("x"), "lo": agg.min("x"), "hi": agg.max("x"), "d": agg.count_distinct("x")}
@@ -70,7 +70,7 @@ def test_count_min_max_and_count_distinct_are_those_of_sql(data, block):
         assert found[name].type == aggregate.output_type(data["x"].type)
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(tables(ADDABLE), st.integers(1, 7))
 def test_exact_sums_and_means_are_those_of_sql_or_do_not_fit(data, block):
     cast = "x::int" if data["x"].type == pa.bool_() else "x"
