@@ -139,9 +139,7 @@ def read_pages(inputs: list[str], base_url: str = "file:///") -> mr.Dataset:
     Of several pages with one address the first counts (in file order, then by position). Grouping by address also
     spreads the pages of one big archive over all reduce tasks, so that what follows runs in parallel.
     """
+    columns = {"url": str, "content_type": str, "body": bytes}
     pages_of = partial(file_pages, roots=tuple(map(root_of, inputs)), base_url=base_url)
-    return mr.read_binary_files(inputs).flat_map(pages_of).group_by("url").map_groups(_first)
-
-
-def _first(url: str, pages: Iterator[RawPage]) -> RawPage:
-    return next(pages)
+    found = mr.read_binary_files(inputs).flat_map(pages_of)
+    return found.group_by("url").map_groups(lambda url, pages: next(pages), names=columns)

@@ -72,10 +72,10 @@ def document(page: Any, stem: str | None) -> Document:
     return Document(document_id(page.url), page.url, title, len(words), terms)
 
 
-def posting_list(term: str, rows: Iterator[Any]) -> tuple[str, int, list[Posting]]:
+def posting_list(term: str, rows: Iterator[Any]) -> Iterator[tuple[str, int, list[Posting]]]:
     """All pages that have `term`, from its rows in order of page id."""
     found = [Posting(row.doc, row.tf, row.positions) for row in rows]
-    return term, len(found), found
+    yield term, len(found), found
 
 
 @mr.job
