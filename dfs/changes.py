@@ -155,6 +155,8 @@ def _to_json(change: Change) -> dict[str, Any]:
             if mode not in ("create", "replace", "append"):
                 raise UsageProblem(f"mode {mode!r} of folder {path!r}: create, replace or append")
             content = {normalise(name): manifest.to_json() for name, manifest in files.items()}
+            if "" in content or len(content) < len(files):
+                raise UsageProblem(f"folder {path!r} has a file without a name, or one name twice")
             return {"op": "put_folder", "path": normalise(path), "files": content, "mode": mode, "expected": expected}
         case Remove(path, recursive):
             return {"op": "remove", "path": normalise(path), "recursive": recursive}

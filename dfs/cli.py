@@ -34,6 +34,10 @@ class DfsGroup(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             code = super().invoke(ctx)
+        except click.UsageError as error:
+            where = error.ctx.command_path if error.ctx else "dfs"
+            click.echo(f"{where}: {error.format_message()} (see {where} --help)", err=True)
+            ctx.exit(2)
         except DfsError as error:
             _complain(error)
             ctx.exit(error.exit_code)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from dfs.chunk_store import ChunkStore
 from dfs.codec import encode
 from dfs.errors import ChunkDamaged, ChunkMissing, DfsError, Unsupported
 from dfs.ids import ChunkId
@@ -101,16 +102,13 @@ def survey(
     bad: dict[ChunkId, list[tuple[str, str]]] = {}
     done = 0
     for node_id, node in sorted(chunks.nodes.items()):
+        read = read_data
         try:
             ids = list(node.ids())
-        except ChunkDamaged as error:  # its small.db: every chunk in it is suspect, so ask for each that is needed
-            ids = sorted(needed)
-            read_data = True
-            progress(done)
-            if not ids:
-                raise error
+        except ChunkDamaged:  # its small chunks are damaged in places: ask for every chunk that is needed
+            ids, read = sorted(needed), True
         for chunk in ids:
-            reason = _fault(chunks, node_id, chunk) if read_data and chunk in needed else None
+            reason = _fault(node, chunk) if read and chunk in needed else None
             if reason is None:
                 good.setdefault(chunk, []).append(node_id)
             elif reason:
@@ -120,10 +118,10 @@ def survey(
     return {chunk: Copies(tuple(good.get(chunk, ())), tuple(bad.get(chunk, ()))) for chunk in {*good, *bad}}
 
 
-def _fault(chunks: ReplicatedChunks, node_id: str, chunk: ChunkId) -> str | None:
+def _fault(node: ChunkStore, chunk: ChunkId) -> str | None:
     """Why a copy is bad; None when it is good, "" when it is not there."""
     try:
-        chunks.nodes[node_id].get(chunk)
+        node.get(chunk)
     except ChunkMissing:
         return ""
     except (ChunkDamaged, Unsupported) as error:

@@ -44,7 +44,8 @@ from dfs.paths import normalise
 from dfs.placement import PlacementNode
 from dfs.reading import StoredFile
 from dfs.replication import ReplicatedChunks, log
-from dfs.stores.local import LocalChunkStore, create_node
+from dfs.stores.local import LocalChunkStore
+from dfs.stores.node import create_node
 from dfs.transactions import Committer
 from dfs.writing import FileWriter, WritePool, write_batched
 
@@ -90,6 +91,9 @@ def init_store(
     if not 1 <= copies <= len(folders):
         raise UsageProblem(f"{copies} replicas need as many nodes; {len(folders)} are given")
     sizes = ChunkSizes.of_average(chunk_bytes_avg or CHUNK_BYTES_AVG)
+    for folder in folders:  # before anything is made
+        if (folder / "node.json").exists():
+            raise AlreadyExists(f"{folder} is a node of a store already; choose another folder")
     store_uuid = str(uuid.uuid4())
     try:
         root.mkdir(parents=True, exist_ok=True)

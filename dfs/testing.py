@@ -12,8 +12,7 @@ from dfs.chunk_store import ChunkStore
 from dfs.codec import encode
 from dfs.errors import ChunkDamaged, ChunkMissing
 from dfs.ids import ChunkId
-from dfs.metadata import open_database
-from dfs.stores.local import FORMAT, SMALL_DB_APPLICATION_ID
+from dfs.stores.node import newest_small, open_small
 
 Damage = Literal["delete", "zero", "truncate", "extend", "flip"]
 
@@ -86,7 +85,7 @@ def damage_local(node: Path, chunk_id: ChunkId, how: Damage) -> None:
         if damaged is not None:
             file.write_bytes(damaged)
         return
-    db = open_database(node / "small.db", SMALL_DB_APPLICATION_ID, FORMAT)
+    db = open_small(node / f"small-{newest_small(node)}.db")
     try:
         digest = chunk_id.digest
         record: bytes = db.execute("SELECT record FROM small_chunk WHERE id = ?", (digest,)).get

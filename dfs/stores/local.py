@@ -6,12 +6,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import json
 import logging
 import os
 import secrets
 import threading
-import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -20,51 +18,16 @@ import apsw
 
 from dfs.chunk_store import ChunkStore
 from dfs.codec import Record, decode
-from dfs.errors import AlreadyExists, ChunkDamaged, ChunkMissing, NodeFailed, NoStore, StoreDamaged, Unsupported
+from dfs.errors import ChunkDamaged, ChunkMissing, NodeFailed, NoStore, StoreDamaged, Unsupported
 from dfs.ids import ChunkId
-from dfs.metadata import create_database, open_database
-from dfs.oplog import sync_folder
 from dfs.options import SMALL_CHUNK_BYTES
+from dfs.stores.node import create_small, newest_small, open_small, read_identity
 
 log = logging.getLogger("dfs")
 
-FORMAT = 1
-SMALL_DB_APPLICATION_ID = 0x4D52534D  # "MRSM"
-_SMALL_SCHEMA = "CREATE TABLE small_chunk(id BLOB PRIMARY KEY CHECK(length(id) = 32), record BLOB NOT NULL) STRICT"
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _MEDIA_ERRORS = (errno.EIO, errno.ELOOP, errno.EISDIR, getattr(errno, "EUCLEAN", errno.EIO))
-
-
-def create_node(path: Path, store_uuid: str) -> str:
-    """Make a node folder for a store; returns its new uuid. Raises AlreadyExists when the folder is a node already."""
-    if (path / "node.json").exists():
-        raise AlreadyExists(f"{path} is a node of a store already; choose another folder")
-    node_id = str(uuid.uuid4())
-    for name in ("tmp", "quarantine", "oplog", *(f"chunks/{byte:02x}" for byte in range(256))):
-        (path / name).mkdir(parents=True, exist_ok=True)
-    sync_folder(path / "chunks")
-    create_database(path / "small.db", _SMALL_SCHEMA, SMALL_DB_APPLICATION_ID, FORMAT)
-    identity = json.dumps({"format": FORMAT, "uuid": node_id, "store": store_uuid})
-    with open(path / "node.json", "x") as file:
-        file.write(identity + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    sync_folder(path)
-    return node_id
-
-
-def read_identity(path: Path) -> dict[str, object]:
-    """A node folder's identity. Raises NodeFailed when it is absent or unreadable, Unsupported when it is newer."""
-    try:
-        identity = json.loads((path / "node.json").read_text())
-    except (OSError, ValueError) as error:
-        raise NodeFailed(f"node folder {path} cannot be used: {error}") from None
-    if not isinstance(identity, dict) or not isinstance(identity.get("format"), int):
-        raise NodeFailed(f"node folder {path} cannot be used: its node.json is damaged")
-    if identity["format"] > FORMAT:
-        raise Unsupported(f"node folder {path} has format {identity['format']} of a newer release; update millrace")
-    return identity
 
 
 class LocalChunkStore(ChunkStore):
@@ -78,7 +41,7 @@ class LocalChunkStore(ChunkStore):
         self._local = threading.local()
         self._connections: list[apsw.Connection] = []
         self._lock = threading.Lock()
-        self._small()  # a damaged small.db is found now, not in the middle of a job
+        self._small()  # a lost database is found now, not in the middle of a job
         self._sweep()
 
     # -- reading -----------------------------------------------------------------------------------
@@ -186,26 +149,39 @@ class LocalChunkStore(ChunkStore):
     def _put_small(self, records: Sequence[Record]) -> set[ChunkId]:
         if not records:
             return set()
-        new = set()
-        bad: dict[ChunkId, bytes] = {}
-        with self._sqlite("writing small chunks"):
-            db = self._small()
-            db.execute("BEGIN IMMEDIATE")
+        while True:
+            which, new = (0, 0), None
             try:
-                for record in records:
-                    row = db.execute("SELECT record FROM small_chunk WHERE id = ?", (record.id.digest,)).fetchone()
-                    if row is not None and _damaged(row[0], record.id):
-                        bad[record.id] = bytes(row[0])
-                    elif row is not None:
-                        continue
-                    db.execute("INSERT OR REPLACE INTO small_chunk VALUES (?, ?)", (record.id.digest, record.encoded))
-                    new.add(record.id)
-                db.execute("COMMIT")
-            finally:
-                if db.in_transaction:
-                    db.execute("ROLLBACK")
-        for chunk_id, record_bytes in bad.items():
-            self._keep(chunk_id, record_bytes)
+                with self._sqlite("writing small chunks"):
+                    db = self._small()
+                    which = self._local.small[1]
+                    new = self._put_rows(db, which, records)
+            except ChunkDamaged as error:
+                if not _is_page_damage(error.__cause__):
+                    raise
+                self._salvage_small(which)
+            if new is not None:
+                return new
+
+    def _put_rows(self, db: apsw.Connection, which: tuple[int, int], records: Sequence[Record]) -> set[ChunkId] | None:
+        """One transaction; None when the database was replaced before the write lock was ours."""
+        new = set()
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            if not self._is_current(which):
+                return None
+            for record in records:
+                row = db.execute("SELECT record FROM small_chunk WHERE id = ?", (record.id.digest,)).fetchone()
+                if row is not None and not _damaged(row[0], record.id):
+                    continue
+                if row is not None:
+                    self._keep(record.id, bytes(row[0]))
+                db.execute("INSERT OR REPLACE INTO small_chunk VALUES (?, ?)", (record.id.digest, record.encoded))
+                new.add(record.id)
+            db.execute("COMMIT")
+        finally:
+            if db.in_transaction:
+                db.execute("ROLLBACK")
         return new
 
     def quarantine(self, chunk_id: ChunkId) -> None:
@@ -286,43 +262,66 @@ class LocalChunkStore(ChunkStore):
     # -- SQLite ------------------------------------------------------------------------------------
 
     def _small(self) -> apsw.Connection:
-        """This thread's connection to the small.db that is there now."""
-        db, inode = getattr(self._local, "db", (None, 0))
-        try:
-            if db is not None and os.stat(self.path / "small.db").st_ino == inode:
-                return db  # type: ignore[no-any-return]
-        except FileNotFoundError:
-            pass
-        db = self._opened_small()
-        self._local.db = (db, os.stat(self.path / "small.db").st_ino)
-        with self._lock:
-            self._connections.append(db)
-        return db
+        """This thread's connection to the newest database of small chunks."""
+        db, which = getattr(self._local, "small", (None, (0, 0)))
+        if db is None or not self._is_current(which):
+            db, which = self._open_small()
+            self._local.small = (db, which)
+            with self._lock:
+                self._connections.append(db)
+        return cast(apsw.Connection, db)
 
-    def _opened_small(self) -> apsw.Connection:
-        """Open small.db. One that is gone or no database any more is set aside and begun anew: its chunks are healed
-        from other nodes."""
-        path = self.path / "small.db"
+    def _is_current(self, which: tuple[int, int]) -> bool:
+        """Whether the database (number, inode) is still the one in its place, and has no successor."""
+        number, inode = which
+        try:
+            there = os.stat(self.path / f"small-{number}.db").st_ino == inode
+        except FileNotFoundError:
+            return False
+        return there and not (self.path / f"small-{number + 1}.db").exists()
+
+    def _open_small(self) -> tuple[apsw.Connection, tuple[int, int]]:
+        """Open it. If it is gone or no database any more, the next is begun: its chunks are healed from other nodes."""
         with open(self.path / "node.json") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
+            number = newest_small(self.path)
             try:
-                return open_database(path, SMALL_DB_APPLICATION_ID, FORMAT)
+                db = open_small(self.path / f"small-{number}.db")
             except (NoStore, StoreDamaged) as error:
                 log.warning("node %s: %s; its small chunks will be healed from other nodes", self.path, error)
-            for name in ("small.db", "small.db-wal", "small.db-shm"):
-                with contextlib.suppress(FileNotFoundError):
-                    os.rename(self.path / name, self.path / "quarantine" / f"{name}.{secrets.token_hex(4)}")
-            create_database(path, _SMALL_SCHEMA, SMALL_DB_APPLICATION_ID, FORMAT)
-            return open_database(path, SMALL_DB_APPLICATION_ID, FORMAT)
+                number += 1
+                create_small(self.path / f"small-{number}.db")
+                db = open_small(self.path / f"small-{number}.db")
+            return db, (number, os.stat(self.path / f"small-{number}.db").st_ino)
+
+    def _salvage_small(self, which: tuple[int, int]) -> None:
+        """Copy what can be read of a database with damaged pages to the next one; the rest is healed from other nodes.
+
+        The old one's write lock is held until the new one is in place, and writers look again once they have it.
+        """
+        number, _ = which
+        draft = self.path / f"small-{number + 1}.draft"
+        with open(self.path / "node.json") as lock, self._sqlite("salvage"):
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not self._is_current(which):
+                return
+            create_small(draft)
+            with contextlib.closing(open_small(self.path / f"small-{number}.db")) as old:
+                old.execute("BEGIN IMMEDIATE")
+                with contextlib.closing(open_small(draft)) as new, new:
+                    new.executemany("INSERT OR IGNORE INTO small_chunk VALUES (?, ?)", _readable_rows(old))
+                os.rename(draft, self.path / f"small-{number + 1}.db")
+                self._synced(self.path)
+            log.warning("node %s: small-%d.db has damaged pages; what was good is kept", self.path, number)
 
     @contextlib.contextmanager
     def _sqlite(self, doing: str) -> Iterator[None]:
         try:
             yield
         except (apsw.IOError, apsw.CorruptError) as error:
-            raise ChunkDamaged(f"{doing}: small.db of node {self.path} is damaged: {error}") from error
+            raise ChunkDamaged(f"{doing}: the small chunks of node {self.path} is damaged: {error}") from error
         except apsw.Error as error:
-            raise NodeFailed(f"{doing}: small.db of node {self.path}: {error}") from error
+            raise NodeFailed(f"{doing}: the small chunks of node {self.path}: {error}") from error
 
     def close(self) -> None:
         with self._lock:
@@ -346,3 +345,24 @@ def _damaged(record: bytes, chunk_id: ChunkId) -> bool:
     except Unsupported:
         return False
     return False
+
+
+def _is_page_damage(error: BaseException | None) -> bool:
+    """A wrong checksum or structure; not a disk that does not answer."""
+    damage = isinstance(error, apsw.IOError) and getattr(error, "extendedresult", 0) == apsw.SQLITE_IOERR_DATA
+    return damage or isinstance(error, apsw.CorruptError)
+
+
+def _readable_rows(db: apsw.Connection) -> Iterator[tuple[bytes, bytes]]:
+    """Row by row, because a scan ends at the first damaged page."""
+    try:
+        last: int = db.execute("SELECT max(rowid) FROM small_chunk").get or 0
+    except apsw.Error:
+        last = os.stat(db.db_filename("main")).st_size // 32  # no row is smaller
+    for rowid in range(1, last + 1):
+        try:
+            row = db.execute("SELECT id, record FROM small_chunk WHERE rowid = ?", (rowid,)).fetchone()
+        except apsw.Error:
+            continue
+        if row is not None:
+            yield row

@@ -14,8 +14,9 @@ from dfs.errors import ChunkDamaged, ChunkMissing, NodeFailed, Unsupported
 from dfs.ids import ChunkId
 from dfs.placement import PlacementNode
 from dfs.replication import ReplicatedChunks
-from dfs.stores.local import LocalChunkStore, create_node
+from dfs.stores.local import LocalChunkStore
 from dfs.stores.memory import MemoryChunkStore
+from dfs.stores.node import create_node, newest_small
 from dfs.testing import Damage, check_chunk_store, damage_local
 
 LARGE = bytes(range(256)) * 1024
@@ -116,7 +117,7 @@ def test_a_lost_small_db_is_begun_anew_while_open(tmp_path: Path, how: str) -> N
     record = encode(b"small")
     store.put_many([record])
     store.close()
-    file = tmp_path / "n" / "small.db"
+    file = tmp_path / "n" / "small-1.db"
     if how == "delete":
         file.unlink()
     else:
@@ -125,8 +126,8 @@ def test_a_lost_small_db_is_begun_anew_while_open(tmp_path: Path, how: str) -> N
     with pytest.raises(ChunkMissing):
         store.get(record.id)
     assert store.put_many([record]) == [True]
-    file.unlink()
-    assert store.put_many([record]) == [True], "a small.db that is deleted while open is noticed"
+    (tmp_path / "n" / f"small-{newest_small(tmp_path / 'n')}.db").unlink()
+    assert store.put_many([record]) == [True], "one that is deleted while open is noticed"
     assert LocalChunkStore(tmp_path / "n", store.node_id).get(record.id) == b"small"
 
 

@@ -201,6 +201,7 @@ def test_bad_input_gets_one_line_and_its_exit_code(run: Run, args: list[str], co
     result = CliRunner().invoke(cli, args)
     assert result.exit_code == code
     assert "Traceback" not in result.output
+    assert len(result.stderr.splitlines()) == 1
     assert not Path("x").exists()
 
 

@@ -31,6 +31,7 @@ from dfs.errors import (
     UsageProblem,
     WrongKind,
 )
+from dfs.repair import plan_health, survey
 from dfs.testing import Damage, damage_local
 
 AVERAGE = 1 << 15
@@ -327,7 +328,8 @@ def test_what_init_refuses(tmp_path: Path) -> None:
     with pytest.raises(AlreadyExists):
         dfs.init_store(tmp_path / "s")
     with pytest.raises(AlreadyExists):
-        dfs.init_store(tmp_path / "t", nodes=[tmp_path / "n"])
+        dfs.init_store(tmp_path / "t", nodes=[tmp_path / "m", tmp_path / "n"])
+    assert not (tmp_path / "m").exists()
     for options in ({"replicas": 2}, {"nodes": [tmp_path / "a", tmp_path / "a"]}, {"chunk_bytes_avg": 1}):
         with pytest.raises(UsageProblem):
             dfs.init_store(tmp_path / "u", **options)
@@ -574,3 +576,23 @@ def test_a_writer_that_waits_too_long_says_so(store: Store, monkeypatch: pytest.
         holder.execute("ROLLBACK")
         holder.close()
         assert publish(impatient, MakeDir("d")) == 1
+
+
+def test_a_damaged_page_of_small_chunks_is_read_around_reported_and_healed(store: Store) -> None:  # F18
+    data = {f"f{i}": b"small file %d " % i * 20 for i in range(400)}
+    manifests = store.write_files(data.items(), records="none")
+    publish(store, PutFolder("d", dict(zip(data, manifests, strict=True))))
+    folder = next(iter(store.node_paths().values()))
+    store.close()
+    page = bytearray((folder / "small-1.db").read_bytes())
+    page[len(page) // 2 + 100] ^= 4
+    (folder / "small-1.db").write_bytes(page)
+    with dfs.open_store(store.path) as opened:
+        needed = frozenset(opened.referenced())
+        health = plan_health(needed, survey(opened.replicated, needed, True, lambda _: None), 2)
+        assert health.damaged
+        assert not health.missing
+        assert all(content(opened, f"d/{name}") == value for name, value in data.items())
+        assert opened.counts["healed"] > 0
+        health = plan_health(needed, survey(opened.replicated, needed, True, lambda _: None), 2)
+        assert not health.damaged

@@ -1,0 +1,70 @@
+"""A node's folder: its identity, and its databases of small chunks (docs/formats/chunk.md)."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dfs.errors import NodeFailed, Unsupported
+from dfs.metadata import create_database, open_database
+from dfs.oplog import sync_folder
+
+if TYPE_CHECKING:
+    import apsw
+
+FORMAT = 1
+_APPLICATION_ID = 0x4D52534D  # "MRSM"
+_SMALL_NAME = re.compile(r"small-(\d+)\.db")
+_SCHEMA = "CREATE TABLE small_chunk(id BLOB PRIMARY KEY CHECK(length(id) = 32), record BLOB NOT NULL) STRICT"
+
+
+def create_node(path: Path, store_uuid: str) -> str:
+    """Make a node folder for a store; returns its new uuid. Raises FileExistsError when it is a node already."""
+    node_id = str(uuid.uuid4())
+    for name in ("tmp", "quarantine", "oplog", *(f"chunks/{byte:02x}" for byte in range(256))):
+        (path / name).mkdir(parents=True, exist_ok=True)
+    sync_folder(path / "chunks")
+    create_small(path / "small-1.db")
+    identity = json.dumps({"format": FORMAT, "uuid": node_id, "store": store_uuid})
+    with open(path / "node.json", "x") as file:
+        file.write(identity + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    sync_folder(path)
+    return node_id
+
+
+def read_identity(path: Path) -> dict[str, object]:
+    """A node folder's identity. Raises NodeFailed when it is absent or unreadable, Unsupported when it is newer."""
+    try:
+        identity = json.loads((path / "node.json").read_text())
+    except (OSError, ValueError) as error:
+        raise NodeFailed(f"node folder {path} cannot be used: {error}") from None
+    if not isinstance(identity, dict) or not isinstance(identity.get("format"), int):
+        raise NodeFailed(f"node folder {path} cannot be used: its node.json is damaged")
+    if identity["format"] > FORMAT:
+        raise Unsupported(f"node folder {path} has format {identity['format']} of a newer release; update millrace")
+    return identity
+
+
+def create_small(path: Path) -> None:
+    """Make an empty database of small chunks."""
+    create_database(path, _SCHEMA, _APPLICATION_ID, FORMAT)
+
+
+def open_small(path: Path) -> apsw.Connection:
+    """Open one. Raises as `dfs.metadata.open_database`."""
+    return open_database(path, _APPLICATION_ID, FORMAT)
+
+
+def newest_small(node: Path) -> int:
+    """The number of a node's current database of small chunks: one that is damaged is succeeded by the next.
+
+    A number counts as used while a `-wal` of it is left: SQLite would take that for the new database's.
+    """
+    names = (_SMALL_NAME.match(name) for name in os.listdir(node))
+    return max((int(found[1]) for found in names if found), default=0)
