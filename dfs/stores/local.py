@@ -38,6 +38,7 @@ class LocalChunkStore(ChunkStore):
         self.node_id = node_id
         if read_identity(path).get("uuid") != node_id:
             raise NodeFailed(f"node folder {path} is not node {node_id} of this store (another disk mounted there?)")
+        self._folders: set[str] = set()
         self._local = threading.local()
         self._connections: list[apsw.Connection] = []
         self._lock = threading.Lock()
@@ -135,9 +136,7 @@ class LocalChunkStore(ChunkStore):
                 _write_all(file.fileno(), record.head)
                 _write_all(file.fileno(), record.payload)
                 self._synced_fd(file.fileno())
-                if not os.path.isdir(os.path.dirname(final)):
-                    os.makedirs(os.path.dirname(final), exist_ok=True)
-                    self._synced(self.path / "chunks")
+                self._ensure_folder(record.id[:2])
                 os.link(temp, final, follow_symlinks=False)
             except FileExistsError:
                 return False
@@ -145,6 +144,14 @@ class LocalChunkStore(ChunkStore):
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(temp)
         return True
+
+    def _ensure_folder(self, name: str) -> None:
+        """A folder that is there may be another process's, not durable yet: it is synced once in each process."""
+        folder = self.path / "chunks" / name
+        if name not in self._folders or not folder.is_dir():
+            folder.mkdir(exist_ok=True)
+            self._synced(folder.parent)
+            self._folders.add(name)
 
     def _put_small(self, records: Sequence[Record]) -> set[ChunkId]:
         if not records:

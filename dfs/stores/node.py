@@ -25,9 +25,8 @@ _SCHEMA = "CREATE TABLE small_chunk(id BLOB PRIMARY KEY CHECK(length(id) = 32), 
 def create_node(path: Path, store_uuid: str) -> str:
     """Make a node folder for a store; returns its new uuid. Raises FileExistsError when it is a node already."""
     node_id = str(uuid.uuid4())
-    for name in ("tmp", "quarantine", "oplog", *(f"chunks/{byte:02x}" for byte in range(256))):
+    for name in ("chunks", "tmp", "quarantine", "oplog"):
         (path / name).mkdir(parents=True, exist_ok=True)
-    sync_folder(path / "chunks")
     create_small(path / "small-1.db")
     identity = json.dumps({"format": FORMAT, "uuid": node_id, "store": store_uuid})
     with open(path / "node.json", "x") as file:

@@ -57,6 +57,7 @@ def test_a_symlink_in_the_place_of_a_chunk_is_not_followed(tmp_path: Path) -> No
     store = local(tmp_path / "n")
     record = encode(LARGE)
     (tmp_path / "secret").write_bytes(record.encoded)
+    (tmp_path / "n" / "chunks" / record.id[:2]).mkdir()
     (tmp_path / "n" / "chunks" / record.id[:2] / record.id).symlink_to(tmp_path / "secret")
     with pytest.raises(ChunkDamaged):
         store.get(record.id)
