@@ -1,1 +1,100 @@
+"""Millrace: batch MapReduce in Python. `import mr` is cheap; names are loaded when first used.
 
+Layout, from what is known to what is done: values (`plan`, `program`, `tasks`, `events`, `options`, `errors`), pure
+deciders (`stages`, `assignment`, `scheduler`, `fingerprint`, `progress`) and `kernels`, then what does I/O (`journal`,
+`shuffle`, `formats`, `storage`, `inputs`), what runs attempts (`worker`, `executors`), the `master`, the `session`
+that composes all this, and on top what users see: `dataset`, `readers`, `job`, `cli`. docs/ARCHITECTURE.md is the map.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mr.aggregates import Aggregate, count, count_distinct, max, mean, min, sum
+    from mr.dataset import Dataset
+    from mr.errors import (
+        InputError,
+        JobFailed,
+        MillraceError,
+        OutputError,
+        PlanError,
+        RecordError,
+        TypeConflict,
+    )
+    from mr.grouping import GroupedDataset
+    from mr.job_function import Job, job
+    from mr.kernels.rows import Row
+    from mr.readers import (
+        from_items,
+        read_access_log,
+        read_binary_files,
+        read_csv,
+        read_json,
+        read_parquet,
+        read_text,
+        read_text_files,
+        read_warc,
+    )
+    from mr.session import JobResult, Session, configure
+    from mr.task_context import context, counter, rng
+
+_HOMES = {
+    "mr.aggregates": "Aggregate count count_distinct max mean min sum",
+    "mr.task_context": "context counter rng",
+    "mr.dataset": "Dataset",
+    "mr.errors": "InputError JobFailed MillraceError OutputError PlanError RecordError TypeConflict",
+    "mr.grouping": "GroupedDataset",
+    "mr.job_function": "Job job",
+    "mr.kernels.rows": "Row",
+    "mr.readers": "from_items read_access_log read_binary_files read_csv read_json read_parquet read_text "
+    "read_text_files read_warc",
+    "mr.session": "JobResult Session configure",
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
+
+__all__ = [
+    "Aggregate",
+    "Dataset",
+    "GroupedDataset",
+    "InputError",
+    "Job",
+    "JobFailed",
+    "JobResult",
+    "MillraceError",
+    "OutputError",
+    "PlanError",
+    "RecordError",
+    "Row",
+    "Session",
+    "TypeConflict",
+    "configure",
+    "context",
+    "count",
+    "count_distinct",
+    "counter",
+    "from_items",
+    "job",
+    "max",
+    "mean",
+    "min",
+    "read_access_log",
+    "read_binary_files",
+    "read_csv",
+    "read_json",
+    "read_parquet",
+    "read_text",
+    "read_text_files",
+    "read_warc",
+    "rng",
+    "sum",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'mr' has no attribute {name!r}")
+    value = getattr(import_module(_HOME_OF[name]), name)
+    globals()[name] = value  # next time without this function, and before a submodule of the same name hides it
+    return value

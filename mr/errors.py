@@ -26,9 +26,16 @@ class MillraceError(Exception):
 
 
 class PlanError(MillraceError):
-    """The job is wrong before anything runs. The message names the call and the cure."""
+    """The job is wrong before anything runs. The message names the call and the cure.
+
+    `detail` is the user's part of a traceback, where loading the job raised.
+    """
 
     exit_code = 2
+
+    def __init__(self, message: str, detail: str = "") -> None:
+        super().__init__(message)
+        self.detail = detail
 
 
 class InputError(MillraceError):

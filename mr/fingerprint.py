@@ -254,6 +254,15 @@ def _names(code: types.CodeType) -> set[str]:
     return names
 
 
+def is_library(module_name: str) -> bool:
+    """Whether a module is installed (or built in), not the user's own code.
+
+    >>> is_library("json"), is_library("__main__")
+    (True, False)
+    """
+    return _library_of(module_name) is not None
+
+
 @cache
 def _library_roots() -> tuple[str, ...]:
     paths = sysconfig.get_paths()

@@ -15,7 +15,6 @@ from mr.batch import Batch, Origins
 from mr.errors import FetchFailed, RecordError
 from mr.formats.base import Reader
 from mr.kernels.frames import concat
-from mr.kernels.types import cast
 from mr.operators.base import REJECTED, TaskEnv, reject_rows
 from mr.pieces import OpenedPiece
 from mr.program import (
@@ -54,9 +53,8 @@ class CastSource:
 
     def __init__(self, home: Path, file: SourceFile, schema: pa.Schema) -> None:
         self._file = file
-        self._schema = schema
         try:
-            self._reader = RunReader(home / file.path)
+            self._reader = RunReader(home / file.path, schema)
         except FetchFailed as error:
             raise FetchFailed(error.path, error.reason, file.producer) from None
 
@@ -69,8 +67,7 @@ class CastSource:
 
     def batches(self, segment: Segment) -> Iterator[pa.RecordBatch]:
         try:
-            for batch in self._reader.batches(segment):
-                yield cast(batch, self._schema)
+            yield from self._reader.batches(segment)
         except FetchFailed as error:
             raise FetchFailed(error.path, error.reason, self._file.producer) from None
 

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from blake3 import blake3
 
-from mr.errors import InputError
+from mr.errors import InputError, InputNotFound
 from mr.fingerprint import digest
 from mr.formats.base import Reader
 from mr.options import LOCAL_SPLIT_BYTES, PACK_BYTES_MAX, PACK_CLOSE_BITS, PACKED_FILE_BYTES_MAX
@@ -61,6 +61,19 @@ def splits_of(node: Read | Items, memo: Memo) -> tuple[Split, ...]:
     pieces = _pieces(input_files(node), node.reader, memo)
     splits = [_split(group, node.reader) for group in _packed(pieces)]
     return tuple(splits) or (Split((), digest("empty"), 0),)
+
+
+def first_piece(paths: Sequence[str], decompress: bool) -> OpenedPiece:
+    """The whole first file that is not empty (the first one if all are), for inferring a schema.
+
+    Raises InputNotFound.
+    """
+    files = [file for path in paths for file in list_files(path)]
+    if not files:
+        raise InputNotFound(f"no files in {', '.join(paths)} to infer a schema from; declare it with schema=")
+    file = next((f for f in files if f.size), files[0])
+    compression = file.compression if decompress else None
+    return OpenedPiece(PieceRef(file.path, 0, file.size, compression, None, file.store, _refs(file)))
 
 
 @dataclass(frozen=True)

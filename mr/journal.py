@@ -11,7 +11,7 @@ import fcntl
 import json
 import os
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,7 +30,7 @@ VERSION = 1
 SCHEMA = """
 CREATE TABLE job (
   id INTEGER PRIMARY KEY, key TEXT NOT NULL, name TEXT NOT NULL, state TEXT NOT NULL,
-  started REAL NOT NULL, ended REAL, report TEXT NOT NULL DEFAULT '{}'
+  started REAL NOT NULL, ended REAL, versions TEXT NOT NULL, report TEXT NOT NULL DEFAULT '{}'
 );
 CREATE TABLE result (
   fingerprint TEXT PRIMARY KEY, parts TEXT NOT NULL, task TEXT NOT NULL, result TEXT NOT NULL, used REAL NOT NULL
@@ -153,16 +153,25 @@ class Journal:
 
     # --- jobs --------------------------------------------------------------------------------------------------------
 
-    def start_job(self, key: str, name: str, now: float) -> int:
-        """The number of a new job, or of the unfinished one with this key, which is thereby resumed."""
+    def unfinished(self, key: str) -> bool:
+        """Whether a job with this key was begun and not ended: submitting it again resumes it."""
+        return bool(self._rows("SELECT 1 FROM job WHERE key = ? AND state = 'running'", key))
+
+    def start_job(
+        self, key: str, name: str, versions: Mapping[str, str | None], now: float
+    ) -> tuple[int, dict[str, str | None]]:
+        """The number of a new job, or of the unfinished one with this key, which is thereby resumed.
+
+        `versions` are those of its destinations; a resumed job keeps the versions that it began with.
+        """
         with self._transaction():
-            row = self._db.execute("SELECT id FROM job WHERE key = ? AND state = 'running'", (key,)).fetchone()
+            sql = "SELECT id, versions FROM job WHERE key = ? AND state = 'running'"
+            row = self._db.execute(sql, (key,)).fetchone()
             if row is not None:
-                return int(row[0])
-            self._db.execute(
-                "INSERT INTO job (key, name, state, started) VALUES (?, ?, 'running', ?)", (key, name, now)
-            )
-            return self._db.last_insert_rowid()
+                return int(row[0]), json.loads(row[1])
+            sql = "INSERT INTO job (key, name, state, started, versions) VALUES (?, ?, 'running', ?, ?)"
+            self._db.execute(sql, (key, name, now, json.dumps(dict(versions))))
+            return self._db.last_insert_rowid(), dict(versions)
 
     def end_job(self, job: int, state: str, now: float, report: dict[str, Any]) -> None:
         """Note how a job ended: "done", "failed" or "cancelled"."""

@@ -53,6 +53,15 @@ class OpenedPiece:
         else:
             yield from _sliced(self.buffer(), block_bytes)
 
+    def head(self, size: int) -> bytes:
+        """The first `size` bytes, or all if there are fewer. Raises InputError."""
+        found = b""
+        for block in self.blocks(size):
+            found += block.to_pybytes()
+            if len(found) >= size:
+                break
+        return found[:size]
+
     def file(self) -> BinaryIO:
         """A seekable file over all bytes of the file. Raises InputError."""
         if self._ref.compression:

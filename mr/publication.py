@@ -20,6 +20,7 @@ import fsspec
 from blake3 import blake3
 
 from mr.errors import OutputError, PlanError
+from mr.outlets import digest_file
 from mr.plan import Mode
 from mr.storage import (
     StoreChange,
@@ -253,19 +254,26 @@ def _sync(path: Path) -> None:
 
 
 def _appear_file(staging: Path, path: Path, mode: Mode) -> None:
-    if mode == "error":
-        os.link(staging, path)  # fails where something has appeared meanwhile
-        staging.unlink()
-    else:
-        os.replace(staging, path)
+    if mode == "error" and path.exists() and digest_file(path) != digest_file(staging):
+        raise OutputError(f"{path} has appeared since the job began; it is left alone")
+    os.replace(staging, path)
     _sync(path.parent)
 
 
 def _appear_folder(staging: Path, path: Path, mode: Mode) -> None:
     old = path.with_name(f".{path.name}.mr-old-{staging.name[-16:]}")
-    if mode == "overwrite" and path.exists():
+    if (
+        path.exists()
+        and (path / SUCCESS).exists()
+        and (path / SUCCESS).read_bytes() == (staging / SUCCESS).read_bytes()
+    ):
+        mode = "overwrite"  # the very same output, published before a crash that kept it from being noted
+    if path.exists() and mode == "overwrite":
         os.rename(path, old)
-    os.rename(staging, path)
+    try:
+        os.rename(staging, path)  # replaces an empty folder, fails on any other
+    except OSError:
+        raise OutputError(f"{path} has appeared since the job began; it is left alone") from None
     _sync(path.parent)
     if old.exists():
         shutil.rmtree(old)

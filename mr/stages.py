@@ -360,7 +360,7 @@ def _needed_columns(draft: _Draft, port: Port) -> tuple[str, ...] | None:
                 needed |= set(below) | set(expr.meta.root_names())
             case _:
                 return None
-    return tuple(sorted(needed))
+    return tuple(sorted(needed)) or None  # a batch without columns would not know its number of rows
 
 
 def unified(schemas: list[pa.Schema], where: str) -> pa.Schema:

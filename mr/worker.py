@@ -19,7 +19,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from mr import context
+from mr import task_context as context
 from mr.batch import Batch, Origins
 from mr.errors import FetchFailed, FunctionFailed, MillraceError, RecordError, RecordPlace
 from mr.events import AttemptFailed, AttemptProgress, AttemptSucceeded, FetchMissed

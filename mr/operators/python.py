@@ -37,8 +37,13 @@ def name_of(fn: object) -> str:
 
 
 def built(fn: Function) -> Function:
-    """A function that can be called a record at a time: a class is built once per task."""
-    made: Function = fn() if inspect.isclass(fn) else fn
+    """A function to call a record at a time: a class whose instances can be called is built once per task.
+
+    >>> built(int) is int
+    True
+    """
+    builds = inspect.isclass(fn) and any("__call__" in vars(base) for base in fn.__mro__)
+    made: Function = fn() if builds else fn
     return made
 
 

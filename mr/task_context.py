@@ -24,7 +24,7 @@ class Context:
 
 
 _OUTSIDE = Context()
-_current: ContextVar[Context] = ContextVar("mr.context", default=_OUTSIDE)
+_current: ContextVar[Context] = ContextVar("mr.task_context", default=_OUTSIDE)
 
 
 @contextmanager

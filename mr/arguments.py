@@ -1,0 +1,95 @@
+"""What users pass to dataset methods - columns, orders, names - checked and brought into one form. Pure."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NoReturn
+
+import polars as pl
+import pyarrow as pa
+
+from mr.errors import PlanError
+from mr.kernels.rows import Shape
+from mr.kernels.types import display
+from mr.operators.base import require_columns
+
+Names = str | Sequence[str] | Mapping[str, Any]
+Column = str | pl.Expr
+
+ELSEWHERE = {
+    "groupBy": "group_by",
+    "collect": "take_all",
+    "compute": "take_all",
+    "withColumn": "with_columns",
+    "frequencies": "value_counts",
+    "foldby": "reduce_by_key",
+    "reduceByKey": "reduce_by_key",
+    "flatMap": "flat_map",
+    "orderBy": "sort",
+    "order_by": "sort",
+    "where": "filter",
+    "dropDuplicates": "distinct",
+    "unique": "distinct",
+    "topk": "top_k",
+    "head": "take",
+}
+
+
+def unknown(owner: object, name: str) -> NoReturn:
+    """Raise AttributeError that names our method for another library's, or one spelt alike."""
+    kind = type(owner).__name__
+    known = [n for n in dir(type(owner)) if not n.startswith("_")]
+    ours = ELSEWHERE.get(name) or next(iter(difflib.get_close_matches(name, known, 1)), None)
+    hint = f"; use {ours}" if ours else ""
+    raise AttributeError(f"{kind} has no method {name!r}{hint}")
+
+
+def united(a: Shape | None, b: Shape | None) -> Shape | None:
+    """The shape of records of both shapes; types that differ are left to the data. Raises PlanError."""
+    if a is None or b is None:
+        return None
+    if (a.names, a.kind) != (b.names, b.kind):
+        raise PlanError(f"union(): columns {list(a.names)} and {list(b.names)} differ; select() alike ones")
+    return replace(a, types=tuple(x if x == y else None for x, y in zip(a.types, b.types, strict=True)))
+
+
+def expressions(columns: Iterable[Column], named: Mapping[str, Column]) -> list[pl.Expr]:
+    made = [pl.col(c) if isinstance(c, str) else c for c in columns]
+    made += [(pl.col(e) if isinstance(e, str) else e).alias(name) for name, e in named.items()]
+    for expr in made:
+        if not isinstance(expr, pl.Expr):
+            raise PlanError(f"{expr!r} is neither a column name nor a Polars expression")
+    return made
+
+
+def column_names(names: str | Sequence[str] | None) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else tuple(names or ())
+
+
+def ordering(
+    shape: Shape | None, by: str | Sequence[str], descending: bool | Sequence[bool], call: str
+) -> tuple[tuple[str, ...], tuple[bool, ...]]:
+    columns = column_names(by)
+    if not columns:
+        raise PlanError(f"{call}: name at least one column")
+    require_columns(shape, columns, call)
+    down = (descending,) * len(columns) if isinstance(descending, bool) else tuple(descending)
+    if len(down) != len(columns):
+        raise PlanError(f"{call}: descending= has {len(down)} entries for {len(columns)} columns")
+    return columns, down
+
+
+def partition_count(n: int | None) -> int | None:
+    if n is not None and not 1 <= n <= 256:
+        raise PlanError("num_partitions= is from 1 to 256")
+    return n
+
+
+def check_key_types(left: Shape, right: Shape, left_on: Sequence[str], right_on: Sequence[str]) -> None:
+    for a, b in zip(left_on, right_on, strict=True):
+        types = left.types[left.names.index(a)], right.types[right.names.index(b)]
+        if None not in types and types[0] != types[1] and not any(pa.types.is_null(t) for t in types):
+            text = f"{a!r} is {display(types[0])} on the left but {b!r} is {display(types[1])} on the right"
+            raise PlanError(f"join(): {text}; cast one of them with with_columns()")

@@ -1,0 +1,134 @@
+"""GroupedDataset: what `group_by` returns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import polars as pl
+
+from mr.aggregates import Aggregate
+from mr.aggregates import count as count_rows
+from mr.arguments import Names, ordering, unknown
+from mr.errors import PlanError
+from mr.kernels.rows import Shape, shape_of
+from mr.operators.base import require_columns, rows_shape
+from mr.operators.columns import Select, expand
+from mr.operators.grouped import AggregateBy, TopByKey
+from mr.operators.pygroups import MapGroups
+from mr.plan import Apply, GroupBy, Node
+
+if TYPE_CHECKING:
+    from mr.dataset import Dataset
+
+
+class GroupedDataset:
+    """Rows grouped by keys: what `group_by` returns."""
+
+    def __init__(self, dataset: Dataset, keys: Sequence[pl.Expr], partitions: int | None) -> None:
+        self._dataset = dataset
+        self._node: Node = dataset._node
+        self._partitions = partitions
+        self._keyed: tuple[pl.Expr, ...] = ()
+        self._keys: tuple[str, ...] = ()
+        if keys:
+            self._keyed, shape = expand(self._node.shape, keys, "group_by()")
+            self._keys = shape.names
+
+    def __getattr__(self, name: str) -> NoReturn:
+        unknown(self, name)
+
+    def agg(self, **aggregates: Aggregate) -> Dataset:
+        """One row for each key: the keys and `name=aggregate`, as `n=mr.count()` or `total=mr.sum("x")`.
+
+        Raises PlanError for an unknown column, a name used twice, or a Polars aggregation instead of ours.
+
+        >>> import mr
+        >>> mr.from_items([("a", 1), ("a", 2)]).group_by("key").agg(total=mr.sum("value")).take_all()
+        [Row(key='a', total=3)]
+        """
+        exprs = list(self._keyed)
+        ours: list[tuple[str, Aggregate]] = []
+        for name, aggregate in aggregates.items():
+            if isinstance(aggregate, pl.Expr):
+                root = next(iter(aggregate.meta.root_names()), "x")
+                raise PlanError(f"agg(): {name}={aggregate}: use an aggregate of mr, as {name}=mr.sum({root!r})")
+            if not isinstance(aggregate, Aggregate):
+                raise PlanError(f"agg(): {name}={aggregate!r} is not an aggregate; use mr.count(), mr.sum(...) ...")
+            if name in self._keys:
+                raise PlanError(f"agg(): {name!r} is a key already")
+            if aggregate.column is None:
+                ours.append((name, aggregate))
+            else:
+                expr = pl.col(aggregate.column) if isinstance(aggregate.column, str) else aggregate.column
+                exprs.append(expr.alias(f"{name}.in"))
+                ours.append((name, replace(aggregate, column=f"{name}.in")))
+        if not ours:
+            raise PlanError("agg(): name at least one aggregate, as n=mr.count()")
+        op = AggregateBy(self._keys, tuple(ours))
+        if not exprs:  # only counts rows: whatever columns there are
+            return self._dataset._with(GroupBy(op.shape(rows_shape((), ())), self._node, op))
+        single, shape = expand(self._node.shape, exprs, "agg()")
+        return self._dataset._with(
+            GroupBy(op.shape(shape), Apply(shape, self._node, Select(single, shape)), op, self._partitions)
+        )
+
+    def _with_keys(self) -> tuple[Node, Shape]:
+        """The whole rows, with computed keys added as columns."""
+        given = require_columns(self._node.shape, (), "group_by()")
+        computed = [e for e in self._keyed if not e.meta.is_column()]
+        if not computed:
+            return self._node, given
+        added = self._dataset.with_columns(*computed)
+        return added._node, require_columns(added._node.shape, (), "group_by()")
+
+    def count(self) -> Dataset:
+        """One row for each key with its number of rows, `count`.
+
+        >>> import mr
+        >>> mr.from_items([("a", 1), ("a", 2)]).group_by("key").count().take_all()
+        [Row(key='a', count=2)]
+        """
+        return self.agg(count=count_rows())
+
+    def map_groups(
+        self,
+        fn: Callable[..., Any],
+        *,
+        sort_by: str | Sequence[str] = (),
+        descending: bool | Sequence[bool] = False,
+        names: Names | None = None,
+        pure: bool = True,
+    ) -> Dataset:
+        """`fn(key, rows)` for each group: an iterator is many records, None none, anything else one record.
+
+        `key` is the value for one key column, a Row for several. `rows` is an iterator, read once, of whole records in
+        input order, or in that of `sort_by`. A group may be larger than memory.
+
+        Raises PlanError for an unknown column.
+
+        >>> import mr
+        >>> def last(key, rows):
+        ...     *_, row = rows
+        ...     return row
+        >>> data = mr.from_items([("a", 3), ("a", 1)]).group_by("key")
+        >>> data.map_groups(last, sort_by="value").take_all()
+        [Row(key='a', value=3)]
+        """
+        rows, shape = self._with_keys()
+        by, down = ordering(shape, sort_by, descending, "map_groups()") if sort_by else ((), ())
+        declared = shape_of(names, fn, True) if names is not None else None
+        op = MapGroups(self._keys, fn, by, down, declared=declared, pure=pure)
+        return self._dataset._with(GroupBy(declared, rows, op, self._partitions))
+
+    def top_k(self, k: int, by: str | Sequence[str], descending: bool | Sequence[bool] = True) -> Dataset:
+        """The first `k` rows of each key in the order of `by`, ties in input order.
+
+        >>> import mr
+        >>> mr.from_items([("a", 1), ("a", 3), ("a", 2)]).group_by("key").top_k(2, by="value").take_all()
+        [Row(key='a', value=3), Row(key='a', value=2)]
+        """
+        rows, shape = self._with_keys()
+        columns, down = ordering(shape, by, descending, "top_k()")
+        return self._dataset._with(GroupBy(shape, rows, TopByKey(self._keys, k, columns, down), self._partitions))

@@ -1,0 +1,225 @@
+"""Where datasets come from: files of every format, and records that the program holds."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from mr.batch import kind_of
+from mr.dataset import Dataset
+from mr.errors import PlanError
+from mr.formats.access_log import AccessLogReader
+from mr.formats.base import Reader
+from mr.formats.binary import BinaryFileReader
+from mr.formats.csv import INFER_BYTES, CsvReader, infer_csv
+from mr.formats.jsonl import JsonReader, infer_json
+from mr.formats.parquet import ParquetReader, infer_parquet
+from mr.formats.text import TextFileReader, TextReader
+from mr.formats.warc import WarcReader
+from mr.inputs import first_piece
+from mr.kernels.rows import Shape, from_python, shape_of
+from mr.kernels.types import arrow_type
+from mr.operators.base import ErrorPolicy, OnError
+from mr.operators.columns import named
+from mr.plan import Items, Read
+
+Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+
+
+def _paths(paths: Paths, call: str) -> tuple[str, ...]:
+    items = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
+    if not items:
+        raise PlanError(f"{call}: no path is given")
+    return tuple(os.fspath(path) for path in items)
+
+
+def _read(paths: tuple[str, ...], reader: Reader, on_error: OnError, max_bad: int | float | None) -> Dataset:
+    schema = reader.schema()
+    shape = None if schema is None else Shape(kind_of(schema), tuple(schema.names), tuple(schema.types))
+    return Dataset(Read(shape, paths, reader, ErrorPolicy(on_error, max_bad)))
+
+
+def read_text(
+    paths: Paths,
+    *,
+    include_path: bool = False,
+    include_offset: bool = False,
+    encoding: str = "utf-8",
+    encoding_errors: str = "replace",
+    delimiter: str = "\n",
+    on_error: OnError = "fail",
+    max_bad_records: int | float | None = None,
+) -> Dataset:
+    """Lines of text files as str values; rows (text, path, offset) where `include_path` or `include_offset` ask.
+
+    `paths`: files, folders or globs; local, dfs:// or any fsspec URL; .gz, .bz2, .xz and .zst are decompressed.
+    Lines end at LF or CRLF, or at `delimiter`. `encoding_errors`: "replace", "ignore" or "strict". `offset` is in
+    bytes. `on_error`, `max_bad_records`: as in `Dataset.map`, for lines that are not `encoding` under "strict".
+
+    Raises PlanError for an unknown encoding; InputNotFound when run, if nothing is there.
+
+    >>> import mr, tempfile, pathlib
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = pathlib.Path(folder, "a.txt").write_text("one\\ntwo\\n")
+    ...     mr.read_text(folder).take_all()
+    ['one', 'two']
+    """
+    reader = TextReader(encoding, encoding_errors, delimiter, include_path, include_offset)
+    return _read(_paths(paths, "read_text()"), reader, on_error, max_bad_records)
+
+
+def read_text_files(paths: Paths, *, encoding: str = "utf-8", encoding_errors: str = "replace") -> Dataset:
+    """Whole text files as rows (path, text). Parameters as in `read_text`.
+
+    >>> import mr, tempfile, pathlib
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = pathlib.Path(folder, "a.txt").write_text("one")
+    ...     mr.read_text_files(folder).first().text
+    'one'
+    """
+    return _read(_paths(paths, "read_text_files()"), TextFileReader(encoding, encoding_errors), "fail", None)
+
+
+def read_binary_files(paths: Paths) -> Dataset:
+    """Whole files as rows (path, bytes), as they are stored.
+
+    >>> import mr, tempfile, pathlib
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = pathlib.Path(folder, "a.bin").write_bytes(b"12")
+    ...     mr.read_binary_files(folder).first().bytes
+    b'12'
+    """
+    return _read(_paths(paths, "read_binary_files()"), BinaryFileReader(), "fail", None)
+
+
+def read_parquet(paths: Paths) -> Dataset:
+    """Rows of Parquet files, in splits of row groups; only needed columns are read.
+
+    Raises InputNotFound, InputError for a file that is no Parquet: the schema is that of the first file.
+
+    >>> import mr, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = mr.from_items([("a", 1)]).write_parquet(folder + "/x.parquet")
+    ...     mr.read_parquet(folder + "/x.parquet").take_all()
+    [Row(key='a', value=1)]
+    """
+    found = _paths(paths, "read_parquet()")
+    piece = first_piece(found, ParquetReader.decompress)
+    with piece.file() as file:
+        pinned = infer_parquet(file, piece.path)
+    return _read(found, ParquetReader(pinned), "fail", None)
+
+
+def read_csv(
+    paths: Paths,
+    *,
+    schema: Mapping[str, Any] | None = None,
+    header: bool = True,
+    delimiter: str = ",",
+    null_values: Sequence[str] = ("",),
+    quoted_newlines: bool = False,
+    on_error: OnError = "fail",
+    max_bad_records: int | float | None = None,
+) -> Dataset:
+    """Rows of CSV files; types are inferred once, from the first 1 MiB in path order, but for those in `schema`.
+
+    `schema` maps names to types; without a header it names all columns. `null_values` are read as null.
+    `quoted_newlines=True`: fields may hold line ends (then a file is one split). A line that does not fit is an error
+    naming file, line, column and the `schema=` entry to add, or as `on_error` says.
+
+    >>> import mr, tempfile, pathlib
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = pathlib.Path(folder, "a.csv").write_text("host,n\\na,1\\n")
+    ...     mr.read_csv(folder).take_all()
+    [Row(host='a', n=1)]
+    """
+    found = _paths(paths, "read_csv()")
+    rules = (header, delimiter, tuple(null_values), quoted_newlines)
+    declared = _declared(schema or {}, "read_csv()")
+    piece = first_piece(found, CsvReader.decompress)
+    pinned = infer_csv(piece.head(INFER_BYTES), piece.path, *rules, declared=declared)
+    return _read(found, CsvReader(pinned, *rules), on_error, max_bad_records)
+
+
+def read_json(
+    paths: Paths,
+    *,
+    schema: Mapping[str, Any] | None = None,
+    on_error: OnError = "fail",
+    max_bad_records: int | float | None = None,
+) -> Dataset:
+    """Rows of files with one JSON object a line. Parameters as in `read_csv`.
+
+    >>> import mr, tempfile, pathlib
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = pathlib.Path(folder, "a.json").write_text('{"host": "a", "n": 1}\\n')
+    ...     mr.read_json(folder).take_all()
+    [Row(host='a', n=1)]
+    """
+    found = _paths(paths, "read_json()")
+    declared = _declared(schema or {}, "read_json()")
+    piece = first_piece(found, JsonReader.decompress)
+    pinned = infer_json(piece.head(INFER_BYTES), piece.path, declared=declared)
+    return _read(found, JsonReader(pinned), on_error, max_bad_records)
+
+
+def read_access_log(
+    paths: Paths,
+    *,
+    format: str = "combined",
+    on_error: OnError = "fail",
+    max_bad_records: int | float | None = None,
+) -> Dataset:
+    """Rows of web server logs: `format` is "combined", "common" or a pattern.
+
+    Columns host, identity, user, time (UTC, microseconds), method, path, protocol, status, bytes, and for "combined"
+    referrer and agent. A line that does not parse is an error, or as `on_error` says.
+
+    >>> import mr, tempfile, pathlib
+    >>> line = '1.2.3.4 - - [10/Oct/2025:13:55:36 +0000] "GET /a HTTP/1.1" 200 12 "-" "curl"\\n'
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = pathlib.Path(folder, "log").write_text(line)
+    ...     mr.read_access_log(folder).first().status
+    200
+    """
+    return _read(_paths(paths, "read_access_log()"), AccessLogReader(format), on_error, max_bad_records)
+
+
+def read_warc(paths: Paths, *, on_error: OnError = "fail", max_bad_records: int | float | None = None) -> Dataset:
+    """Rows of the records of WARC files (.warc or .warc.gz).
+
+    >>> import mr
+    >>> mr.read_warc("crawl.warc.gz").rejected()
+    Traceback (most recent call last):
+    ...
+    mr.errors.PlanError: rejected(): call it on the dataset of a reader or operator with on_error="quarantine"
+    """
+    return _read(_paths(paths, "read_warc()"), WarcReader(), on_error, max_bad_records)
+
+
+def from_items(items: Iterable[Any], *, names: str | Sequence[str] | Mapping[str, Any] | None = None) -> Dataset:
+    """Records that the program holds: values, or rows for tuples, dicts and named tuples. `names` as in `map`.
+
+    Raises TypeConflict naming column and both types where records differ.
+
+    >>> import mr
+    >>> mr.from_items([("a", 1), ("b", 2)]).take_all()
+    [Row(key='a', value=1), Row(key='b', value=2)]
+    """
+    records = list(items)
+    shape = shape_of(names, records.__iter__, True) if names is not None else None
+    data, made = from_python(records, shape)
+    if made is None:
+        data, made = named([pa.nulls(0)], ["value"], "values"), Shape("values", ("value",), (pa.null(),))
+    return Dataset(Items(Shape(made.kind, made.names, tuple(data.schema.types)), data))
+
+
+def _declared(schema: Mapping[str, Any], call: str) -> dict[str, pa.DataType]:
+    types = {name: arrow_type(declared) for name, declared in schema.items()}
+    for name, type in types.items():
+        if type is None:
+            raise PlanError(f"{call}: schema entry {name!r}: {schema[name]!r} is not a column type")
+    return {name: type for name, type in types.items() if type is not None}
