@@ -342,7 +342,9 @@ class CsvWriter(Writer):
         return f"{lines}\n".encode()
 
     def _field(self, column: pl.Expr, type_: pl.DataType) -> pl.Expr:
-        if type_ in (pl.Datetime, pl.Date, pl.Time):
+        if type_ == pl.Time:
+            return column.dt.to_string("%H:%M:%S%.6f")
+        if type_ in (pl.Datetime, pl.Date):
             return column.dt.to_string("iso:strict")
         if type_ != pl.String:
             return column.cast(pl.String)
