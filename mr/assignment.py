@@ -13,7 +13,7 @@ from itertools import pairwise
 import pyarrow as pa
 
 from mr.errors import PlanError
-from mr.fingerprint import digest
+from mr.fingerprint import Identity, combine, digest
 from mr.kernels.types import cast, unify
 from mr.options import BUCKETS, REDUCE_RANGE_BYTES_MAX
 from mr.outlets import to_ipc
@@ -81,6 +81,11 @@ def draft_tasks(
         Draft(exchanges=tuple(_buckets(i, s, r) for i, s in zip(inputs, schemas, strict=True)), sides=sides)
         for r in ranges
     ]
+
+
+def task_identity(program: Identity, draft: Draft, schemas: Sequence[bytes | None]) -> Identity:
+    """The fingerprint of a task and its parts: its program, all that it reads, and the schemas it must write."""
+    return combine([*program.parts, ("input", draft.identity), ("settled schemas", digest(tuple(schemas)))])
 
 
 def bucket_ranges(sizes: Sequence[int], bytes_max: int) -> list[tuple[int, int]]:
@@ -205,4 +210,5 @@ __all__ = [
     "exchange_schema",
     "places_of",
     "read_schema",
+    "task_identity",
 ]

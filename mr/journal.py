@@ -146,6 +146,10 @@ class Journal:
                 [(i.digest, json.dumps(i.parts), label, result_to_json(r), now) for i, label, r in results],
             )
 
+    def count_results(self) -> int:
+        """How many results are recorded."""
+        return int(self._rows("SELECT count(*) FROM result")[0][0])
+
     def parts_like(self, label: str) -> list[dict[str, str]]:
         """The identity parts of the newest results recorded for tasks called `label`, to explain a miss."""
         sql = "SELECT parts FROM result WHERE task = ? ORDER BY used DESC LIMIT 100"

@@ -16,10 +16,19 @@ from pathlib import Path
 import cloudpickle
 
 from mr import events as ev
-from mr.assignment import Draft, Produced, check_join_keys, draft_tasks, exchange_schema, places_of, read_schema
+from mr.assignment import (
+    Draft,
+    Produced,
+    check_join_keys,
+    draft_tasks,
+    exchange_schema,
+    places_of,
+    read_schema,
+    task_identity,
+)
 from mr.errors import JobCancelled, JobFailed
 from mr.executors.base import Executor
-from mr.fingerprint import Identity, Unfingerprintable, combine, digest, program_identity
+from mr.fingerprint import Identity, Unfingerprintable, program_identity
 from mr.journal import Journal
 from mr.kernels.types import unify
 from mr.outlets import digest_file
@@ -237,9 +246,7 @@ class Master:
 
     def _identify(self, stage: Stage, draft: Draft, schemas: tuple[bytes | None, ...]) -> Identity | None:
         program = self._identities[stage.id]
-        if program is None:
-            return None
-        return combine([*program.parts, ("input", draft.identity), ("settled schemas", digest(schemas))])
+        return None if program is None else task_identity(program, draft, schemas)
 
     def _spec(
         self, stage: Stage, index: int, draft: Draft, fingerprint: str, schemas: tuple[bytes | None, ...]

@@ -243,7 +243,7 @@ class Session:
             state = "cancelled"
             raise
         finally:
-            report = _report(result) if state == "done" else {"troubles": list(master.snapshot.troubles)}
+            report = report_of(result) if state == "done" else {"troubles": list(master.snapshot.troubles)}
             self.journal.end_job(job, state, time.time(), report)
             self.journal.log(job, master.snapshot.troubles)
         return result
@@ -350,7 +350,8 @@ def _result(outcome: Outcome, reports: Mapping[str, OutputReport], seconds: floa
     return JobResult("done", reports, outcome.counters, run, reused, seconds, troubles, job, stages)
 
 
-def _report(result: JobResult) -> dict[str, Any]:
+def report_of(result: JobResult) -> dict[str, Any]:
+    """A result as plain values, for JSON."""
     return {**asdict(result), "outputs": {key: asdict(value) for key, value in result.outputs.items()}}
 
 

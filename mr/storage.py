@@ -29,6 +29,7 @@ System = Literal["local", "dfs", "fsspec"]
 CODECS = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz", ".zst": "zstd"}
 LINE_FORMATS = (".txt", ".csv", ".json", ".jsonl")
 SCHEME = "dfs://"
+NO_STORE = 10
 
 
 @dataclass(frozen=True)
@@ -260,6 +261,17 @@ def store_read(path: str) -> bytes | None:
 def store_bytes(data: bytes) -> str:
     """Put bytes into the default store, invisible until they are published; returns the manifest as JSON."""
     return json.dumps(open_store(None).write_file(data, records="lines").to_json())
+
+
+def store_health() -> tuple[str, list[str]]:
+    """The default store in a line, and what is wrong with it. A store that was never made is no problem."""
+    try:
+        store = open_store(None)
+        line = f"{store.path}, {len(store.node_paths())} nodes, {store.replicas} replicas, transaction {store.txn()}"
+        return line, [f"store: {text}" for text in (*store.absent.values(), *store.check_namespace())]
+    except dfs.DfsError as error:
+        missing = error.exit_code == NO_STORE
+        return ("none (dfs init makes one)", []) if missing else ("unusable", [f"store: {error}"])
 
 
 def copy_or_link(source: str, target: str) -> None:

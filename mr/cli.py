@@ -1,0 +1,309 @@
+"""The `mr` command. Thin: parse, call, render, exit. Heavy imports happen inside the commands."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from mr.job_function import Job
+    from mr.parameters import Parameter
+    from mr.plan import Write
+    from mr.session import Session
+
+INTERRUPTED = 130
+
+
+class Failure(click.ClickException):
+    """A failure that is shown as one line (and the user's traceback, if there is one) with its exit code."""
+
+    def __init__(self, message: str, exit_code: int, detail: str = "") -> None:
+        super().__init__(message)
+        self.exit_code = exit_code  # type: ignore[misc]
+        self.detail = detail
+
+    def show(self, file: Any = None) -> None:
+        if self.detail:
+            click.echo(self.detail, err=True)
+        click.echo(f"mr: {self.message}", err=True)
+
+
+@contextmanager
+def failures_shown() -> Iterator[None]:
+    """Turn the errors of engine and store into `Failure`s."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Failure("interrupted; submit the same job again to resume it", INTERRUPTED) from None
+    except click.ClickException:
+        raise
+    except Exception as error:
+        code = getattr(error, "exit_code", None)
+        if not isinstance(code, int):
+            raise
+        raise Failure(str(error), code, getattr(error, "detail", "") or "") from error
+
+
+class _Group(click.Group):
+    """Knows `run` as another name of `submit`."""
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        return super().get_command(ctx, {"run": "submit"}.get(name, name))
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="millrace", prog_name="mr")
+def cli() -> None:
+    """Millrace: batch MapReduce over files, in Python."""
+
+
+# --- submit and explain: a job and its options -----------------------------------------------------------------------
+
+JOB_CONTEXT = {"ignore_unknown_options": True, "allow_interspersed_args": True, "help_option_names": []}
+
+
+def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that every way of running a job has."""
+    for option in reversed(
+        (
+            click.option("--on", type=click.Choice(["inline", "local", "ray"]), default="local", envvar="MR_ON",
+                         show_default=True, help="Where tasks run."),
+            click.option("--address", envvar="MR_ADDRESS", help="Address of a running Ray cluster."),
+            click.option("--workers", type=click.IntRange(1), envvar="MR_WORKERS", help="Tasks at a time [cores]."),
+            click.option("--memory", envvar="MR_MEMORY", help="For all processes, as 2GB [half of RAM]."),
+            click.option("--no-reuse", is_flag=True, help="Run everything, also what has a recorded result."),
+            click.option("--overwrite", "mode", flag_value="overwrite", default=None, help="Replace outputs."),
+            click.option("--append", "mode", flag_value="append", help="Add parts to outputs that exist."),
+            click.option("--json", "as_json", is_flag=True, help="JSON lines on stdout; the last has type result."),
+            click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors."),
+            click.argument("words", nargs=-1, type=click.UNPROCESSED),
+        )
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+@cli.command(context_settings=JOB_CONTEXT)
+@engine_options
+@click.pass_context
+def submit(ctx: click.Context, /, words: tuple[str, ...], **options: Any) -> None:
+    """Run a job: mr submit FILE|MODULE[:JOB] [OPTIONS] [JOB OPTIONS].
+
+    `mr submit FILE --help` shows the job's own options. After -- everything belongs to the job.
+    """
+    if not words or words[0] in ("-h", "--help"):
+        click.echo(ctx.get_help() if words else ctx.get_usage())
+        ctx.exit(0 if words else 2)
+    if options["on"] == "inline":
+        pin_hash_seed()
+    with failures_shown(), _session(options) as session:
+        job = _load(words[0], session)
+        run(job, words[1:], session, options, ctx.command_path + f" {words[0]}")
+
+
+@cli.command(context_settings=JOB_CONTEXT)
+@engine_options
+@click.option("--reuse", "reuse_too", is_flag=True, help="Say which recorded results will be used, and why not.")
+@click.pass_context
+def explain(ctx: click.Context, /, words: tuple[str, ...], reuse_too: bool, **options: Any) -> None:
+    """Show the stages of a job without running it: mr explain FILE [JOB OPTIONS]."""
+    if not words or words[0] in ("-h", "--help"):
+        click.echo(ctx.get_help())
+        ctx.exit(0 if words else 2)
+    from mr.explain import explain_graph, explain_reuse
+
+    with failures_shown(), _session(options) as session:
+        job = _load(words[0], session)
+        outputs = plan(job, words[1:], ctx.command_path + f" {words[0]}")
+        graph = session.compile(tuple(outputs.values()))
+        click.echo(explain_graph(graph))
+        if reuse_too:
+            click.echo(explain_reuse(graph, session.splits(graph), session.journal))
+
+
+def _load(target: str, session: Session) -> Job[...]:
+    from mr.jobfile import load_job
+
+    return load_job(target, session.home)
+
+
+@contextmanager
+def _session(options: dict[str, Any]) -> Iterator[Session]:
+    from mr.render import ProgressDisplay
+    from mr.session import Session
+
+    shown = not options["quiet"] and not options["as_json"] and sys.stderr.isatty()
+    display = ProgressDisplay() if shown else None
+    session = Session(
+        options["on"],
+        options["workers"],
+        options["memory"],
+        options["address"],
+        reuse=not options["no_reuse"],
+        observe=display.update if display else None,
+    )
+    session.mode = options["mode"] or "error"
+    with session:
+        try:
+            yield session
+        finally:
+            if display:
+                display.close()
+
+
+def run(job: Job[...], words: tuple[str, ...], session: Session, options: dict[str, Any], usage: str) -> None:
+    """Run a job with the options in `words` and print what it did."""
+    from mr.render import print_result
+
+    if options["on"] != "ray" and not any(word in ("-h", "--help") for word in words):
+        session.start()  # workers get ready while the job is planned
+    outputs = plan(job, words, usage)
+    result = session.run(outputs, job.name)
+    if options["as_json"]:
+        from mr.session import report_of
+
+        click.echo(json.dumps({"type": "result", "name": job.name, **report_of(result)}))
+    elif not options["quiet"]:
+        print_result(job.name, result)
+
+
+def plan(job: Job[...], words: tuple[str, ...], usage: str) -> dict[str, Write]:
+    """The outputs of a job called with the options in `words`. Exits with the usage for wrong ones."""
+    values = job_values(job.parameters, list(words), usage, job.__doc__ or "")
+    return job.plan(**values)
+
+
+def run_job(job: Job[...]) -> None:
+    """What `job.main()` does: the command line of `python job.py`."""
+
+    @click.command(context_settings=JOB_CONTEXT)
+    @engine_options
+    def command(words: tuple[str, ...], **options: Any) -> None:
+        with failures_shown(), _session(options) as session:
+            run(job, words, session, options, os.path.basename(sys.argv[0]))
+
+    command()
+
+
+# --- a job's own options ---------------------------------------------------------------------------------------------
+
+
+def job_values(parameters: tuple[Parameter, ...], words: list[str], usage: str, about: str) -> dict[str, Any]:
+    """Values for a job's parameters. Required ones may be positional; a list takes what is left of the positionals.
+
+    Raises click.UsageError in one line: an unknown option, a missing or surplus value, a value of the wrong type.
+    """
+    options: list[click.Parameter] = [_option(parameter) for parameter in parameters]
+    positional = click.Argument(["positionals"], nargs=-1)
+    command = click.Command(
+        usage, params=[*options, positional], help=about, context_settings={"help_option_names": ["-h", "--help"]}
+    )
+    with command.make_context(usage, words, max_content_width=100) as ctx:
+        values = dict(ctx.params)
+        rest = list(values.pop("positionals"))
+        for parameter, count in _shares(parameters, values, len(rest)):
+            taken, rest = rest[:count], rest[count:]
+            converted = [_convert(parameter, text) for text in taken]
+            values[parameter.name] = converted if parameter.many else converted[0]
+        if rest:
+            cure = "; quote the glob or declare list[str]" if os.path.exists(rest[0]) else ""
+            raise click.UsageError(f"unexpected argument {rest[0]!r}{cure}", ctx)
+        missing = [p.option for p in parameters if p.required and values[p.name] in (None, ())]
+        if missing:
+            raise click.UsageError(f"missing {', '.join(missing)}", ctx)
+    return {p.name: _finished(p, values[p.name]) for p in parameters}
+
+
+def _option(parameter: Parameter) -> click.Option:
+    names = [f"{parameter.option}/--no-{parameter.option[2:]}" if parameter.flag else parameter.option, parameter.name]
+    needed = "" if not parameter.required else "required; may be positional"
+    shown = not parameter.required and parameter.default is not None
+    text = needed or (f"default: {parameter.default}" if shown else "")
+
+    def convert(ctx: click.Context, option: click.Parameter, value: Any) -> Any:
+        if value is None or parameter.flag:
+            return value
+        if parameter.many or parameter.pairs:
+            return tuple(_pair(parameter, v) if parameter.pairs else _convert(parameter, v) for v in value)
+        return _convert(parameter, value)
+
+    return click.Option(
+        names,
+        type=bool if parameter.flag else str,
+        default=None,
+        multiple=parameter.many or parameter.pairs,
+        metavar=None if parameter.flag else ("|".join(parameter.choices) or parameter.type_name).upper(),
+        help=text,
+        callback=convert,
+    )
+
+
+def _convert(parameter: Parameter, text: str) -> Any:
+    try:
+        return parameter.convert(text)
+    except (ValueError, KeyError):
+        wanted = (
+            f"one of {', '.join(parameter.choices)}" if parameter.choices else f"a value of type {parameter.type_name}"
+        )
+        raise click.UsageError(f"{parameter.option}: {text!r} is not {wanted}") from None
+
+
+def _pair(parameter: Parameter, text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise click.UsageError(f"{parameter.option}: write {text}=VALUE")
+    return key, _convert(parameter, value)
+
+
+def _shares(parameters: tuple[Parameter, ...], values: dict[str, Any], words: int) -> list[tuple[Parameter, int]]:
+    """How many positional words each required parameter without a value takes: one, and lists what is left over."""
+    wanting = [p for p in parameters if p.required and values[p.name] in (None, ()) and not p.flag and not p.pairs]
+    over = words - len(wanting)
+    shares = []
+    for parameter in wanting[:words] if over < 0 else wanting:
+        extra = over if parameter.many and over > 0 else 0
+        over -= extra
+        shares.append((parameter, 1 + extra))
+    return shares
+
+
+def _finished(parameter: Parameter, value: Any) -> Any:
+    if value in (None, ()) and not parameter.required:
+        return parameter.default
+    if parameter.pairs:
+        return dict(value)
+    return list(value) if parameter.many else value
+
+
+# --- entry -----------------------------------------------------------------------------------------------------------
+
+
+def pin_hash_seed() -> None:
+    """Start this command again with the hash seed that workers have: inline tasks run in this very process."""
+    if os.environ.get("PYTHONHASHSEED") != "0" and _Entry.by_command:
+        sys.stdout.flush()
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, "PYTHONHASHSEED": "0"})
+
+
+class _Entry:
+    """Whether this process is the `mr` command itself, which may replace itself."""
+
+    by_command = False
+
+
+def main() -> None:
+    """The `mr` command."""
+    from mr import cli_info  # noqa: F401 - adds its commands
+
+    _Entry.by_command = True
+    cli(prog_name="mr")
+
+
+if __name__ == "__main__":
+    main()
