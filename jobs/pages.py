@@ -15,17 +15,20 @@ from collections.abc import Iterator
 from functools import partial
 from typing import IO, Any, NamedTuple
 
+import polars as pl
 import pyarrow as pa
 
 import mr
 from jobs.urls import normalise, page_url
 
 PAGE_BYTES_MAX = 64 << 20
-"""A longer file, member or response is no page; it is left out (and counted) before it fills the memory."""
+"""A longer file or member is no page: it is left out, and counted as `pages_too_long`."""
+
+HTML_TYPE = r"(?i)^\s*(?:text/html|application/xhtml\+xml)\s*(?:;|$)"
+"""The media types of pages, in HTTP headers."""
 
 _HTML_NAME = re.compile(r"\.(?:s|x)?html?$", re.IGNORECASE)
 _HTML_START = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:<!doctype\s+html|<html\b)", re.IGNORECASE)
-_HTML_TYPE = re.compile(r"\s*(?:text/html|application/xhtml\+xml)\s*(?:;|$)", re.IGNORECASE)
 _TAR_NAME = re.compile(r"\.(?:tar(?:\.\w+)?|tgz|tbz2?|txz|tzst)$", re.IGNORECASE)
 _WARC_NAME = re.compile(r"\.warc(?:\.gz)?$", re.IGNORECASE)
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
@@ -60,29 +63,22 @@ def tar_pages(archive: bytes, base_url: str) -> Iterator[RawPage]:
                 yield RawPage(page_url(base_url, name), None, body)
 
 
-def warc_pages(archive: bytes) -> Iterator[RawPage]:
-    """The HTML responses in a WARC file (gzip or plain), in file order, with transfer and content encoding undone.
-
-    Raises warcio.exceptions.ArchiveLoadFailed where it is not a WARC file.
-    """
-    from warcio.archiveiterator import ArchiveIterator
-
-    for record in ArchiveIterator(io.BytesIO(archive)):
-        if record.rec_type != "response" or record.http_headers is None:
-            continue
-        content_type = record.http_headers.get_header("Content-Type")
-        if content_type and _HTML_TYPE.match(content_type):
-            body = record.content_stream().read(PAGE_BYTES_MAX + 1)
-            if _fits(len(body)):
-                yield RawPage(_address(record.rec_headers.get_header("WARC-Target-URI")), content_type, body)
+def response_page(record: Any) -> RawPage:
+    """The page in a WARC record (url, content_type, payload)."""
+    return RawPage(_address(record.url), record.content_type, record.payload)
 
 
 def file_pages(file: Any, roots: tuple[str, ...], base_url: str) -> Iterator[RawPage]:
-    """The pages of one input file (path, bytes): those of an archive, the file itself if it is HTML, else none."""
+    """The pages of one input file (path, bytes): those of a tar, the file itself if it is HTML, else none.
+
+    Raises ValueError for a WARC file, which `read_pages` reads only where an input says that it is one.
+    """
     if _TAR_NAME.search(file.path):
         yield from tar_pages(file.bytes, base_url)
     elif _WARC_NAME.search(file.path):
-        yield from warc_pages(file.bytes)
+        raise ValueError(
+            f"{file.path} is a WARC file in a folder: give it, or a glob *.warc.gz, as an input of its own"
+        )
     elif is_html(file.path, file.bytes) and _fits(len(file.bytes)):
         yield RawPage(page_url(base_url, name_below(file.path, roots)), None, file.bytes)
 
@@ -139,7 +135,15 @@ def read_pages(inputs: list[str], base_url: str = "file:///") -> mr.Dataset:
     Of several pages with one address the first counts (in file order, then by position). Grouping by address also
     spreads the pages of one big archive over all reduce tasks, so that what follows runs in parallel.
     """
+    archives = [path for path in inputs if _WARC_NAME.search(path)]
+    others = [path for path in inputs if path not in archives]
+    found = []
+    if others or not archives:
+        pages_of = partial(file_pages, roots=tuple(map(root_of, others)), base_url=base_url)
+        found.append(mr.read_binary_files(others).flat_map(pages_of))
+    if archives:
+        html = (pl.col("type") == "response") & pl.col("content_type").str.contains(HTML_TYPE)
+        found.append(mr.read_warc(archives).filter(html).map(response_page))
     columns = {"url": str, "content_type": str, "body": bytes}
-    pages_of = partial(file_pages, roots=tuple(map(root_of, inputs)), base_url=base_url)
-    found = mr.read_binary_files(inputs).flat_map(pages_of)
-    return found.group_by("url").map_groups(lambda url, pages: next(pages), names=columns)
+    first, *rest = found
+    return first.union(*rest).group_by("url").map_groups(lambda url, pages: next(pages), names=columns)

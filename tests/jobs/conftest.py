@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+
+import mr
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 
@@ -36,3 +38,10 @@ def rows() -> Callable[[Path], list[dict[str, Any]]]:
         return [row for part in parts for row in pq.read_table(part).to_pylist()]
 
     return read
+
+
+@pytest.fixture(autouse=True)
+def _inline(_fresh_home: None) -> Iterator[None]:
+    """Jobs that are called run in this thread."""
+    with mr.Session(on="inline"):
+        yield

@@ -11,8 +11,9 @@ from typing import NamedTuple
 import pyarrow as pa
 import pytest
 
+import mr
 from jobs.charset import declared
-from jobs.pages import file_pages, name_below, root_of, tar_pages, warc_pages
+from jobs.pages import file_pages, name_below, read_pages, root_of, tar_pages
 
 
 class StoredFile(NamedTuple):
@@ -78,19 +79,28 @@ def test_a_file_without_an_ending_is_a_page_if_it_begins_like_one() -> None:
     assert list(file_pages(StoredFile("notes.txt", b"<p>"), (), "file:///")) == []
 
 
-def test_a_warc_response_is_decoded_and_others_are_left_out() -> None:
-    body = gzip.compress(b"<p>zipped")
-    chunked = b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
-    http = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nTransfer-Encoding: chunked\r\nContent-Encoding: gzip\r\n\r\n"
-    image = b"HTTP/1.1 200 OK\r\nContent-Type: image/png\r\n\r\nabc"
+def test_pages_of_warc_files_and_folders_together(tmp_path: Path) -> None:
+    http = b"HTTP/1.1 200 OK\r\nContent-Type: %s\r\n\r\n<p>x"
     records = [
-        warc_record("response", "http://H/a?x#y", http + chunked),
-        warc_record("response", "http://h/i", image),
-        warc_record("request", "http://h/a", b"GET / HTTP/1.1\r\n\r\n"),
+        warc_record("response", "http://H/a?x#y", http % b"text/html; charset=utf-8"),
+        warc_record("response", "http://h/a?x", http % b"TEXT/HTML"),  # the same page again
+        warc_record("response", "http://h/i", http % b"image/png"),
+        warc_record("request", "http://h/a", b"GET / HTTP/1.1\r\nContent-Type: text/html\r\n\r\n"),
     ]
-    for archive in (b"".join(records), b"".join(map(gzip.compress, records))):
-        (page,) = warc_pages(archive)
-        assert page == ("http://h/a?x", "text/html", b"<p>zipped")
+    (tmp_path / "a.warc.gz").write_bytes(b"".join(map(gzip.compress, records)))
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "b.html").write_text("<p>b")
+    pages = read_pages([str(tmp_path / "a.warc.gz"), str(tmp_path / "site")], "http://h").take_all()
+    assert sorted(pages) == [
+        ("http://h/a?x", "text/html; charset=utf-8", b"<p>x"),
+        ("http://h/b.html", None, b"<p>b"),
+    ]
+
+
+def test_a_warc_file_in_a_folder_is_not_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "a.warc.gz").write_bytes(b"")
+    with pytest.raises(mr.MillraceError, match=r"a.warc.gz is a WARC file in a folder: give it, or a glob"):
+        read_pages([str(tmp_path)]).take_all()
 
 
 def warc_record(kind: str, url: str, block: bytes) -> bytes:
@@ -99,9 +109,8 @@ def warc_record(kind: str, url: str, block: bytes) -> bytes:
 
 
 def test_the_warc_sample_has_its_140_pages(data: Path) -> None:
-    pages = list(warc_pages((data / "warc" / "example.warc.gz").read_bytes()))
-    assert len({page.url for page in pages}) == 140
-    assert all(page.body or page.content_type for page in pages)
+    pages = read_pages([str(data / "warc" / "*.warc.gz")]).take_all()
+    assert len({page.url for page in pages}) == len(pages) == 140
 
 
 @pytest.mark.parametrize(("site", "count", "korean"), [("sqlite3", 766, 0), ("apache2", 828, 108)])
