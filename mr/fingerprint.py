@@ -11,6 +11,7 @@ encoding. A value met again while it is being encoded (a recursive function) is 
 
 from __future__ import annotations
 
+import copyreg
 import enum
 import functools
 import inspect
@@ -199,7 +200,8 @@ class _Encoder:
     def _reduced(self, value: Any) -> bytes:
         kind = f"{type(value).__module__}.{type(value).__qualname__}"
         try:
-            reduced = value.__reduce_ex__(4)
+            reducer = copyreg.dispatch_table.get(type(value))  # how compiled patterns are pickled, for one
+            reduced = reducer(value) if reducer is not None else value.__reduce_ex__(4)
         except Exception as error:
             raise Unfingerprintable(f"a value of type {kind} has no stable identity ({error})") from None
         if isinstance(reduced, str):

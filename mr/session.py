@@ -315,14 +315,14 @@ def _size_of(node: Read) -> int | None:
 
 
 def _job_key(graph: Graph, splits: Mapping[int, Sequence[Split]], targets: Sequence[Target]) -> str | None:
-    """The identity of the job: its plan, inputs, destinations and modes. None if a function has no identity."""
+    """The identity of the job: its plan, inputs, destinations and whether it appends. None if a function has none."""
     try:
         programs = [program_identity(stage.program).digest for stage in graph.stages]
     except Unfingerprintable:
         return None
     shape = [(stage.inputs, stage.sides, stage.limit_rows) for stage in graph.stages]
     inputs = [[split.identity for split in splits[stage]] for stage in sorted(splits)]
-    return digest(programs, shape, inputs, [(t.where, t.mode) for t in targets])
+    return digest(programs, shape, inputs, [(t.where, t.mode == "append") for t in targets])
 
 
 def _check_overlaps(targets: Sequence[Target], reads: Sequence[Read]) -> None:
