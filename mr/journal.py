@@ -188,7 +188,10 @@ class Journal:
         rows = self._rows(
             "SELECT id, key, name, state, started, ended, report FROM job ORDER BY id DESC LIMIT ?", limit
         )
-        return [JobRow(*head, json.loads(report)) for *head, report in rows]
+        return [
+            JobRow(id, key, name, state, started, ended, json.loads(report))
+            for id, key, name, state, started, ended, report in rows
+        ]
 
     def log(self, job: int, lines: Iterable[str]) -> None:
         """Append lines to the history of a job."""

@@ -205,7 +205,7 @@ class Write(Node):
 
     @property
     def one_file(self) -> bool:
-        return self.path.endswith(self.writer.extension)
+        return self.path.endswith((self.writer.extension, *self.writer.also))
 
 
 @dataclass(frozen=True, eq=False)

@@ -175,7 +175,7 @@ def read_access_log(
 ) -> Dataset:
     """Rows of web server logs: `format` is "combined", "common" or a pattern.
 
-    Columns host, identity, user, time (UTC, microseconds), method, path, protocol, status, bytes, and for "combined"
+    Columns host, identity, user, time (UTC, microseconds), method, url, protocol, status, bytes, and for "combined"
     referrer and agent. A line that does not parse is an error, or as `on_error` says.
 
     >>> import mr, tempfile, pathlib

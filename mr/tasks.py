@@ -7,6 +7,7 @@ segments of an exchange that later tasks read, or a part of an output.
 
 from __future__ import annotations
 
+import builtins
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ class TaskId(NamedTuple):
     """A task by its stage and its place in the stage's order."""
 
     stage: int
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody needs here
 
     def __str__(self) -> str:
         return f"{self.stage}.{self.index}"
@@ -25,7 +26,7 @@ class AttemptId(NamedTuple):
     """One try at a task; `number` counts from 1 over all tries, lost ones included."""
 
     stage: int
-    index: int
+    index: int  # type: ignore[assignment]
     number: int
 
     @property
@@ -70,7 +71,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Segment:
-    """One sorted run of one bucket (or one block of a sorted run) inside a run file."""
+    """The rows of one bucket (or block) of one run: `bytes` from `offset`; `digest` is XXH3-128 as 32 hex digits."""
 
     bucket: int
     run: int
@@ -152,11 +153,11 @@ class Output:
     """
 
     path: str
-    schema: bytes
+    schema: builtins.bytes
     rows: int
     bytes: int
     segments: tuple[Segment, ...] = ()
-    sample: bytes = b""
+    sample: builtins.bytes = b""
     digest: str = ""
     manifest: str = ""
 

@@ -30,7 +30,7 @@ from mr.operators.base import Run
 from mr.outlets import OutletRun, SchemaGrew, open_outlet
 from mr.pieces import OpenedPiece
 from mr.program import HEAD, Port, Program
-from mr.tasks import Attempt, TaskResult, TaskSpec
+from mr.tasks import Attempt, PieceRef, TaskId, TaskResult, TaskSpec
 
 PROGRAMS_KEPT = 64
 SIDES_KEPT = 8
@@ -56,7 +56,8 @@ class WorkerEnv:
 
     def program(self, spec: TaskSpec) -> Program:
         """The program of a task."""
-        return _kept(self._programs, spec.program_digest, PROGRAMS_KEPT, lambda: pickle.loads(spec.program))
+        made: Program = _kept(self._programs, spec.program_digest, PROGRAMS_KEPT, lambda: pickle.loads(spec.program))
+        return made
 
     def side(self, identity: str, key: str, build: Callable[[], object]) -> object:
         """A broadcast side, built once for equal content."""
@@ -81,7 +82,7 @@ def run_attempt(attempt: Attempt, env: WorkerEnv, report: Report) -> AttemptEven
         return AttemptSucceeded(attempt.id, result)
     except FetchFailed as error:
         if error.producer is not None:
-            return FetchMissed(attempt.id, error.producer, str(error))
+            return FetchMissed(attempt.id, TaskId(*error.producer), str(error))
         return AttemptFailed(attempt.id, str(error))
     except MillraceError as error:
         detail = error.detail if isinstance(error, FunctionFailed) else ""
@@ -229,11 +230,9 @@ class _Task:
 
 def _line_at(path: str, base: int, number: int) -> int | None:
     """The line number in the file of line `number` of a piece that begins at byte `base`: counts what lies before."""
-    from mr.tasks import PieceRef
-
     if "://" in path:
         return None
     with contextlib.suppress(MillraceError, OSError):
         before = OpenedPiece(PieceRef(path, 0, base))
-        return number + sum(block.to_pybytes().count(b"\n") for block in before.blocks(1 << 22))
+        return number + sum(bytes(block).count(b"\n") for block in before.blocks(1 << 22))
     return None

@@ -96,7 +96,7 @@ class LocalExecutor(Executor):
         events: list[AttemptEvent] = []
         for link in ready:
             if link is not self._control:
-                self._receive(links[link], events)  # type: ignore[index]
+                self._receive(links[link], events)
         if self._control in ready:
             self._hear(events)
         return events

@@ -17,6 +17,7 @@ import signal
 import socket
 import sys
 from contextlib import suppress
+from typing import Any
 
 FORK_BYTES = 37
 KEEP_BYTES_MAX = 256 << 20  # freed memory that a worker keeps for its next batch; counts against its budget
@@ -36,7 +37,7 @@ def main(control_fd: int, home: str, memory_bytes: int) -> None:
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the owner decides what an interrupt means
     while True:
-        ready, _, _ = select.select([control, wakeup_read], [], [])
+        ready: list[Any] = select.select([control, wakeup_read], [], [])[0]
         if wakeup_read in ready:
             os.read(wakeup_read, 4096)
             _reap(control, children)

@@ -94,7 +94,8 @@ class Reader(ABC):
 class Writer(ABC):
     """Turns batches into the bytes of one part file. Subclasses are frozen dataclasses of plain values."""
 
-    extension: ClassVar[str]  # with the dot: ".parquet"
+    extension: ClassVar[str]  # of part files, with the dot: ".parquet"
+    also: ClassVar[tuple[str, ...]] = ()  # other extensions that name one file of this format
 
     @abstractmethod
     def check(self, schema: pa.Schema) -> None:

@@ -209,6 +209,7 @@ class JsonWriter(Writer):
     """
 
     extension: ClassVar[str] = ".jsonl"
+    also: ClassVar[tuple[str, ...]] = (".json",)
 
     def check(self, schema: pa.Schema) -> None:
         if not len(schema):

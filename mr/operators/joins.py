@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from mr.batch import Batch
 from mr.errors import PlanError
-from mr.kernels.join import build, join_hash, join_sorted
+from mr.kernels.join import RightIndex, build, join_hash, join_sorted
 from mr.kernels.rows import Shape
 from mr.operators.base import Narrow, Run, Stateless, TaskEnv, rows_shape
 
@@ -69,6 +69,7 @@ class BroadcastJoin(Narrow):
 
     def start(self, env: TaskEnv, track: bool) -> Run:
         index = env.side(self.side, lambda data: build(data, self.right_on), ",".join(self.right_on))
+        assert isinstance(index, RightIndex)
 
         def apply(batch: Batch) -> Batch:
             return Batch(join_hash(batch.data, index, self.left_on, self.how, self.suffix))

@@ -169,7 +169,7 @@ class FlatMap(PerRecord):
             if not outputs:
                 return
             near = consumed(source, len(records)) - 1
-            yield Batch(run.convert(outputs, lambda _row, near=near: run.env.where(batch.origins, near)))
+            yield Batch(run.convert(outputs, functools.partial(_nearest, run, batch.origins, near)))
 
     def _one_by_one(self, run: PythonRun, fn: Function, records: list[Any], origins: Origins | None) -> Iterator[Batch]:
         """As `apply`, knowing which record each output came from; a record that fails contributes nothing."""
@@ -180,10 +180,13 @@ class FlatMap(PerRecord):
         for start in range(0, len(outputs), PYTHON_BATCH_ROWS):
             part = source[start : start + PYTHON_BATCH_ROWS]
             mine = None if origins is None else origins[part]
-            data = run.convert(
-                outputs[start : start + PYTHON_BATCH_ROWS], lambda row, mine=mine: run.env.where(mine, row)
-            )
+            data = run.convert(outputs[start : start + PYTHON_BATCH_ROWS], functools.partial(run.env.where, mine))
             yield Batch(data, mine if run.track else None)
+
+
+def _nearest(run: PythonRun, origins: Origins | None, near: int, _row: int) -> str:
+    """Where the record is that was being read when an output was made."""
+    return run.env.where(origins, near)
 
 
 def each(

@@ -13,6 +13,8 @@ from typing import Any, Final
 import pyarrow as pa
 import xxhash
 
+from mr.tasks import Segment
+
 MAGIC: Final = b"MRRUN\0\r\n"
 VERSION: Final = 1
 ALIGNMENT_BYTES: Final = 64
@@ -33,18 +35,6 @@ _TABLE: Final = pa.schema(
         ("digest", pa.binary(16)),
     ]
 )
-
-
-@dataclass(frozen=True)
-class Segment:
-    """The rows of one bucket (or block) of one run: `bytes` from `offset`; `digest` is XXH3-128 as 32 hex digits."""
-
-    bucket: int
-    run: int
-    offset: int
-    bytes: int
-    rows: int
-    digest: str
 
 
 @dataclass(frozen=True, eq=False)
