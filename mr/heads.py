@@ -30,8 +30,8 @@ from mr.program import (
 from mr.shuffle.merge import bucket_rows, sorted_rows
 from mr.shuffle.ranges import Boundary, range_streams
 from mr.shuffle.reader import RunReader
-from mr.shuffle.run_file import RunIndex, Segment
-from mr.tasks import Cut, ExchangeInput, SourceFile, Split, TaskSpec
+from mr.shuffle.run_file import RunIndex
+from mr.tasks import Cut, ExchangeInput, Segment, SourceFile, Split, TaskSpec
 
 PIECE_SHIFT = 40  # a record number is (piece << 40) + number in the piece
 

@@ -32,12 +32,13 @@ def main(control_fd: int, home: str, memory_bytes: int) -> None:
     control = socket.socket(fileno=control_fd)
     children: dict[int, int] = {}
     wakeup_read, wakeup_write = os.pipe()
+    watched: list[Any] = [control, wakeup_read]
     os.set_blocking(wakeup_write, False)
     signal.set_wakeup_fd(wakeup_write, warn_on_full_buffer=False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the owner decides what an interrupt means
     while True:
-        ready: list[Any] = select.select([control, wakeup_read], [], [])[0]
+        ready, _, _ = select.select(watched, [], [])
         if wakeup_read in ready:
             os.read(wakeup_read, 4096)
             _reap(control, children)

@@ -17,8 +17,9 @@ import pyarrow as pa
 
 from mr.kernels.sort import Key, SortedKeys, number_part, order, order_by, parts_of
 from mr.options import MERGE_BLOCK_BYTES
-from mr.shuffle.run_file import Segment, pieces
+from mr.shuffle.run_file import pieces
 from mr.shuffle.source import SegmentSource
+from mr.tasks import Segment
 
 _COPIES: Final = 3
 """Sorting at once holds the rows, their concatenation and the sorted copy."""

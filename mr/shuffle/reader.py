@@ -8,7 +8,8 @@ from pathlib import Path
 import pyarrow as pa
 
 from mr.errors import FetchFailed, TypeConflict
-from mr.shuffle.run_file import Damaged, RunIndex, Segment, decode_index, digest_of
+from mr.shuffle.run_file import Damaged, RunIndex, decode_index, digest_of
+from mr.tasks import Segment
 
 
 class RunReader:

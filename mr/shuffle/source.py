@@ -7,7 +7,8 @@ from typing import Protocol
 
 import pyarrow as pa
 
-from mr.shuffle.run_file import RunIndex, Segment
+from mr.shuffle.run_file import RunIndex
+from mr.tasks import Segment
 
 
 class SegmentSource(Protocol):

@@ -25,10 +25,10 @@ from mr.shuffle.run_file import (
     ROW,
     RUN,
     RunIndex,
-    Segment,
     encode_index,
     pieces,
 )
+from mr.tasks import Segment
 
 _WRITE_BUFFER_BYTES: Final = 1 << 20
 
