@@ -51,16 +51,20 @@ def run(*command: str) -> dict[str, Any]:
     return finish(start(*command))
 
 
-def show(name: str, title: str, rows_max: int = 5) -> None:
-    """Print the first rows of one of the report's tables."""
+def rows_of(name: str, rows_max: int) -> list[dict[str, Any]]:
+    """The first rows of one of the report's tables."""
     filesystem = fsspec.filesystem("dfs", store=ENVIRONMENT["DFS_STORE"])
     parts = sorted(filesystem.glob(f"report/{name}/part-*.parquet"))
-    rows = pads.dataset(parts, filesystem=filesystem, format="parquet").head(rows_max).to_pylist()
+    rows: list[dict[str, Any]] = pads.dataset(parts, filesystem=filesystem).head(rows_max).to_pylist()
+    return rows
+
+
+def show(name: str, title: str, rows_max: int = 5) -> None:
+    """Print the first rows of one of the report's tables."""
+    rows = rows_of(name, rows_max)
     table = Table(title=title, title_justify="left")
     for column, value in rows[0].items():
-        table.add_column(
-            column, justify="right" if isinstance(value, int) else "left", overflow="ellipsis", max_width=60
-        )
+        table.add_column(column, justify="right" if isinstance(value, int) else "left", no_wrap=True)
     for row in rows:
         table.add_row(*(f"{v:,}" if isinstance(v, int) else str(v) for v in row.values()))
     console.print(table)
@@ -72,11 +76,16 @@ def report() -> None:
     show("hours", "The first hours, by status")
     show("urls", "Most requested")
     show("referrers", "Where requests come from")
-    show("unparsed", "A line that did not parse", rows_max=1)
+    (bad,) = rows_of("unparsed", 1)
+    console.print(f"Kept apart: {bad['path']}, line {bad['line']:,}, byte {bad['offset']:,}: {bad['error']}:")
+    console.print(f"  {bad['raw']}", markup=False, soft_wrap=True)
 
 
 def workers_of(pid: int) -> dict[int, float]:
-    """The processes below `pid` that have none below them, with the seconds of CPU that each has used."""
+    """The workers of the `mr submit` that is process `pid`, with the seconds of CPU that each has used.
+
+    They are its grandchildren: it starts one process, which imports what they need and forks them.
+    """
     parents, seconds = {}, {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -85,17 +94,17 @@ def workers_of(pid: int) -> dict[int, float]:
             continue
         parents[int(stat.parent.name)] = int(fields[1])
         seconds[int(stat.parent.name)] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-    below = {pid}
-    while more := {child for child, parent in parents.items() if parent in below} - below:
-        below |= more
-    return {child: seconds[child] for child in below - {pid} if child not in parents.values()}
+    return {process: seconds[process] for process, parent in parents.items() if parents.get(parent) == pid}
 
 
 def kill_a_worker(process: subprocess.Popen[str]) -> None:
-    """Send SIGKILL to the busiest worker as soon as it is in the middle of its work."""
+    """Send SIGKILL to the busiest worker as soon as it is in the middle of its work (where there is /proc)."""
+    if not Path("/proc/self/stat").exists():
+        console.print("  no worker is killed: this system has no /proc to find one in")
+        return
     while process.poll() is None:
         worker, seconds = max(workers_of(process.pid).items(), key=lambda item: item[1], default=(0, 0.0))
-        if seconds > 0.2:
+        if seconds >= 0.02:
             os.kill(worker, signal.SIGKILL)
             console.print(f"  killed worker {worker} after {seconds:.2f} s of work")
             return
@@ -134,7 +143,10 @@ def main() -> None:
     inline = run(*JOB, "--output", "dfs://inline", "--on", "inline", "--no-reuse")
     killed = start(*JOB, "--output", "dfs://killed", "--on", "local", "--workers", "4", "--no-reuse")
     kill_a_worker(killed)
-    survived = digests(finish(killed))
+    result = finish(killed)
+    survived = digests(result)
+    for trouble in result["troubles"]:
+        console.print(f"  survived: {trouble}", markup=False, soft_wrap=True)
     for name, digest in digests(inline).items():
         equal = digest == digests(again)[name] == survived[name]
         console.print(f"  {name:<13} {digest[:32]}  {'the same in all three runs' if equal else 'DIFFERENT'}")

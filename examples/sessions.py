@@ -28,7 +28,7 @@ def sessions_of(host: str, hits: Iterator[mr.Row], gap: timedelta) -> Iterator[t
 
 
 @mr.job
-def sessions(input: list[str], countries: str, output: str, *, gap: timedelta = timedelta(minutes=30)) -> mr.Dataset:
+def sessions(input: list[str], countries: str, output: str, *, gap: timedelta = timedelta(minutes=30)):
     """Cut the visits in access logs into sessions; COUNTRIES is a CSV of host and country."""
     return (
         mr.read_access_log(input, on_error="skip")

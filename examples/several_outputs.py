@@ -20,7 +20,7 @@ def parse(line: str) -> Payment:
 
 
 @mr.job
-def payments(input: list[str], output: str) -> dict[str, mr.Dataset]:
+def payments(input: list[str], output: str):
     """Sum payments by name; lines that are none are kept apart, with their place."""
     paid = mr.read_text(input).map(parse, on_error="quarantine")
     return {

@@ -10,7 +10,7 @@ import mr
 
 
 @mr.job
-def top_urls(input: list[str], output: str, *, top: int = 10) -> mr.Dataset:
+def top_urls(input: list[str], output: str, *, top: int = 10):
     """The most requested URLs of each hour, with their visitors."""
     return (
         mr.read_access_log(input, on_error="skip")

@@ -17,7 +17,7 @@ def words(line: str) -> Iterator[tuple[str, int]]:
 
 
 @mr.job
-def word_count(input: list[str], output: str, *, min_count: int = 1) -> mr.Dataset:
+def word_count(input: list[str], output: str, *, min_count: int = 1):
     """Count how often each word occurs, whatever its case."""
     return (
         mr.read_text(input)

@@ -8,13 +8,15 @@ decompressed file, at which the line begins), text (str: the line), in order of 
 
 from __future__ import annotations
 
+from typing import Any
+
 import polars as pl
 
 import mr
 
 
 @mr.job
-def grep(pattern: str, input: list[str], output: str, *, ignore_case: bool = False, invert: bool = False) -> mr.Dataset:
+def grep(pattern: str, input: list[str], output: str, *, ignore_case: bool = False, invert: bool = False) -> Any:
     """Find the lines that match a pattern, with the place of each.
 
     PATTERN is a regular expression of Rust's `regex` library (no look-around, no back-references: it takes time

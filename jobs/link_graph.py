@@ -31,9 +31,7 @@ def links(page: Any) -> Iterator[tuple[str, str, str]]:
 
 
 @mr.job
-def link_graph(
-    input: list[str], output: str, *, external: bool = False, base_url: str = "file:///"
-) -> dict[str, mr.Dataset]:
+def link_graph(input: list[str], output: str, *, external: bool = False, base_url: str = "file:///") -> Any:
     """The graph of links between web pages.
 
     Only links from page to page count, unless `--external` keeps those that lead out of the crawl as well; files and

@@ -87,7 +87,7 @@ def log_analytics(
     format: Literal["combined", "common"] = "combined",
     top: int = 100,
     labels: str | None = None,
-) -> dict[str, mr.Dataset]:
+) -> Any:
     """What a web server's access logs say: requests, bytes and errors by hour, URL, referrer, agent, host and label."""
     parsed = mr.read_access_log(input, format=format, on_error="quarantine")
     hits = parsed.with_columns(error=(pl.col("status") >= 400).cast(pl.Int64))

@@ -59,7 +59,8 @@ def tar_pages(archive: bytes, base_url: str) -> Iterator[RawPage]:
             if not member.isreg() or name.startswith("../") or not _fits(member.size):
                 continue
             file = members.extractfile(member)
-            if file is not None and (body := file.read()) and is_html(name, body):
+            body = file.read() if file is not None else b""
+            if is_html(name, body):
                 yield RawPage(page_url(base_url, name), None, body)
 
 

@@ -79,9 +79,7 @@ def posting_list(term: str, rows: Iterator[Any]) -> Iterator[tuple[str, int, lis
 
 
 @mr.job
-def web_index(
-    input: list[str], output: str, *, stem: str | None = None, base_url: str = "file:///"
-) -> dict[str, mr.Dataset]:
+def web_index(input: list[str], output: str, *, stem: str | None = None, base_url: str = "file:///") -> Any:
     """Build an inverted index of web pages.
 
     `--stem english` brings words to their stems (any language of Snowball); files and members of archives have

@@ -9,7 +9,8 @@ frequent first, equal counts by word.
 from __future__ import annotations
 
 import re
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 import polars as pl
 
@@ -27,13 +28,13 @@ def letters(line: str) -> list[str]:
     return _LETTERS.findall(line)
 
 
-WORDS = {"letters": letters, "split": str.split}
+WORDS: dict[str, Callable[[str], list[str]]] = {"letters": letters, "split": str.split}
 
 
 @mr.job
 def word_count(
     input: list[str], output: str, *, min_count: int = 1, pattern: Literal["split", "letters"] = "split"
-) -> mr.Dataset:
+) -> Any:
     """Count how often each word occurs.
 
     A word is what stands between blanks (`--pattern split`) or a maximal run of letters (`--pattern letters`).

@@ -24,15 +24,14 @@ def demo() -> ModuleType:
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
-def test_workers_are_the_leaves_below_a_process(demo: ModuleType) -> None:
-    leaf = "import sys; print(flush=True); sys.stdin.read()"
-    middle = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {leaf!r}])"
-    with subprocess.Popen([sys.executable, "-c", middle], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+def test_workers_are_the_grandchildren_of_a_submit(demo: ModuleType) -> None:
+    worker = "import os, sys; print(os.getpid(), flush=True); sys.stdin.read()"
+    zygote = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {worker!r}])"
+    submit = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {zygote!r}])"
+    with subprocess.Popen([sys.executable, "-c", submit], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
-        process.stdout.readline()  # the leaf is running
-        workers = demo.workers_of(process.pid)
-        assert len(workers) == 1
-        assert process.pid not in workers
+        pid = int(process.stdout.readline())  # it is running
+        assert list(demo.workers_of(process.pid)) == [pid]
         process.communicate(b"")
 
 
