@@ -1,4 +1,4 @@
-"""What every test has: its own MR_HOME and its own (not yet made) default store."""
+"""Every test has a state of its own: MR_HOME, DFS_STORE and the session never outlive it."""
 
 from __future__ import annotations
 
@@ -7,24 +7,21 @@ from pathlib import Path
 
 import pytest
 
-import mr
 from mr.storage import open_store
 
 
 @pytest.fixture(autouse=True)
-def _own_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Recorded results and stores of one test never answer another."""
-    for name in ("MR_ON", "MR_WORKERS", "MR_MEMORY", "MR_ADDRESS"):
-        monkeypatch.delenv(name, raising=False)
+def own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Recorded results and stored files of one test never answer another."""
     monkeypatch.setenv("MR_HOME", str(tmp_path / "mr-home"))
-    monkeypatch.setenv("DFS_STORE", str(tmp_path / "store"))
-    open_store.cache_clear()
-    yield
-    open_store.cache_clear()
+    monkeypatch.setenv("DFS_STORE", str(tmp_path / "dfs-store"))
+    open_store.cache_clear()  # a process keeps the default store that it opened first
 
 
 @pytest.fixture
-def inline() -> Iterator[mr.Session]:
-    """A session that runs everything in this thread."""
+def inline(own_state: None) -> Iterator[object]:
+    """A session whose tasks run in this thread."""
+    import mr
+
     with mr.Session(on="inline") as session:
         yield session
