@@ -13,7 +13,7 @@ import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -255,8 +255,16 @@ def _checksums() -> str:
 
 
 def result_to_json(result: TaskResult) -> str:
-    """A result as JSON; bytes as hex."""
-    return json.dumps(asdict(result), default=lambda value: value.hex())
+    """A result as JSON: bytes as hex, segments as lists of their fields in order."""
+    raw = {field.name: getattr(result, field.name) for field in fields(result)}
+    raw["outputs"] = [_output_to_json(output) for output in result.outputs]
+    return json.dumps(raw)
+
+
+def _output_to_json(output: Output) -> dict[str, Any]:
+    raw = {field.name: getattr(output, field.name) for field in fields(output)}
+    raw["segments"] = [(s.bucket, s.run, s.offset, s.bytes, s.rows, s.digest) for s in output.segments]
+    return {name: value.hex() if isinstance(value, bytes) else value for name, value in raw.items()}
 
 
 def result_from_json(text: str) -> TaskResult:
@@ -269,7 +277,7 @@ def result_from_json(text: str) -> TaskResult:
     raw = json.loads(text)
     outputs = []
     for out in raw.pop("outputs"):
-        segments = tuple(Segment(**segment) for segment in out.pop("segments"))
+        segments = tuple(Segment(*segment) for segment in out.pop("segments"))
         out["schema"], out["sample"] = bytes.fromhex(out["schema"]), bytes.fromhex(out["sample"])
         outputs.append(Output(**out, segments=segments))
     counters = tuple((name, n) for name, n in raw.pop("counters"))
