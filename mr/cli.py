@@ -41,7 +41,10 @@ def failures_shown() -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         raise Failure("interrupted; submit the same job again to resume it", INTERRUPTED) from None
-    except click.ClickException:
+    except click.UsageError as error:
+        path = error.ctx.command_path if error.ctx is not None else "mr"
+        raise Failure(f"{error.format_message().rstrip('.')}; see {path} --help", error.exit_code) from None
+    except (click.ClickException, click.exceptions.Exit):
         raise
     except Exception as error:
         code = getattr(error, "exit_code", None)
@@ -51,7 +54,11 @@ def failures_shown() -> Iterator[None]:
 
 
 class _Group(click.Group):
-    """Knows `run` as another name of `submit`."""
+    """Knows `run` as another name of `submit`; every failure is one line."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with failures_shown():
+            return super().invoke(ctx)
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         return super().get_command(ctx, {"run": "submit"}.get(name, name))
@@ -179,10 +186,18 @@ def plan(job: Job[...], words: tuple[str, ...], usage: str) -> dict[str, Write]:
     return job.plan(**values)
 
 
+class _Script(click.Command):
+    """A command without a group around it."""
+
+    def make_context(self, *args: Any, **given: Any) -> click.Context:
+        with failures_shown():
+            return super().make_context(*args, **given)
+
+
 def run_job(job: Job[...]) -> None:
     """What `job.main()` does: the command line of `python job.py`."""
 
-    @click.command(context_settings=JOB_CONTEXT)
+    @click.command(cls=_Script, context_settings=JOB_CONTEXT)
     @engine_options
     def command(words: tuple[str, ...], **options: Any) -> None:
         with failures_shown(), _session(options) as session:
@@ -212,7 +227,8 @@ def job_values(parameters: tuple[Parameter, ...], words: list[str], usage: str, 
             converted = [_convert(parameter, text) for text in taken]
             values[parameter.name] = converted if parameter.many else converted[0]
         if rest:
-            cure = "; quote the glob or declare list[str]" if os.path.exists(rest[0]) else ""
+            expanded = any(map(os.path.exists, ctx.params["positionals"][1:]))  # a shell's glob shifts what follows it
+            cure = "; quote the glob or declare list[str]" if expanded else ""
             raise click.UsageError(f"unexpected argument {rest[0]!r}{cure}", ctx)
         missing = [p.option for p in parameters if p.required and values[p.name] in (None, ())]
         if missing:

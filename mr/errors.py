@@ -104,9 +104,11 @@ class FunctionFailed(RecordError):
 
 
 def user_frames(error: BaseException) -> str:
-    """The traceback of `error` without the frames of this package."""
+    """The traceback of `error` without the frames of this package; empty where user code was not running."""
     here = __file__.rpartition("/")[0] + "/"
     frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(here)]
+    if not frames:
+        return ""
     lines = ["Traceback (user code):\n", *traceback.format_list(frames)]
     return "".join([*lines, *traceback.format_exception_only(error)]).rstrip()
 

@@ -259,7 +259,7 @@ class Session:
         return reports
 
     def collect(self, node: Node) -> pa.RecordBatch:
-        """The records of a dataset, here. Raises what `run` raises."""
+        """The records of a dataset, here; without any, the schema is what the plan knows. Raises what `run` raises."""
         graph = self.compile((Collect(node.shape, node),))
         master = Master(
             graph,
@@ -274,7 +274,9 @@ class Session:
         outputs = [
             o for feed in graph.exchanges[graph.collects[0]].feeds for o in outcome.outputs(feed.stage, feed.outlet)
         ]
-        return _collected(outputs, self.home / "runs")
+        found = _collected(outputs, self.home / "runs")
+        known = node.shape.schema() if node.shape is not None and not found.num_columns else None
+        return found if known is None else concat([], known)
 
     def _target(self, node: Write) -> Target:
         return Target(node.path, node.mode or self.mode, node.one_file, node.writer.extension)

@@ -43,7 +43,10 @@ def main(control_fd: int, home: str, memory_bytes: int) -> None:
             os.read(wakeup_read, 4096)
             _reap(control, children)
         if control in ready:
-            message, fds, _, _ = socket.recv_fds(control, FORK_BYTES, 1)
+            try:
+                message, fds, _, _ = socket.recv_fds(control, FORK_BYTES, 1)
+            except ConnectionResetError:  # the owner left before it read what was told
+                break
             if not message:
                 break
             number = int(message.split()[1])

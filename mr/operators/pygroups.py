@@ -105,7 +105,7 @@ def outputs_of(result: Any, call: str) -> Iterator[Any]:
     if isinstance(result, Iterator):
         return result
     if isinstance(result, list) and any(isinstance(item, (tuple, dict)) for item in result):
-        raise TypeError(f"{call} returned a list of records, which would be one record; yield them instead")
+        raise RecordError(f"{call} returned a list of records, which would be one record; yield them instead")
     return iter((result,))
 
 
