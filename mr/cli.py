@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import json
 import os
 import sys
@@ -42,8 +43,8 @@ def failures_shown() -> Iterator[None]:
     except KeyboardInterrupt:
         raise Failure("interrupted; submit the same job again to resume it", INTERRUPTED) from None
     except click.UsageError as error:
-        path = error.ctx.command_path if error.ctx is not None else "mr"
-        raise Failure(f"{error.format_message().rstrip('.')}; see {path} --help", error.exit_code) from None
+        cure = f"; see {error.ctx.command_path} --help" if error.ctx is not None else ""
+        raise Failure(error.format_message().rstrip(".") + cure, error.exit_code) from None
     except (click.ClickException, click.exceptions.Exit):
         raise
     except Exception as error:
@@ -239,8 +240,8 @@ def job_values(parameters: tuple[Parameter, ...], words: list[str], usage: str, 
 def _option(parameter: Parameter) -> click.Option:
     names = [f"{parameter.option}/--no-{parameter.option[2:]}" if parameter.flag else parameter.option, parameter.name]
     needed = "" if not parameter.required else "required; may be positional"
-    shown = not parameter.required and parameter.default is not None
-    text = needed or (f"default: {parameter.default}" if shown else "")
+    default = parameter.default.name if isinstance(parameter.default, enum.Enum) else parameter.default
+    text = needed or (f"default: {default}" if default not in (None, [], {}) else "")
 
     def convert(ctx: click.Context, option: click.Parameter, value: Any) -> Any:
         if value is None or parameter.flag:
@@ -254,7 +255,7 @@ def _option(parameter: Parameter) -> click.Option:
         type=bool if parameter.flag else str,
         default=None,
         multiple=parameter.many or parameter.pairs,
-        metavar=None if parameter.flag else ("|".join(parameter.choices) or parameter.type_name).upper(),
+        metavar=None if parameter.flag else "|".join(parameter.choices) or parameter.type_name.upper(),
         help=text,
         callback=convert,
     )

@@ -44,7 +44,7 @@ def list_jobs(jobs: int, as_json: bool) -> None:
     with failures_shown():
         from mr.journal import Journal
         from mr.render import print_jobs
-        from mr.storage import scratch_root
+        from mr.scratch import scratch_root
 
         found = Journal(scratch_root()).jobs(jobs)
         if as_json:
@@ -63,7 +63,7 @@ def status(job: str | None, as_json: bool) -> None:
     with failures_shown():
         from mr.journal import Journal
         from mr.render import print_status
-        from mr.storage import scratch_root
+        from mr.scratch import scratch_root
 
         journal = Journal(scratch_root())
         rows = journal.jobs(1_000_000 if job else 1)
@@ -96,7 +96,8 @@ def _facts() -> tuple[dict[str, Any], list[str]]:
     from importlib import metadata
 
     from mr.executors.base import default_memory_bytes
-    from mr.storage import scratch_root, store_health
+    from mr.storage import store_health
+from mr.scratch import scratch_root
 
     home = scratch_root()
     problems: list[str] = []

@@ -34,8 +34,9 @@ from mr.master import Master, Outcome
 from mr.plan import Collect, Mode, Node, Read, Write, validate, walk
 from mr.progress import Snapshot
 from mr.publication import Target, check, publish, version_of
+from mr.scratch import scratch_root, sweep
 from mr.stages import Graph, compile_plan
-from mr.storage import destination, scratch_root, store_of
+from mr.storage import destination, store_of
 from mr.tasks import ExchangeInput, Output, Place, SourceFile, Split, TaskId
 
 On = Literal["inline", "local", "ray"]
@@ -137,6 +138,7 @@ class Session:
         return self._executor
 
     def _make(self) -> Executor:
+        sweep(self.home)
         if self.on == "inline":
             from mr.executors.inline import InlineExecutor
 

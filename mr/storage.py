@@ -280,12 +280,3 @@ def copy_or_link(source: str, target: str) -> None:
         os.link(source, target)
     except OSError:
         shutil.copyfile(source, target)
-
-
-def scratch_root() -> Path:
-    """Where this machine keeps MR_HOME: $MR_HOME, else millrace/mr under $XDG_DATA_HOME or ~/.local/share."""
-    chosen = os.environ.get("MR_HOME")
-    if chosen:
-        return Path(chosen).absolute()
-    data = os.environ.get("XDG_DATA_HOME")
-    return (Path(data) if data else Path.home() / ".local" / "share") / "millrace" / "mr"

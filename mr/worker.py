@@ -30,6 +30,7 @@ from mr.operators.base import Run
 from mr.outlets import OutletRun, SchemaGrew, open_outlet
 from mr.pieces import OpenedPiece
 from mr.program import HEAD, Port, Program
+from mr.scratch import attempt_tag
 from mr.tasks import Attempt, PieceRef, TaskId, TaskResult, TaskSpec
 
 PROGRAMS_KEPT = 64
@@ -137,7 +138,8 @@ class _Task:
         self._reading = Reading()
         self.memory_bytes = env.memory_bytes
         self.home = str(env.home / "runs")
-        self.scratch = str(env.home / "tmp" / f"{os.getpid()}-{attempt.id}")
+        tag = attempt_tag(attempt.id)
+        self.scratch = str(env.home / "tmp" / tag)
         self.context = context.Context(attempt.spec.fingerprint, str(attempt.id), self._counters)
         self._users: dict[Port, list[int]] = {}
         self._leaving: dict[Port, list[int]] = {}
@@ -145,7 +147,6 @@ class _Task:
         self._outlets: list[OutletRun] = []
         self._reported = 0.0
         os.makedirs(self.scratch, exist_ok=True)
-        tag = f"{os.getpid()}-{attempt.id}"
         for i, outlet in enumerate(self._program.outlets):
             path = env.home / "runs" / f"{attempt.spec.fingerprint}.{i}"
             schema = settled[i] if i < len(settled) else None
