@@ -182,9 +182,16 @@ def run(job: Job[...], words: tuple[str, ...], session: Session, options: dict[s
 
 
 def plan(job: Job[...], words: tuple[str, ...], usage: str) -> dict[str, Write]:
-    """The outputs of a job called with the options in `words`. Exits with the usage for wrong ones."""
+    """The outputs of a job called with the options in `words`. Raises click.UsageError, PlanError, InputError, DfsError."""
+    from mr.errors import PlanError, in_user_code
+
     values = job_values(job.parameters, list(words), usage, job.__doc__ or "")
-    return job.plan(**values)
+    try:
+        return job.plan(**values)
+    except Exception as error:
+        if hasattr(error, "exit_code") and not isinstance(error, PlanError):
+            raise  # what an input or a store says of itself
+        raise in_user_code(error, job.site.file) from error
 
 
 class _Script(click.Command):

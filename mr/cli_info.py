@@ -96,8 +96,8 @@ def _facts() -> tuple[dict[str, Any], list[str]]:
     from importlib import metadata
 
     from mr.executors.base import default_memory_bytes
+    from mr.scratch import scratch_root
     from mr.storage import store_health
-from mr.scratch import scratch_root
 
     home = scratch_root()
     problems: list[str] = []

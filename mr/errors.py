@@ -15,6 +15,7 @@ MillraceError
 
 from __future__ import annotations
 
+import importlib
 import traceback
 from dataclasses import dataclass
 
@@ -104,13 +105,25 @@ class FunctionFailed(RecordError):
 
 
 def user_frames(error: BaseException) -> str:
-    """The traceback of `error` without the frames of this package; empty where user code was not running."""
-    here = __file__.rpartition("/")[0] + "/"
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(here)]
+    """The traceback of `error` without the frames of engine and importer; empty where user code was not running."""
+    ours = (__file__.rpartition("/")[0] + "/", importlib.__file__, "<frozen importlib")
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(ours)]
     if not frames:
         return ""
     lines = ["Traceback (user code):\n", *traceback.format_list(frames)]
     return "".join([*lines, *traceback.format_exception_only(error)]).rstrip()
+
+
+def in_user_code(error: Exception, file: str) -> PlanError:
+    """What an error becomes that loading or planning the job of `file` raised: it names the file's line.
+
+    An error of ours needs no traceback: its message says what to do at that line.
+    """
+    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == file]
+    where = file.rpartition("/")[2] + (f":{lines[-1]}" if lines else "")
+    if isinstance(error, MillraceError):
+        return PlanError(f"{where}: {error}" if lines else str(error))
+    return PlanError(f"{where}: {type(error).__name__}: {error}", user_frames(error))
 
 
 class FetchFailed(MillraceError):
