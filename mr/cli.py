@@ -182,7 +182,7 @@ def run(job: Job[...], words: tuple[str, ...], session: Session, options: dict[s
 
 
 def plan(job: Job[...], words: tuple[str, ...], usage: str) -> dict[str, Write]:
-    """The outputs of a job called with the options in `words`. Raises click.UsageError, PlanError, InputError, DfsError."""
+    """The outputs of a job called with `words`. Raises click.UsageError, PlanError, InputError, DfsError."""
     from mr.errors import PlanError, in_user_code
 
     values = job_values(job.parameters, list(words), usage, job.__doc__ or "")

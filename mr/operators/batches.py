@@ -18,7 +18,7 @@ from mr.kernels.sort import order
 from mr.kernels.types import cast, unify
 from mr.operators.base import Narrow, Run, TaskEnv
 from mr.operators.columns import named
-from mr.operators.python import Function, built, name_of
+from mr.operators.python import Function, built, described
 
 BatchFormat = Literal["polars", "arrow", "numpy"]
 
@@ -104,12 +104,12 @@ class _BatchesRun(Run):
             result = from_format(self._fn(to_format(data, operator.batch_format)))
         except Exception as error:
             where = self._env.where(self._origin, 0)
-            text = f"map_batches {name_of(operator.fn)} raised {type(error).__name__}: {error}"
+            text = f"{described('map_batches', operator.fn)} raised {type(error).__name__}: {error}"
             raise FunctionFailed(
                 f"{text} for the batch of {data.num_rows} rows that begins{where or ' here'}", 0, error
             ) from error
         if operator.declared is not None:
-            result = conform(result, operator.declared, f"map_batches {name_of(operator.fn)}")
+            result = conform(result, operator.declared, described("map_batches", operator.fn))
         yield Batch(result)
 
 

@@ -23,7 +23,7 @@ from mr.kernels.rows import Shape, from_python, to_python
 from mr.operators.base import Combiner, Grouped, TaskEnv, rows_shape
 from mr.operators.columns import named
 from mr.operators.grouped import keep
-from mr.operators.python import Function, built, name_of, shorten
+from mr.operators.python import Function, built, described, shorten
 from mr.options import PYTHON_BATCH_ROWS
 
 KEY, VALUE = "key", "value"
@@ -157,7 +157,7 @@ class MapGroups(Grouped):
         return self.declared
 
     def reduce(self, rows: Iterator[pa.RecordBatch], env: TaskEnv) -> Iterator[pa.RecordBatch]:
-        call = f"{self.label} {name_of(self.fn)}"
+        call = described(self.label, self.fn)
         yield from batched(stream(groups(rows, self.keys, self.value), built(self.fn), call), self.declared, call)
 
 
@@ -171,7 +171,7 @@ class PythonCombiner:
         return False  # how often it is applied shows in the values it gets
 
     def combine(self, block: pa.RecordBatch) -> pa.RecordBatch:
-        call = f"combiner {name_of(self.fn)}"
+        call = described("combiner", self.fn)
         group, representatives = codes(block, (KEY,))
         in_order = np.argsort(group, kind="stable")
         values = to_python(keep(block.take(pa.array(in_order)), (VALUE,), "values"))
@@ -220,7 +220,7 @@ class Folded(Grouped):
         return rows_shape((KEY, VALUE), self.types)
 
     def reduce(self, rows: Iterator[pa.RecordBatch], env: TaskEnv) -> Iterator[pa.RecordBatch]:
-        call = f"{self.label} {name_of(self.fn)}"
+        call = described(self.label, self.fn)
         fn = functools.partial(fold, self.fn)
         pairs = ((key, iter(((key, fn(key, values)),))) for key, values in groups(rows, self.keys, VALUE))
         yield from batched(

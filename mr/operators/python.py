@@ -11,6 +11,7 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
+from pathlib import PurePath
 from typing import Any, ClassVar
 
 import numpy as np
@@ -34,6 +35,20 @@ def name_of(fn: object) -> str:
     while isinstance(fn, functools.partial):
         fn = fn.func
     return getattr(fn, "__qualname__", type(fn).__qualname__)
+
+
+def described(label: str, fn: object) -> str:
+    """An operator and the function that it calls, with the function's line, for messages.
+
+    >>> described("map", len), described("map", shorten).rpartition(":")[0]
+    ('map len', 'map shorten (python.py')
+    """
+    inner = fn
+    while isinstance(inner, functools.partial):
+        inner = inner.func
+    code = getattr(inner, "__code__", None)
+    line = "" if code is None else f" ({PurePath(code.co_filename).name}:{code.co_firstlineno})"
+    return f"{label} {name_of(fn)}{line}"
 
 
 def built(fn: Function) -> Function:
@@ -76,7 +91,7 @@ class PythonRun(Run):
         message = f"{type(error).__name__}: {error}"
         if policy.on_error == "fail":
             where = self.env.where(origins, row)
-            text = f"{self.operator.label} {name_of(self.operator.fn)} raised {message}"
+            text = f"{described(self.operator.label, self.operator.fn)} raised {message}"
             raise FunctionFailed(f"{text}{where} for record {shorten(record)}", row, error) from error
         self.env.count("rejected records", 1)
         raw = record if isinstance(record, str) else repr(record)
@@ -89,7 +104,7 @@ class PythonRun(Run):
             data, self.shape = from_python(outputs, self.shape)
         except RecordError as error:
             where = "" if error.row is None else origin_of(error.row)
-            text = f"{self.operator.label} {name_of(self.operator.fn)} gave a record that does not fit{where}"
+            text = f"{described(self.operator.label, self.operator.fn)} gave a record that does not fit{where}"
             raise type(error)(f"{text}: {error.message}") from None
         return data
 
