@@ -138,7 +138,8 @@ def explain(ctx: click.Context, /, words: tuple[str, ...], reuse_too: bool, **op
 def _load(target: str, session: Session) -> Job[...]:
     from mr.jobfile import load_job
 
-    return load_job(target, session.home)
+    job, session.code = load_job(target, session.home)
+    return job
 
 
 @contextmanager

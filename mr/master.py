@@ -75,7 +75,7 @@ class Master:
     """Runs a graph to its end on an executor.
 
     `splits` are those of the source stages, by stage. `reuse`: look recorded results up. `observe` is told of every
-    change. `name` distinguishes files of tasks that have no fingerprint.
+    change. `name` distinguishes files of tasks that have no fingerprint; `code` is the job's snapshot ("" for none).
     """
 
     def __init__(
@@ -86,6 +86,7 @@ class Master:
         journal: Journal,
         *,
         name: str,
+        code: str,
         reuse: bool,
         observe: Callable[[Snapshot], None],
     ) -> None:
@@ -94,6 +95,7 @@ class Master:
         self._executor = executor
         self._journal = journal
         self._name = name
+        self._code = code
         self._reuse = reuse
         self._observe = observe
         self._home = journal.home / "runs"
@@ -254,7 +256,7 @@ class Master:
         program = self._programs[stage.id]
         name = hashlib.blake2b(program, digest_size=16).hexdigest()
         id = TaskId(stage.id, index)
-        return TaskSpec(id, program, name, fingerprint, draft.split, draft.exchanges, draft.sides, schemas)
+        return TaskSpec(id, program, name, fingerprint, self._code, draft.split, draft.exchanges, draft.sides, schemas)
 
     def _primaries(self, needs: Sequence[TaskId]) -> tuple[TaskId, ...]:
         return tuple(sorted({self._primary(task) for task in needs}))

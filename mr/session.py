@@ -116,6 +116,7 @@ class Session:
         self.reuse = reuse
         self.home = home or scratch_root()
         self.mode: Mode = "error"
+        self.code = ""  # the snapshot that the job's modules come from, if it was loaded from a file
         self._observe = observe or (lambda snapshot: None)
         self._executor: Executor | None = None
         self._journal: Journal | None = None
@@ -222,7 +223,14 @@ class Session:
     ) -> JobResult:
         request = f"{(key or 'once')[:32]}-{job}"
         master = Master(
-            graph, splits, self.start(), self.journal, name=str(job), reuse=self.reuse, observe=self._observe
+            graph,
+            splits,
+            self.start(),
+            self.journal,
+            name=str(job),
+            code=self.code,
+            reuse=self.reuse,
+            observe=self._observe,
         )
         state = "failed"
         try:
@@ -269,6 +277,7 @@ class Session:
             self.start(),
             self.journal,
             name=f"{os.getpid()}-{threading.get_ident()}-{time.monotonic_ns()}",
+            code=self.code,
             reuse=self.reuse,
             observe=self._observe,
         )

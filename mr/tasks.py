@@ -128,12 +128,16 @@ class ExchangeInput:
 
 @dataclass(frozen=True)
 class TaskSpec:
-    """Everything a worker needs to run a task: the pickled program of its stage and the input of this task."""
+    """Everything a worker needs to run a task: the pickled program of its stage and the input of this task.
+
+    `code` names the snapshot that the program's modules are imported from ("" for none).
+    """
 
     id: TaskId
     program: bytes = field(repr=False)
     program_digest: str
     fingerprint: str
+    code: str = ""
     split: Split | None = None
     exchanges: tuple[ExchangeInput, ...] = ()
     sides: tuple[ExchangeInput, ...] = ()

@@ -19,6 +19,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from mr import snapshot
 from mr import task_context as context
 from mr.batch import Batch, Origins
 from mr.errors import FetchFailed, FunctionFailed, MillraceError, RecordError, RecordPlace
@@ -50,6 +51,7 @@ class WorkerEnv:
     def __init__(self, home: Path, memory_bytes: int) -> None:
         self.home = home
         self.memory_bytes = memory_bytes
+        self._code = ""
         self._programs: OrderedDict[str, Program] = OrderedDict()
         self._sides: OrderedDict[tuple[str, str], object] = OrderedDict()
         for folder in (home / "runs", home / "tmp"):
@@ -57,6 +59,10 @@ class WorkerEnv:
 
     def program(self, spec: TaskSpec) -> Program:
         """The program of a task."""
+        if spec.code and spec.code != self._code:
+            self._programs.clear()  # what they refer to belongs to another snapshot
+            snapshot.activate(self.home, spec.code)
+            self._code = spec.code
         made: Program = _kept(self._programs, spec.program_digest, PROGRAMS_KEPT, lambda: pickle.loads(spec.program))
         return made
 
