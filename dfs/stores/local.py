@@ -86,6 +86,8 @@ class LocalChunkStore(ChunkStore):
         try:
             for folder in os.listdir(self.path / "chunks"):
                 names += os.listdir(self.path / "chunks" / folder)
+        except FileNotFoundError:
+            pass  # no chunk here needed a file yet, or they are gone, which is for fsck to tell
         except OSError as error:
             raise NodeFailed(f"node {self.path}: {error}") from error
         with self._sqlite("listing chunks"):
