@@ -72,6 +72,12 @@ def document(page: Any, stem: str | None) -> Document:
     return Document(document_id(page.url), page.url, title, len(words), terms)
 
 
+def occurrences(page: Any) -> Iterator[tuple[str, int, int, list[int]]]:
+    """(term, doc, tf, positions) of each term of a document."""
+    for term in page.terms:
+        yield term.term, page.id, term.tf, term.positions
+
+
 def posting_list(term: str, rows: Iterator[Any]) -> Iterator[tuple[str, int, list[Posting]]]:
     """All pages that have `term`, from its rows in order of page id."""
     found = [Posting(row.doc, row.tf, row.positions) for row in rows]
@@ -87,12 +93,8 @@ def web_index(input: list[str], output: str, *, stem: str | None = None, base_ur
     """
     pages = read_pages(input, base_url).map(partial(document, stem=stem))
     documents = pages.select("id", "url", "title", "length")
-    term = pl.col("terms").struct
     postings = (
-        pages.select("id", "terms")
-        .explode("terms")
-        .filter(pl.col("terms").is_not_null())  # a page without words
-        .select(term=term.field("term"), doc="id", tf=term.field("tf"), positions=term.field("positions"))
+        pages.flat_map(occurrences, names={"term": str, "doc": int, "tf": int, "positions": list[int]})
         .group_by("term")
         .map_groups(posting_list, sort_by="doc", names=["term", "df", "postings"])
     )
