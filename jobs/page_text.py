@@ -99,7 +99,8 @@ def _alternative(node: LexborNode) -> str:
 class Stemmer(Protocol):
     """What snowballstemmer gives: Porter's Snowball algorithms (https://snowballstem.org/)."""
 
-    def stemWords(self, words: list[str], /) -> list[str]: ...
+    def stemWords(self, words: list[str], /) -> list[str]:
+        """The stem of each word."""
 
 
 @cache

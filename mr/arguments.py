@@ -56,6 +56,7 @@ def united(a: Shape | None, b: Shape | None) -> Shape | None:
 
 
 def expressions(columns: Iterable[Column], named: Mapping[str, Column]) -> list[pl.Expr]:
+    """Column names and `name=expression` arguments as expressions. Raises PlanError for anything else."""
     made = [pl.col(c) if isinstance(c, str) else c for c in columns]
     made += [(pl.col(e) if isinstance(e, str) else e).alias(name) for name, e in named.items()]
     for expr in made:
@@ -65,12 +66,14 @@ def expressions(columns: Iterable[Column], named: Mapping[str, Column]) -> list[
 
 
 def column_names(names: str | Sequence[str] | None) -> tuple[str, ...]:
+    """One name, several or none as a tuple."""
     return (names,) if isinstance(names, str) else tuple(names or ())
 
 
 def ordering(
     shape: Shape | None, by: str | Sequence[str], descending: bool | Sequence[bool], call: str
 ) -> tuple[tuple[str, ...], tuple[bool, ...]]:
+    """Sort columns and their directions. Raises PlanError: none, an unknown one, too few or many directions."""
     columns = column_names(by)
     if not columns:
         raise PlanError(f"{call}: name at least one column")
@@ -82,12 +85,14 @@ def ordering(
 
 
 def partition_count(n: int | None) -> int | None:
+    """A number of partitions that the constant buckets can be divided into. Raises PlanError."""
     if n is not None and not 1 <= n <= 256:
         raise PlanError("num_partitions= is from 1 to 256")
     return n
 
 
 def check_key_types(left: Shape, right: Shape, left_on: Sequence[str], right_on: Sequence[str]) -> None:
+    """Raise PlanError where key columns have types that could never match."""
     for a, b in zip(left_on, right_on, strict=True):
         types = left.types[left.names.index(a)], right.types[right.names.index(b)]
         if None not in types and types[0] != types[1] and not any(pa.types.is_null(t) for t in types):

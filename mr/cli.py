@@ -30,6 +30,7 @@ class Failure(click.ClickException):
         self.detail = detail
 
     def show(self, file: Any = None) -> None:
+        """Print it on stderr."""
         if self.detail:
             click.echo(self.detail, err=True)
         click.echo(f"mr: {self.message}", err=True)

@@ -35,9 +35,11 @@ SETTLED_SECONDS = 2.0
 class Memo(Protocol):
     """Remembers the ranges of local files between runs: (path, stamp) -> ranges."""
 
-    def ranges_of(self, path: str, stamp: str) -> tuple[Range, ...] | None: ...
+    def ranges_of(self, path: str, stamp: str) -> tuple[Range, ...] | None:
+        """The ranges of the file when it had this stamp, if they are known."""
 
-    def remember(self, path: str, stamp: str, ranges: tuple[Range, ...]) -> None: ...
+    def remember(self, path: str, stamp: str, ranges: tuple[Range, ...]) -> None:
+        """Keep the ranges that a file with this stamp has."""
 
 
 @dataclass(frozen=True)

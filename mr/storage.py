@@ -53,7 +53,7 @@ class InputFile:
 def system_of(path: str) -> System:
     """What kind of place a path or URL names.
 
-    >>> system_of("/tmp/x"), system_of("dfs://x"), system_of("memory://x")
+    >>> system_of("logs/x"), system_of("dfs://x"), system_of("memory://x")
     ('local', 'dfs', 'fsspec')
     """
     if path.startswith(SCHEME):

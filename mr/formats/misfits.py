@@ -24,6 +24,7 @@ class Lines:
     ends: npt.NDArray[np.int64]
 
     def raw(self, i: int) -> bytes:
+        """Record `i` without its newline."""
         return self.data[self.starts[i] : self.ends[i]]
 
     def span(self, first: int, stop: int) -> bytes:

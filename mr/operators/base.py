@@ -107,20 +107,20 @@ class Stateless(Run):
         return (self._apply(batch),)
 
 
-class Combiner(Protocol):
+class Combiner(ABC):
     """The map-side half of a grouping: shrinks a block of rows to partial rows that the reduce side understands."""
 
+    @abstractmethod
     def exact(self, schema: pa.Schema) -> bool:
         """Whether, for input rows of `schema`, combining partial rows once more early gives the same bytes."""
-        ...
 
+    @abstractmethod
     def combine(self, block: pa.RecordBatch) -> pa.RecordBatch:
         """Partial rows of one block of input rows, groups in order of first occurrence."""
-        ...
 
     def recombine(self, partial: pa.RecordBatch) -> pa.RecordBatch:
         """Partial rows combined further (called only if `exact`)."""
-        ...
+        return self.combine(partial)
 
 
 class Grouped(ABC):

@@ -25,7 +25,7 @@ from mr.operators.columns import named
 
 
 @dataclass(frozen=True)
-class AggregateStates:
+class AggregateStates(Combiner):
     """Map-side half of `AggregateBy`: one row of partial states for each key of a block."""
 
     keys: tuple[str, ...]
@@ -79,7 +79,7 @@ def _output_type(aggregate: Aggregate, types: dict[str, pa.DataType | None]) -> 
 
 
 @dataclass(frozen=True)
-class FirstOfKey:
+class FirstOfKey(Combiner):
     """Map-side half of `Distinct`: the first row of each key of a block."""
 
     keys: tuple[str, ...]
@@ -90,8 +90,6 @@ class FirstOfKey:
     def combine(self, block: pa.RecordBatch) -> pa.RecordBatch:
         _, representatives = codes(block, self.keys)
         return block.take(pa.array(representatives))
-
-    recombine = combine
 
 
 @dataclass(frozen=True)
@@ -132,7 +130,7 @@ def ranks(starts: np.ndarray[tuple[int], np.dtype[np.int64]], rows: int) -> np.n
 
 
 @dataclass(frozen=True)
-class TopOfKey:
+class TopOfKey(Combiner):
     """Map-side half of `TopByKey`: no row that `count` rows of its own block come before."""
 
     keys: tuple[str, ...]
@@ -151,8 +149,6 @@ class TopOfKey:
         starts = np.flatnonzero(np.diff(ids, prepend=-1))
         kept = grouped[ranks(starts, len(grouped)) < self.count]
         return block.take(pa.array(np.sort(kept)))
-
-    recombine = combine
 
 
 @dataclass(frozen=True)

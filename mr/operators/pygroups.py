@@ -162,7 +162,7 @@ class MapGroups(Grouped):
 
 
 @dataclass(frozen=True)
-class PythonCombiner:
+class PythonCombiner(Combiner):
     """Map-side half of `map_reduce`: `fn(key, values)` gives values, the key cannot change."""
 
     fn: Function
@@ -192,9 +192,6 @@ class PythonCombiner:
         repeated = keys.column(KEY).take(pa.array(np.repeat(np.arange(len(counts)), counts)))
         value = data.column(0) if data.num_rows else pa.nulls(0, block.schema.field(VALUE).type)
         return named([repeated, value], (KEY, VALUE), "rows")
-
-    def recombine(self, partial: pa.RecordBatch) -> pa.RecordBatch:
-        return self.combine(partial)
 
 
 def fold(fn: Function, key: Any, values: Iterator[Any]) -> Any:
