@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import importlib
 import sys
-import traceback
 import types
 from pathlib import Path
 
 import cloudpickle
 
 from mr import snapshot
-from mr.errors import PlanError, user_frames
+from mr.errors import PlanError, in_user_code
 from mr.fingerprint import is_library
 from mr.job_function import Job
 
@@ -45,8 +44,10 @@ def _from_module(name: str) -> types.ModuleType:
     sys.path.insert(0, "")
     try:
         module = importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        raise PlanError(f"no job file or module {name!r} ({error})") from None
+    except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and f"{name}.".startswith(f"{error.name}."):
+            raise PlanError(f"no job file or module {name!r} ({error})") from None
+        raise in_user_code(error, name) from error
     finally:
         sys.path.remove("")
     if not is_library(name):
@@ -63,6 +64,4 @@ def _from_file(path: Path, home: Path) -> tuple[types.ModuleType, str]:
     try:
         return importlib.import_module(path.stem), code
     except Exception as error:
-        frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
-        line = f":{frames[-1].lineno}" if frames else ""
-        raise PlanError(f"{path.name}{line}: {type(error).__name__}: {error}", user_frames(error)) from error
+        raise in_user_code(error, str(path)) from error
