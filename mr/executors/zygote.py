@@ -29,6 +29,7 @@ def main(control_fd: int, home: str, memory_bytes: int) -> None:
     import mr.shuffle
     import mr.worker  # noqa: F401
 
+    os.dup2(2, 1)  # stdout is for the command's data; what user code prints goes to stderr
     control = socket.socket(fileno=control_fd)
     children: dict[int, int] = {}
     wakeup_read, wakeup_write = os.pipe()
