@@ -35,7 +35,7 @@ from mr.operators.batches import BatchFormat, MapBatches, TopRows
 from mr.operators.columns import Explode, FilterExpr, Select, WithColumns, expand, explode_shape
 from mr.operators.grouped import Distinct
 from mr.operators.joins import How, joined_shape
-from mr.operators.pygroups import KEY, VALUE, Folded, MapGroups, PythonCombiner
+from mr.operators.pygroups import KEY, VALUE, Folded, MapGroups, PythonCombiner, grouped_shape
 from mr.operators.python import Filter, FlatMap, Map
 from mr.plan import Apply, First, GroupBy, Join, Node, Read, Rejected, Sort, Strategy, Union
 
@@ -351,7 +351,7 @@ class Dataset(Actions):
         if shape is None or shape.names != (KEY, VALUE):
             raise PlanError("map_reduce(): the mapper yields pairs (key, value)")
         early = None if combiner is None else PythonCombiner(combiner)
-        declared = shape_of(names, reducer, True) if names is not None else None
+        declared = grouped_shape(names, reducer)
         op = MapGroups((KEY,), reducer, value=VALUE, declared=declared, combine_with=early)
         return Dataset(GroupBy(declared, pairs._node, op, partition_count(num_partitions), partitioner))
 

@@ -12,11 +12,11 @@ from mr.aggregates import Aggregate
 from mr.aggregates import count as count_rows
 from mr.arguments import Names, ordering, unknown
 from mr.errors import PlanError
-from mr.kernels.rows import Shape, shape_of
+from mr.kernels.rows import Shape
 from mr.operators.base import require_columns, rows_shape
 from mr.operators.columns import Select, expand
 from mr.operators.grouped import AggregateBy, TopByKey
-from mr.operators.pygroups import MapGroups
+from mr.operators.pygroups import MapGroups, grouped_shape
 from mr.plan import Apply, GroupBy, Node
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ class GroupedDataset:
         """
         rows, shape = self._with_keys()
         by, down = ordering(shape, sort_by, descending, "map_groups()") if sort_by else ((), ())
-        declared = shape_of(names, fn, True) if names is not None else None
+        declared = grouped_shape(names, fn)
         op = MapGroups(self._keys, fn, by, down, declared=declared, pure=pure)
         return self._dataset._with(GroupBy(declared, rows, op, self._partitions))
 

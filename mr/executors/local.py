@@ -117,7 +117,10 @@ class LocalExecutor(Executor):
             worker.link.close()
 
     def _hear(self, events: list[AttemptEvent]) -> None:
-        data = self._control.recv(65536)
+        try:
+            data = self._control.recv(65536)
+        except ConnectionResetError:
+            data = b""
         if not data:
             raise ExecutorError(f"the worker factory ended with code {self._zygote.wait()}; see its output")
         *lines, self._unread = (self._unread + data).split(b"\n")

@@ -224,7 +224,7 @@ class Explode(Narrow):
         first = np.cumsum(lengths) - lengths
         index = np.where(filled, np.repeat(first, counts) + within, len(flat))
         values = pa.concat_arrays([flat, pa.nulls(1, flat.type)]).take(pa.array(index))
-        taken = data.take(pa.array(source))
+        taken = data.drop_columns([self.column]).take(pa.array(source))  # a copy of each list a row would be quadratic
         columns = [values if n == self.column else taken.column(n) for n in data.schema.names]
         origins = None if batch.origins is None else batch.origins[source]
         return Batch(named(columns, data.schema.names, kind_of(data.schema)), origins)

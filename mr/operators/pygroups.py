@@ -6,7 +6,10 @@ sorted rows, so a group may be larger than memory.
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import typing
+from collections import abc
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -19,7 +22,7 @@ from mr.batch import with_kind
 from mr.errors import FunctionFailed, MillraceError, RecordError
 from mr.kernels.group import group_starts
 from mr.kernels.keys import codes
-from mr.kernels.rows import Shape, from_python, to_python
+from mr.kernels.rows import Names, Shape, from_python, shape_of, to_python
 from mr.operators.base import Combiner, Grouped, TaskEnv, rows_shape
 from mr.operators.columns import named
 from mr.operators.grouped import keep
@@ -84,6 +87,20 @@ class _Group:
         for _ in self.records:
             pass
         return self.next
+
+
+def grouped_shape(names: Names | None, fn: Function) -> Shape | None:
+    """The shape of what a grouped function gives: of the items, if it is annotated to return an iterator.
+
+    >>> def fn(key, rows) -> Iterator[tuple[str, int]]: ...
+    >>> grouped_shape(["word", "n"], fn).types
+    (DataType(large_string), DataType(int64))
+    """
+    target = fn.func if isinstance(fn, functools.partial) else fn
+    with contextlib.suppress(NameError, TypeError, AttributeError):  # builtins, and names only a type checker knows
+        origin = typing.get_origin(typing.get_type_hints(target).get("return"))
+        return shape_of(names, fn, origin in (abc.Iterator, abc.Generator, abc.Iterable))
+    return shape_of(names, fn, False)
 
 
 def groups(
