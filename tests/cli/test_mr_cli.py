@@ -383,9 +383,8 @@ ALL_TYPES = """
                   bare)
         return mr.from_items([repr(value) for value in values]).write_text(output)
 """
-DEFAULTS = """
-    ['w'] False True 'a' 1 <Color.RED:_1> None None datetime.timedelta(seconds=60) PosixPath('x') {} None 0.5 3 [1] None
-""".split()
+_DEFAULTS = "['w'] False True 'a' 1 <Color.RED:_1> None None datetime.timedelta(seconds=60)"
+DEFAULTS = [*_DEFAULTS.split(), "PosixPath('x')", "{}", "None", "0.5", "3", "[1]", "None"]
 
 
 def values_of(*words: str) -> list[str]:
