@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from mr.executors.base import Executor
     from mr.job_function import Job
     from mr.parameters import Parameter
     from mr.plan import Write
@@ -111,7 +112,7 @@ def submit(ctx: click.Context, /, words: tuple[str, ...], **options: Any) -> Non
         ctx.exit(0 if words else 2)
     if options["on"] == "inline":
         pin_hash_seed()
-    with failures_shown(), _session(options) as session:
+    with failures_shown(), _session(options, _early(options, words)) as session:
         job = _load(words[0], session)
         run(job, words[1:], session, options, ctx.command_path + f" {words[0]}")
 
@@ -143,8 +144,23 @@ def _load(target: str, session: Session) -> Job[...]:
     return job
 
 
+def _early(options: dict[str, Any], words: tuple[str, ...]) -> Executor | None:
+    """The local executor, whose workers get ready while this process imports the rest; None where not needed."""
+    if options["on"] != "local" or any(word in ("-h", "--help") for word in words):
+        return None
+    from mr.executors.base import default_memory_bytes
+    from mr.executors.local import LocalExecutor
+    from mr.parameters import parse_bytes
+    from mr.scratch import scratch_root, sweep
+
+    memory = options["memory"]
+    sweep(scratch_root())
+    bytes_total = default_memory_bytes() if memory is None else parse_bytes(memory)
+    return LocalExecutor(scratch_root(), options["workers"] or os.cpu_count() or 1, bytes_total)
+
+
 @contextmanager
-def _session(options: dict[str, Any]) -> Iterator[Session]:
+def _session(options: dict[str, Any], executor: Executor | None = None) -> Iterator[Session]:
     from mr.render import ProgressDisplay
     from mr.session import Session
 
@@ -157,6 +173,7 @@ def _session(options: dict[str, Any]) -> Iterator[Session]:
         options["address"],
         reuse=not options["no_reuse"],
         observe=display.update if display else None,
+        executor=executor,
     )
     session.mode = options["mode"] or "error"
     with session:
@@ -171,8 +188,6 @@ def run(job: Job[...], words: tuple[str, ...], session: Session, options: dict[s
     """Run a job with the options in `words` and print what it did."""
     from mr.render import print_result
 
-    if options["on"] != "ray" and not any(word in ("-h", "--help") for word in words):
-        session.start()  # workers get ready while the job is planned
     outputs = plan(job, words, usage)
     result = session.run(outputs, job.name)
     if options["as_json"]:
@@ -210,7 +225,7 @@ def run_job(job: Job[...]) -> None:
     @click.command(cls=_Script, context_settings=JOB_CONTEXT)
     @engine_options
     def command(words: tuple[str, ...], **options: Any) -> None:
-        with failures_shown(), _session(options) as session:
+        with failures_shown(), _session(options, _early(options, words)) as session:
             run(job, words, session, options, os.path.basename(sys.argv[0]))
 
     command()

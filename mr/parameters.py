@@ -161,3 +161,17 @@ def parse_timedelta(text: str) -> timedelta:
     if not parts or "".join(n + u for n, u in parts) != text:
         raise ValueError(f"{text!r} is not a duration; write 90s, 30m, 1.5h or 1d12h")
     return timedelta(seconds=sum(float(number) * _UNITS[unit] for number, unit in parts))
+
+
+def parse_bytes(text: str | int) -> int:
+    """A number of bytes from "512MB", "1GiB" or a plain number. Raises PlanError.
+
+    >>> parse_bytes("1GB"), parse_bytes("64MiB"), parse_bytes(100)
+    (1000000000, 67108864, 100)
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?\s*", str(text), re.IGNORECASE)
+    if match is None:
+        raise PlanError(f"{text!r} is not a size; write 512MB, 2GiB or a number of bytes")
+    number, prefix, binary = match.groups()
+    power = " KMGT".index(prefix.upper() or " ")
+    return int(float(number) * (1024 if binary else 1000) ** power)

@@ -31,6 +31,7 @@ from mr.inputs import input_files, splits_of
 from mr.journal import Journal, Publication
 from mr.kernels.frames import concat
 from mr.master import Master, Outcome
+from mr.parameters import parse_bytes
 from mr.plan import Collect, Mode, Node, Read, Write, validate, walk
 from mr.progress import Snapshot
 from mr.publication import Target, check, publish, version_of
@@ -69,26 +70,13 @@ class JobResult:
     stages: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
 
 
-def parse_bytes(text: str | int) -> int:
-    """A number of bytes from "512MB", "1GiB" or a plain number. Raises PlanError.
-
-    >>> parse_bytes("1GB"), parse_bytes("64MiB"), parse_bytes(100)
-    (1000000000, 67108864, 100)
-    """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?\s*", str(text), re.IGNORECASE)
-    if match is None:
-        raise PlanError(f"{text!r} is not a size; write 512MB, 2GiB or a number of bytes")
-    number, prefix, binary = match.groups()
-    power = " KMGT".index(prefix.upper() or " ")
-    return int(float(number) * (1024 if binary else 1000) ** power)
-
-
 class Session:
     """Runs plans with one executor, started when first needed.
 
     `on`: "inline" (this thread), "local" (processes), "ray". `workers`: attempts at a time (default: cores).
     `memory`: for the whole process tree ("2GB"; default: half of the machine's). `address`: of a running Ray cluster.
-    `reuse=False` runs everything again. `home`: where run files and the journal are (default $MR_HOME).
+    `reuse=False` runs everything again. `home`: where run files and the journal are (default $MR_HOME). `observe` is
+    told of progress; `executor`: one that was started already, which the session closes.
 
     >>> import mr
     >>> with Session(on="inline"):
@@ -106,6 +94,7 @@ class Session:
         reuse: bool = True,
         home: Path | None = None,
         observe: Observe | None = None,
+        executor: Executor | None = None,
     ) -> None:
         if on not in ("inline", "local", "ray"):
             raise PlanError(f"on={on!r}: use inline, local or ray")
@@ -118,7 +107,7 @@ class Session:
         self.mode: Mode = "error"
         self.code = ""  # the snapshot that the job's modules come from, if it was loaded from a file
         self._observe = observe or (lambda snapshot: None)
-        self._executor: Executor | None = None
+        self._executor = executor
         self._journal: Journal | None = None
         self._outer: list[Session | None] = []
 
@@ -383,4 +372,4 @@ def _all(given: ExchangeInput, runs: Path) -> Iterator[pa.RecordBatch]:
         raise ExecutorError(f"the result of a task vanished while it was read: {error}") from None
 
 
-__all__ = ["JobResult", "On", "OutputReport", "Session", "configure", "current", "parse_bytes"]
+__all__ = ["JobResult", "On", "OutputReport", "Session", "configure", "current"]
