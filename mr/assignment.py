@@ -14,9 +14,9 @@ import pyarrow as pa
 
 from mr.errors import PlanError
 from mr.fingerprint import Identity, combine, digest
+from mr.kernels.frames import to_ipc
 from mr.kernels.types import cast, unify
 from mr.options import BUCKETS, REDUCE_RANGE_BYTES_MAX
-from mr.outlets import to_ipc
 from mr.program import GatherHead, HashOutlet, ResolveHead, SortHead
 from mr.shuffle.ranges import Boundary, boundaries
 from mr.stages import Graph, Stage

@@ -231,9 +231,7 @@ class Dataset(Actions):
         columns, down = ordering(self._node.shape, by, descending, "top_k()")
         return Dataset(First(self._node.shape, self._node, k, TopRows(k, columns, down), early=False))
 
-    def sort(
-        self, *columns: str, descending: bool | Sequence[bool] = False, num_partitions: int | None = None
-    ) -> Dataset:
+    def sort(self, *columns: str, descending: bool | Sequence[bool] = False) -> Dataset:
         """All records in one order, ties in input order: nulls last in both directions, NaN above all numbers.
 
         >>> import mr
@@ -241,11 +239,9 @@ class Dataset(Actions):
         [3, 2, None]
         """
         by, down = ordering(self._node.shape, columns, descending, "sort()")
-        if num_partitions is not None:
-            raise PlanError("sort(): num_partitions= is not supported; ranges are made from real sizes")
         return Dataset(Sort(self._node.shape, self._node, by, down))
 
-    def distinct(self, *columns: str) -> Dataset:
+    def distinct(self, *columns: str, num_partitions: int | None = None) -> Dataset:
         """The first record of each value of `columns` (all columns by default).
 
         >>> import mr
@@ -253,7 +249,7 @@ class Dataset(Actions):
         ['a', 'b']
         """
         shape = require_columns(self._node.shape, columns, "distinct()")
-        return Dataset(GroupBy(shape, self._node, Distinct(columns or shape.names)))
+        return Dataset(GroupBy(shape, self._node, Distinct(columns or shape.names), partition_count(num_partitions)))
 
     def union(self, *others: Dataset) -> Dataset:
         """All records of this dataset, then those of the others. Raises PlanError where columns differ.

@@ -139,6 +139,8 @@ class _Encoder:
             return self._class(value)
         if isinstance(value, types.CodeType):
             return self._code(value)
+        if isinstance(value, enum.Enum):
+            return self._seq("enum", (type(value).__qualname__, value.name, value.value))
         if isinstance(value, (property, staticmethod, classmethod, functools.cached_property)):
             return self._seq(
                 type(value).__name__, [getattr(value, n, None) for n in ("fget", "fset", "__func__", "func")]
@@ -194,7 +196,8 @@ class _Encoder:
         library = _library_of(module.__name__)
         if library is not None:
             return self._seq("library", (library, module.__name__))
-        reached = [m for m in vars(module).values() if isinstance(m, types.ModuleType)]
+        code = (types.ModuleType, types.FunctionType, type)
+        reached = [value for value in vars(module).values() if isinstance(value, code)]
         return self._seq("module", (module.__name__, inspect.getsource(module), reached))
 
     def _reduced(self, value: Any) -> bytes:
@@ -225,8 +228,6 @@ def _plain(value: Any) -> bytes | None:
     """The encoding of a value without parts; None for anything else."""
     if value is None or value is Ellipsis or isinstance(value, bool):
         return _frame("const", repr(value).encode())
-    if isinstance(value, enum.Enum):
-        return _frame("enum", f"{type(value).__qualname__}.{value.name}".encode())
     if type(value) in (int, float, complex):
         return _frame(type(value).__name__, repr(value).encode())
     if type(value) is str:
@@ -242,6 +243,8 @@ def _plain(value: Any) -> bytes | None:
 
 
 def _has_docstring(code: types.CodeType) -> bool:
+    if code.co_name.startswith("<"):  # lambdas and comprehensions have none, whatever their first constant is
+        return False
     if sys.version_info >= (3, 13):
         return bool(code.co_flags & _CO_HAS_DOCSTRING)
     return bool(code.co_flags & inspect.CO_OPTIMIZED and code.co_consts and isinstance(code.co_consts[0], str))
@@ -285,5 +288,14 @@ def _library_of(module_name: str | None) -> str | None:
     file = getattr(module, "__file__", None) if module is not None else None
     if module is None or not file or not str(Path(file).resolve()).startswith(_library_roots()):
         return None
-    version = getattr(module, "__version__", None)
-    return f"{top}=={version or metadata.version(top)}"
+    version = getattr(module, "__version__", None) or _distribution_version(top)
+    return f"{top}=={version}"
+
+
+def _distribution_version(top: str) -> str:
+    """The version of the distribution that an import name comes from; their names may differ."""
+    try:
+        return metadata.version(top)
+    except metadata.PackageNotFoundError:
+        names = metadata.packages_distributions().get(top, [])
+        return ",".join(f"{name}=={metadata.version(name)}" for name in sorted(set(names))) or "unknown"

@@ -142,7 +142,7 @@ def _read(
             reading.records += batch.rows
             yield batch
         reading.bytes += ref.length
-        reading.piece_lines.append(_lines(piece) if head.track and policy.on_error == "quarantine" else 0)
+        reading.piece_lines.append(_lines(piece) if head.counts_lines else 0)
 
 
 def call_of(reader: Reader) -> str:

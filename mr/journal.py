@@ -11,6 +11,7 @@ import fcntl
 import json
 import os
 import threading
+import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -30,10 +31,10 @@ VERSION = 1
 SCHEMA = """
 CREATE TABLE job (
   id INTEGER PRIMARY KEY, key TEXT NOT NULL, name TEXT NOT NULL, state TEXT NOT NULL,
-  started REAL NOT NULL, ended REAL, versions TEXT NOT NULL, report TEXT NOT NULL DEFAULT '{}'
+  started REAL NOT NULL, ended REAL, request TEXT NOT NULL, versions TEXT NOT NULL, report TEXT NOT NULL DEFAULT '{}'
 );
 CREATE TABLE result (
-  fingerprint TEXT PRIMARY KEY, parts TEXT NOT NULL, task TEXT NOT NULL, result TEXT NOT NULL, used REAL NOT NULL
+  fingerprint TEXT PRIMARY KEY, parts TEXT NOT NULL, task TEXT NOT NULL, result TEXT NOT NULL, recorded REAL NOT NULL
 ) WITHOUT ROWID;
 CREATE TABLE publication (
   destination TEXT PRIMARY KEY, job_key TEXT NOT NULL, version TEXT NOT NULL, report TEXT NOT NULL
@@ -61,6 +62,16 @@ class JobRow:
 
 
 @dataclass(frozen=True)
+class StartedJob:
+    """A job that runs: its number here, the name of its publication (unique everywhere, the same when it is resumed),
+    and what was at its destinations when it began."""
+
+    id: int
+    request: str
+    versions: Mapping[str, str | None]
+
+
+@dataclass(frozen=True)
 class Publication:
     """What a destination was last published with: by which job, as which version, and what was reported."""
 
@@ -80,35 +91,33 @@ class Journal:
         self._lock = threading.RLock()
         try:
             home.mkdir(parents=True, exist_ok=True)
-            fresh = not (home / "journal.db").exists()
-            self._db = apsw.Connection(str(home / "journal.db"), vfs=_checksums())
-            self._db.set_busy_timeout(10_000)
-            if fresh:
-                self._db.reserve_bytes(reserve=8)  # room for a checksum on every page
-            self._open()
+            with _flock(home / "journal.lock", wait=True):  # two first users must not both make it
+                self._open(home / "journal.db")
         except OSError as error:
             raise JournalError(f"MR_HOME {home} cannot be used: {error}") from None
         except apsw.Error as error:
             cure = "delete the file to start anew (recorded results are lost, outputs are not)"
             raise JournalError(f"{home / 'journal.db'} is not a usable journal ({error}); {cure}") from None
 
-    def _open(self) -> None:
-        db = self._db
-        for pragma, value in (("journal_mode", "wal"), ("synchronous", 2)):
-            db.execute(f"PRAGMA {pragma}={value}").fetchall()
+    def _open(self, path: Path) -> None:
+        fresh = not path.exists()
+        db = self._db = apsw.Connection(str(path), vfs=_checksums())
+        db.set_busy_timeout(10_000)
+        if fresh:
+            db.reserve_bytes(reserve=8)  # room for a checksum on every page
+        elif db.pragma("application_id") != APPLICATION_ID:
+            raise JournalError(f"{path} belongs to another program; choose another MR_HOME")
+        elif db.pragma("user_version") > VERSION:
+            raise JournalError(f"{path} was made by a newer version; upgrade or choose another MR_HOME")
+        for pragma, value in (("journal_mode", "wal"), ("synchronous", 2), ("checksum_verification", 1)):
+            db.pragma(pragma, value)
             if db.pragma(pragma) != value:
-                raise JournalError(f"{self.home / 'journal.db'}: {pragma} could not be set to {value}")
-        with self._transaction():
-            if db.pragma("user_version") == 0 and not db.execute("SELECT 1 FROM sqlite_master").fetchone():
+                raise JournalError(f"{path}: {pragma} could not be set to {value}")
+        if fresh:
+            with self._transaction():
                 db.execute(SCHEMA)
                 db.pragma("application_id", APPLICATION_ID)
                 db.pragma("user_version", VERSION)
-        if db.pragma("application_id") != APPLICATION_ID:
-            raise JournalError(f"{self.home / 'journal.db'} belongs to another program; choose another MR_HOME")
-        if db.pragma("user_version") > VERSION:
-            raise JournalError(
-                f"{self.home / 'journal.db'} was made by a newer version; upgrade or choose another MR_HOME"
-            )
 
     def close(self) -> None:
         """Close the database."""
@@ -152,7 +161,7 @@ class Journal:
 
     def parts_like(self, label: str) -> list[dict[str, str]]:
         """The identity parts of the newest results recorded for tasks called `label`, to explain a miss."""
-        sql = "SELECT parts FROM result WHERE task = ? ORDER BY used DESC LIMIT 100"
+        sql = "SELECT parts FROM result WHERE task = ? ORDER BY recorded DESC LIMIT 100"
         return [dict(json.loads(parts)) for (parts,) in self._rows(sql, label)]
 
     # --- jobs --------------------------------------------------------------------------------------------------------
@@ -161,21 +170,20 @@ class Journal:
         """Whether a job with this key was begun and not ended: submitting it again resumes it."""
         return bool(self._rows("SELECT 1 FROM job WHERE key = ? AND state = 'running'", key))
 
-    def start_job(
-        self, key: str, name: str, versions: Mapping[str, str | None], now: float
-    ) -> tuple[int, dict[str, str | None]]:
-        """The number of a new job, or of the unfinished one with this key, which is thereby resumed.
+    def start_job(self, key: str, name: str, versions: Mapping[str, str | None], now: float) -> StartedJob:
+        """A new job, or the unfinished one with this key, which is thereby resumed.
 
         `versions` are those of its destinations; a resumed job keeps the versions that it began with.
         """
         with self._transaction():
-            sql = "SELECT id, versions FROM job WHERE key = ? AND state = 'running'"
+            sql = "SELECT id, request, versions FROM job WHERE key = ? AND state = 'running'"
             row = self._db.execute(sql, (key,)).fetchone()
             if row is not None:
-                return int(row[0]), json.loads(row[1])
-            sql = "INSERT INTO job (key, name, state, started, versions) VALUES (?, ?, 'running', ?, ?)"
-            self._db.execute(sql, (key, name, now, json.dumps(dict(versions))))
-            return self._db.last_insert_rowid(), dict(versions)
+                return StartedJob(int(row[0]), row[1], json.loads(row[2]))
+            request = f"{key[:32]}-{uuid.uuid4().hex}"
+            sql = "INSERT INTO job (key, name, state, started, request, versions) VALUES (?, ?, 'running', ?, ?, ?)"
+            self._db.execute(sql, (key, name, now, request, json.dumps(dict(versions))))
+            return StartedJob(self._db.last_insert_rowid(), request, dict(versions))
 
     def end_job(self, job: int, state: str, now: float, report: dict[str, Any]) -> None:
         """Note how a job ended: "done", "failed" or "cancelled"."""
@@ -207,16 +215,9 @@ class Journal:
     @contextmanager
     def job_lock(self, key: str) -> Iterator[None]:
         """Hold the one lock of a job key. Raises JournalLocked while another process runs the same job."""
-        folder = self.home / "locks"
-        folder.mkdir(exist_ok=True)
-        handle = os.open(folder / key[:32], os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        (self.home / "locks").mkdir(exist_ok=True)
+        with _flock(self.home / "locks" / key[:32], wait=False):
             yield
-        except BlockingIOError:
-            raise JournalLocked("this very job is running in another process; wait for it or end it") from None
-        finally:
-            os.close(handle)
 
     # --- publications and inputs -------------------------------------------------------------------------------------
 
@@ -243,6 +244,18 @@ class Journal:
         text = json.dumps([(r.offset, r.length, r.digest) for r in ranges])
         with self._transaction():
             self._db.execute("INSERT OR REPLACE INTO input_file VALUES (?, ?, ?)", (path, stamp, text))
+
+
+@contextmanager
+def _flock(path: Path, wait: bool) -> Iterator[None]:
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        yield
+    except BlockingIOError:
+        raise JournalLocked("this very job is running in another process; wait for it or end it") from None
+    finally:
+        os.close(handle)
 
 
 def _checksums() -> str:

@@ -123,8 +123,8 @@ class Master:
     def run(self) -> Outcome:
         """Run everything. Raises JobFailed, JobCancelled, and what planning raises (TypeConflict, PlanError)."""
         slots = tuple((node.id, node.slots) for node in self._executor.nodes())
-        self._inbox += [ev.JobStarted(), ev.NodesChanged(slots)]
         ticked = time.monotonic()
+        self._inbox += [ev.Tick(ticked), ev.JobStarted(), ev.NodesChanged(slots)]
         try:
             while not self._finished:
                 while self._inbox and not self._finished:
@@ -230,6 +230,7 @@ class Master:
             result = known.get(spec.fingerprint)
             if result is None and kept is not None and len(kept.drafts) == len(drafts):
                 result = self._fits(spec.id, schemas)
+            self._results.pop(spec.id, None)
             if result is not None:
                 self._results[spec.id] = result
             present = result is not None and all(map(self._present, result.outputs, stage.program.outlets))
@@ -319,9 +320,8 @@ class Master:
         used = {TaskId(s, i): self._primary(TaskId(s, i)) for s, count in tasks.items() for i in range(count)}
         results = {task: self._results[primary] for task, primary in used.items()}
         counters: Counter[str] = Counter()
-        for task, primary in used.items():
-            if task == primary:
-                counters.update(dict(results[task].counters))
+        for result in results.values():  # equal splits ran once, but each counts
+            counters.update(dict(result.counters))
         reused = sum(1 for primary in set(used.values()) if primary not in self._ran)
         return Outcome(results, tasks, len(self._ran), reused, dict(sorted(counters.items())), self._snapshot)
 

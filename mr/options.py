@@ -44,10 +44,13 @@ PACKED_FILE_BYTES_MAX: Final = 4 * MIB
 READ_BLOCK_BYTES: Final = 4 * MIB
 """Readers turn about so many bytes into one batch."""
 
-# --- does not affect bytes -------------------------------------------------------------------------------------------
 MERGE_BLOCK_BYTES: Final = 256 * 1024
 """Batches inside a run file: what a bounded merge holds of each run."""
 
+PYTHON_BATCH_ROWS: Final = 8192
+"""Rows handed to a user's Python function at a time: small enough to stay in cache, large enough to amortise."""
+
+# --- does not affect bytes -------------------------------------------------------------------------------------------
 RECORD_BYTES_MAX: Final = 64 * MIB
 """A longer record is an error (a file without line ends is usually not text)."""
 
@@ -62,9 +65,6 @@ LOST_MAX: Final = 20
 
 NO_PROGRESS_SECONDS: Final = 600.0
 """An attempt that reports nothing for so long is killed and counted as failed."""
-
-PYTHON_BATCH_ROWS: Final = 8192
-"""Rows handed to a user's Python function at a time: small enough to stay in cache, large enough to amortise."""
 
 BROADCAST_BYTES_MAX: Final = 10 * 1000 * 1000
 """`join(strategy="auto")` broadcasts a right side up to this size."""

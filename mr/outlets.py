@@ -18,7 +18,7 @@ from blake3 import blake3
 
 from mr.batch import KIND_KEY, kind_of, with_kind
 from mr.errors import OutputError, PlanError, RecordError
-from mr.kernels.frames import concat
+from mr.kernels.frames import concat, to_ipc
 from mr.kernels.keys import buckets, normalise_keys
 from mr.kernels.partition import bucket_by, sort_into_buckets
 from mr.kernels.rows import Shape
@@ -336,14 +336,6 @@ def empty_batch(shape: Shape | None) -> pa.RecordBatch:
         return pa.RecordBatch.from_arrays([], names=[])
     fields = [pa.field(name, type or pa.null()) for name, type in zip(shape.names, shape.types, strict=True)]
     return pa.RecordBatch.from_pylist([], schema=pa.schema(fields, {KIND_KEY: shape.kind.encode()}))
-
-
-def to_ipc(data: pa.RecordBatch) -> bytes:
-    """A batch as the bytes of an IPC stream."""
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, data.schema) as writer:
-        writer.write_batch(data)
-    return bytes(sink.getvalue().to_pybytes())
 
 
 def digest_file(path: Path) -> str:

@@ -165,7 +165,6 @@ class Sort(Node):
     input: Node
     by: tuple[str, ...]
     descending: tuple[bool, ...]
-    partitions: int | None = None
 
     @property
     def inputs(self) -> tuple[Node, ...]:

@@ -29,12 +29,16 @@ class Port(NamedTuple):
 
 @dataclass(frozen=True)
 class ReadHead:
-    """Reads a split. `columns`: only these are needed (None: all); `track`: keep where records lie."""
+    """Reads a split. `columns`: only these are needed (None: all); `track`: keep where records lie.
+
+    `counts_lines`: rejected records will be told by line number, so the lines of each piece must be known.
+    """
 
     reader: Reader
     on_error: ErrorPolicy
     columns: tuple[str, ...] | None = None
     track: bool = False
+    counts_lines: bool = False
 
 
 @dataclass(frozen=True)

@@ -167,53 +167,64 @@ def publish(
     are what was there when the job began: a destination that changed since is refused. Raises OutputError.
     """
     changes: list[StoreChange] = []
-    staged: list[Callable[[], None]] = []
+    staged: list[Staged] = []
     reports = []
-    for target, outputs in targets:
-        system = system_of(target.path)
-        try:
-            if system == "dfs":
-                change, parts = _store_change(target, outputs, versions[target.where])
+    try:
+        for target, outputs in targets:
+            version = versions[target.where]
+            if system_of(target.path) == "dfs":
+                change, parts = _store_change(target, outputs, version, request)
                 changes.append(change)
-            elif system == "local":
-                finish, parts = _stage(target, outputs, runs, request)
-                staged.append(finish)
             else:
-                finish, parts = _upload(target, outputs, runs)
-                staged.append(finish)
-        except OSError as error:
-            raise OutputError(f"{target.path} cannot be written: {error.strerror or error}") from None
-        reports.append((target, describe(target, parts)))
-    failpoint("publish.staged")
-    if changes:
-        publish_to_store(changes, request)
-    failpoint("publish.store")
-    for finish in staged:
-        try:
-            finish()
-        except OSError as error:
-            raise OutputError(f"an output cannot be published: {error}") from None
+                stage = _stage if system_of(target.path) == "local" else _upload
+                ready, parts = stage(target, outputs, runs, request, version)
+                staged.append(ready)
+            reports.append((target, describe(target, parts)))
+        failpoint("publish.staged")
+        if changes:
+            publish_to_store(changes, request)
+        failpoint("publish.store")
+        for ready in staged:
+            ready.finish()
+    except OSError as error:
+        raise OutputError(f"an output cannot be written: {error}") from None
+    finally:
+        for ready in staged:
+            if ready.folder is not None and ready.folder.is_dir():
+                shutil.rmtree(ready.folder)
+            elif ready.folder is not None:
+                ready.folder.unlink(missing_ok=True)
     return [(version_of(target) or "", report) for target, report in reports]
 
 
-def _store_change(target: Target, outputs: Sequence[Output], version: str | None) -> tuple[StoreChange, list[Part]]:
-    before, first, success = None, 0, b""
+@dataclass(frozen=True)
+class Staged:
+    """An output that is ready: `finish` makes it appear; `folder` is where it waits (None: nowhere of ours)."""
+
+    finish: Callable[[], None]
+    folder: Path | None = None
+
+
+def _store_change(
+    target: Target, outputs: Sequence[Output], version: str | None, request: str
+) -> tuple[StoreChange, list[Part]]:
+    """The change of the store that publishes an output: the same when it is tried again after a crash."""
+    before, first = None, 0
     if target.mode == "append" and version is not None:
-        raw = store_read(f"{target.path.rstrip('/')}/{SUCCESS}")
+        raw = store_read(f"{target.path.rstrip('/')}/{SUCCESS}", int(version))
         before = json.loads(raw) if raw else {"parts": []}
-        first = sum(name.startswith("part-") for name in store_names(target.path))
+        first = sum(name.startswith("part-") for name in store_names(target.path, int(version)))
     parts = parts_of(target, outputs, first)
     manifests = {part.name: part.output.manifest for part in parts}
     if not target.one_file:
-        success = success_file(parts, before)
-        manifests[SUCCESS] = store_bytes(success)
+        manifests[SUCCESS] = store_bytes(success_file(parts, before, request))
     return StoreChange(target.path, target.mode, manifests, version), parts
 
 
 def _stage(
-    target: Target, outputs: Sequence[Output], runs: Path, request: str
-) -> tuple[Callable[[], None], list[Part]]:
-    """Gather the parts beside the destination; the returned function makes them appear."""
+    target: Target, outputs: Sequence[Output], runs: Path, request: str, version: str | None
+) -> tuple[Staged, list[Part]]:
+    """Gather the parts beside the destination."""
     path = Path(target.where)
     path.parent.mkdir(parents=True, exist_ok=True)
     staging = path.with_name(f".{path.name}.mr-{request[:16]}")
@@ -223,11 +234,11 @@ def _stage(
     if target.one_file:
         parts = parts_of(target, outputs)
         _take(runs / parts[0].output.path, staging)
-        return (lambda: _appear_file(staging, path, target.mode)), parts
+        return Staged(lambda: _appear_file(staging, target, version), staging), parts
     before = _success_of(path) if target.mode == "append" else None
     if before is not None and request in before.get("appended", ()):  # appended before a crash, but not noted
-        count = len([output for output in outputs if output.rows] or outputs[:1])
-        return (lambda: None), parts_of(target, outputs, len(before["parts"]) - count)
+        count = len(parts_of(target, outputs))
+        return Staged(lambda: None), parts_of(target, outputs, len(before["parts"]) - count)
     parts = parts_of(target, outputs, len(before["parts"]) if before else 0)
     staging.mkdir()
     for part in parts:
@@ -236,8 +247,8 @@ def _stage(
     _sync(staging / SUCCESS)
     _sync(staging)
     if before is not None:
-        return (lambda: _append_folder(staging, path)), parts
-    return (lambda: _appear_folder(staging, path, target.mode)), parts
+        return Staged(lambda: _append_folder(staging, path), staging), parts
+    return Staged(lambda: _appear_folder(staging, target, version), staging), parts
 
 
 def _take(source: Path, to: Path) -> None:
@@ -253,27 +264,24 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-def _appear_file(staging: Path, path: Path, mode: Mode) -> None:
-    if mode == "error" and path.exists() and digest_file(path) != digest_file(staging):
-        raise OutputError(f"{path} has appeared since the job began; it is left alone")
+def _appear_file(staging: Path, target: Target, version: str | None) -> None:
+    path = Path(target.where)
+    if version_of(target) != version and digest_file(path) != digest_file(staging):
+        raise OutputError(f"{path} has changed since the job began; it is left alone")
     os.replace(staging, path)
     _sync(path.parent)
 
 
-def _appear_folder(staging: Path, path: Path, mode: Mode) -> None:
+def _appear_folder(staging: Path, target: Target, version: str | None) -> None:
+    """Rename the staged folder into place, and what was there away first: if it is what was there at the start, or the
+    very same output, published before a crash that kept it from being noted."""
+    path = Path(target.where)
     old = path.with_name(f".{path.name}.mr-old-{staging.name[-16:]}")
-    if (
-        path.exists()
-        and (path / SUCCESS).exists()
-        and (path / SUCCESS).read_bytes() == (staging / SUCCESS).read_bytes()
-    ):
-        mode = "overwrite"  # the very same output, published before a crash that kept it from being noted
-    if path.exists() and mode == "overwrite":
+    if version_of(target) != version and _success_of(path) != _success_of(staging):
+        raise OutputError(f"{path} has changed since the job began; it is left alone")
+    if path.exists():
         os.rename(path, old)
-    try:
-        os.rename(staging, path)  # replaces an empty folder, fails on any other
-    except OSError:
-        raise OutputError(f"{path} has appeared since the job began; it is left alone") from None
+    os.rename(staging, path)
     _sync(path.parent)
     if old.exists():
         shutil.rmtree(old)
@@ -295,15 +303,17 @@ def _success_of(path: Path) -> dict[str, Any] | None:
     return None
 
 
-def _upload(target: Target, outputs: Sequence[Output], runs: Path) -> tuple[Callable[[], None], list[Part]]:
-    """Write parts under their final names; `_SUCCESS` and the removal of what was there come last."""
-    system, root = fsspec.core.url_to_fs(target.path)
+def _upload(
+    target: Target, outputs: Sequence[Output], runs: Path, request: str, version: str | None
+) -> tuple[Staged, list[Part]]:
+    """Write parts under their final names; the removal of what was there comes first, `_SUCCESS` last."""
     if target.mode == "append":
         raise PlanError(f"{target.path}: append works for local folders and dfs:// only")
+    system, root = fsspec.core.url_to_fs(target.path)
     parts = parts_of(target, outputs)
 
     def finish() -> None:
-        if target.mode == "overwrite" and system.exists(root):
+        if system.exists(root):
             system.rm(root, recursive=True)
         for part in parts:
             remote = f"{root.rstrip('/')}/{part.name}" if part.name else root
@@ -312,4 +322,4 @@ def _upload(target: Target, outputs: Sequence[Output], runs: Path) -> tuple[Call
         if not target.one_file:
             system.pipe_file(f"{root.rstrip('/')}/{SUCCESS}", success_file(parts))
 
-    return finish, parts
+    return Staged(finish), parts

@@ -126,8 +126,8 @@ class Scheduler:
                 out = self._succeeded(id, result.outputs[0].rows if result.outputs else 0, changed)
             case ev.AttemptFailed():
                 out = self._failed(event)
-            case ev.FetchMissed(id, producer, _):
-                out = self._fetch_missed(id, producer)
+            case ev.FetchMissed(id, producer, message):
+                out = self._fetch_missed(id, producer, message)
             case ev.AttemptLost(id, reason):
                 out = self._lost(id, reason)
             case ev.AttemptProgress(id, _, _):
@@ -332,11 +332,14 @@ class Scheduler:
         self._want(task)
         return []
 
-    def _fetch_missed(self, attempt: AttemptId, producer: TaskId) -> list[ev.Instruction]:
+    def _fetch_missed(self, attempt: AttemptId, producer: TaskId, message: str) -> list[ev.Instruction]:
         task = self._running(attempt)
         if task is None:
             return []
         self._release(task)
+        task.losses += 1  # a file that is there but can never be read must not be fetched for ever
+        if task.losses >= self._lost_max:
+            return self._give_up(ev.Fail(f"task {task.id} missed its input {task.losses} times; last: {message}"))
         source = self._tasks.get(producer)
         if source is not None and source.state is TaskState.DONE:
             self._move(source, TaskState.ABSENT)

@@ -28,7 +28,7 @@ from mr.failpoints import failpoint
 from mr.fingerprint import Unfingerprintable, digest, program_identity
 from mr.heads import gathered
 from mr.inputs import input_files, splits_of
-from mr.journal import Journal, Publication
+from mr.journal import Journal, Publication, StartedJob
 from mr.kernels.frames import concat
 from mr.master import Master, Outcome
 from mr.parameters import parse_bytes
@@ -197,26 +197,24 @@ class Session:
                 if not resumes:
                     check(target)
             versions = {t.where: version_of(t) for t in targets.values()}
-            job, versions = self.journal.start_job(key or f"once-{os.urandom(8).hex()}", name, versions, time.time())
-            return self._run_job(graph, splits, targets, versions, job, key, started)
+            job = self.journal.start_job(key or f"once-{os.urandom(8).hex()}", name, versions, time.time())
+            return self._run_job(graph, splits, targets, job, key, started)
 
     def _run_job(
         self,
         graph: Graph,
         splits: Mapping[int, Sequence[Split]],
         targets: Mapping[str, Target],
-        versions: Mapping[str, str | None],
-        job: int,
+        job: StartedJob,
         key: str | None,
         started: float,
     ) -> JobResult:
-        request = f"{(key or 'once')[:32]}-{job}"
         master = Master(
             graph,
             splits,
             self.start(),
             self.journal,
-            name=str(job),
+            name=str(job.id),
             code=self.code,
             reuse=self.reuse,
             observe=self._observe,
@@ -228,7 +226,7 @@ class Session:
                 (target, [output for feed in sink.feeds for output in outcome.outputs(feed.stage, feed.outlet)])
                 for target, sink in zip(targets.values(), graph.sinks, strict=True)
             ]
-            done = publish(pairs, self.home / "runs", request, versions, failpoint)
+            done = publish(pairs, self.home / "runs", job.request, job.versions, failpoint)
             failpoint("publish.done")
             entries = [
                 (target.where, Publication(key or "", version, report))
@@ -236,15 +234,15 @@ class Session:
             ]
             self.journal.published(entries)
             reports = {k: OutputReport(**report) for k, (_, report) in zip(targets, done, strict=True)}
-            result = _result(outcome, reports, time.monotonic() - started, job)
+            result = _result(outcome, reports, time.monotonic() - started, job.id)
             state = "done"
         except (JobCancelled, KeyboardInterrupt):
             state = "cancelled"
             raise
         finally:
             report = report_of(result) if state == "done" else {"troubles": list(master.snapshot.troubles)}
-            self.journal.end_job(job, state, time.time(), report)
-            self.journal.log(job, master.snapshot.troubles)
+            self.journal.end_job(job.id, state, time.time(), report)
+            self.journal.log(job.id, master.snapshot.troubles)
         return result
 
     def _up_to_date(self, targets: Mapping[str, Target], key: str) -> dict[str, dict[str, Any]] | None:

@@ -322,8 +322,9 @@ def _finish(draft: _Draft) -> Stage:
     head = draft.head
     steps = _tracked(draft)
     if isinstance(head, ReadHead):
-        uses_places = any(step.op.calls_python for step in steps) or any(o.source.rejects for o in draft.outlets)
-        head = replace(head, columns=_needed_columns(draft, Port()), track=uses_places)
+        rejects = any(outlet.source.rejects for outlet in draft.outlets)
+        track = rejects or any(step.op.calls_python for step in steps)
+        head = replace(head, columns=_needed_columns(draft, Port()), track=track, counts_lines=rejects)
     limit = draft.limit_rows if len(draft.outlets) == 1 else None
     program = Program(head, steps, tuple(draft.outlets))
     label = " > ".join(draft.labels)

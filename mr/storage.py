@@ -244,17 +244,17 @@ def store_version(path: str) -> str | None:
     return None if version is None else str(version)
 
 
-def store_names(path: str) -> list[str]:
-    """The names in a folder of the store."""
-    return [info.path.rpartition("/")[2] for info in open_store(None).ls(path.removeprefix(SCHEME).strip("/"))]
+def store_names(path: str, at: int) -> list[str]:
+    """The names in a folder of the store after transaction `at`."""
+    return [info.path.rpartition("/")[2] for info in open_store(None).ls(path.removeprefix(SCHEME).strip("/"), at)]
 
 
-def store_read(path: str) -> bytes | None:
-    """The bytes of a small file of the store, None where it is not there."""
+def store_read(path: str, at: int) -> bytes | None:
+    """The bytes of a small file of the store after transaction `at`, None where it is not there."""
     store, name = open_store(None), path.removeprefix(SCHEME).strip("/")
-    if not store.exists(name):
+    if not store.exists(name, at):
         return None
-    with store.open(name) as file:
+    with store.open(name, at) as file:
         return bytes(file.read())
 
 

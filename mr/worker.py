@@ -96,7 +96,7 @@ def run_attempt(attempt: Attempt, env: WorkerEnv, report: Report) -> AttemptEven
         return AttemptFailed(attempt.id, str(error), detail, fatal=not isinstance(error, FunctionFailed))
     except MemoryError:
         return AttemptFailed(attempt.id, f"out of memory (an attempt may use {env.memory_bytes >> 20} MiB)")
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         text = f"{type(error).__name__}: {error}"
         return AttemptFailed(attempt.id, f"task {spec.id}: {text}", traceback.format_exc())
 

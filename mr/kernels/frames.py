@@ -70,3 +70,11 @@ def concat(batches: Sequence[pa.RecordBatch], schema: pa.Schema) -> pa.RecordBat
     if not columns:
         return batches[0]
     return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def to_ipc(data: pa.RecordBatch) -> bytes:
+    """A batch as the bytes of an IPC stream."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, data.schema) as writer:
+        writer.write_batch(data)
+    return bytes(sink.getvalue().to_pybytes())
