@@ -100,24 +100,18 @@ class Journal:
             raise JournalError(f"{home / 'journal.db'} is not a usable journal ({error}); {cure}") from None
 
     def _open(self, path: Path) -> None:
-        fresh = not path.exists()
+        if not path.exists():
+            _create(path)
         db = self._db = apsw.Connection(str(path), vfs=_checksums())
         db.set_busy_timeout(10_000)
-        if fresh:
-            db.reserve_bytes(reserve=8)  # room for a checksum on every page
-        elif db.pragma("application_id") != APPLICATION_ID:
+        if db.pragma("application_id") != APPLICATION_ID:
             raise JournalError(f"{path} belongs to another program; choose another MR_HOME")
-        elif db.pragma("user_version") > VERSION:
+        if db.pragma("user_version") > VERSION:
             raise JournalError(f"{path} was made by a newer version; upgrade or choose another MR_HOME")
+        db.pragma("synchronous", "FULL")
         for pragma, value in (("journal_mode", "wal"), ("synchronous", 2), ("checksum_verification", 1)):
-            db.pragma(pragma, value)
             if db.pragma(pragma) != value:
-                raise JournalError(f"{path}: {pragma} could not be set to {value}")
-        if fresh:
-            with self._transaction():
-                db.execute(SCHEMA)
-                db.pragma("application_id", APPLICATION_ID)
-                db.pragma("user_version", VERSION)
+                raise JournalError(f"{path}: SQLite has {pragma} = {db.pragma(pragma)} where {value} is needed")
 
     def close(self) -> None:
         """Close the database."""
@@ -244,6 +238,18 @@ class Journal:
         text = json.dumps([(r.offset, r.length, r.digest) for r in ranges])
         with self._transaction():
             self._db.execute("INSERT OR REPLACE INTO input_file VALUES (?, ?, ?)", (path, stamp, text))
+
+
+def _create(path: Path) -> None:
+    """Make the database under another name and rename it: it exists whole or not at all."""
+    temp = path.with_name(path.name + ".new")
+    temp.unlink(missing_ok=True)
+    with contextlib.closing(apsw.Connection(str(temp), vfs=_checksums())) as db:
+        db.reserve_bytes(reserve=8)  # room for a checksum on every page
+        db.pragma("journal_mode", "wal")
+        marks = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION}"
+        db.execute(f"BEGIN; {SCHEMA} {marks}; COMMIT")
+    os.rename(temp, path)
 
 
 @contextmanager
