@@ -110,7 +110,7 @@ class Journal:
             raise JournalError(f"{path} was made by a newer version; upgrade or choose another MR_HOME")
         db.pragma("synchronous", "FULL")
         for pragma, value in (("journal_mode", "wal"), ("synchronous", 2), ("checksum_verification", 1)):
-            if db.pragma(pragma) != value:
+            if str(db.pragma(pragma)) != str(value):  # the VFS answers in text
                 raise JournalError(f"{path}: SQLite has {pragma} = {db.pragma(pragma)} where {value} is needed")
 
     def close(self) -> None:
