@@ -96,8 +96,7 @@ class Journal:
         except OSError as error:
             raise JournalError(f"MR_HOME {home} cannot be used: {error}") from None
         except apsw.Error as error:
-            cure = "delete the file to start anew (recorded results are lost, outputs are not)"
-            raise JournalError(f"{home / 'journal.db'} is not a usable journal ({error}); {cure}") from None
+            raise self._unusable(error) from None
 
     def _open(self, path: Path) -> None:
         if not path.exists():
@@ -125,13 +124,23 @@ class Journal:
             try:
                 yield
                 self._db.execute("COMMIT")
-            except BaseException:
-                self._db.execute("ROLLBACK")
+            except BaseException as error:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                if isinstance(error, apsw.Error):
+                    raise self._unusable(error) from None
                 raise
 
     def _rows(self, sql: str, *bindings: Any) -> list[Any]:
         with self._lock:
-            return self._db.execute(sql, bindings).fetchall()
+            try:
+                return self._db.execute(sql, bindings).fetchall()
+            except apsw.Error as error:
+                raise self._unusable(error) from None
+
+    def _unusable(self, error: apsw.Error) -> JournalError:
+        cure = "delete the file to start anew (recorded results are lost, outputs are not)"
+        return JournalError(f"{self.home / 'journal.db'} is not a usable journal ({error}); {cure}")
 
     # --- results -----------------------------------------------------------------------------------------------------
 

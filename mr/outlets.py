@@ -284,7 +284,8 @@ class Spool:
         """Append a batch."""
         if not data.num_columns:
             return
-        self.schema = data.schema if self.schema is None else unify(self.schema, data.schema, "the rows of an output")
+        marked = with_kind(data.schema, kind_of(data.schema))  # whether one batch comes or many, the file says its kind
+        self.schema = marked if self.schema is None else unify(self.schema, marked, "the rows of an output")
         self._held.append(data)
         self._held_bytes += data.nbytes
         if self._held_bytes > self._memory_bytes:

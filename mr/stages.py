@@ -261,7 +261,7 @@ class _Compiler:
         left, right = self._emit(node.left), self._emit(node.right)
         output = joined_shape(node.left.shape, node.right.shape, node.right_on, node.suffix)
         chosen, why = self._strategy(node, left, right)
-        keys = (node.left_on, node.right_on, node.how, node.suffix, output)
+        keys = (node.left_on, node.right_on, node.how, node.suffix, output, node.right.shape)
         if chosen == "broadcast":
             exchange = self._exchange(right, GatherOutlet())
 
