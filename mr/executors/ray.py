@@ -17,6 +17,7 @@ import resource
 import secrets
 import shutil
 import signal
+import socket
 import tempfile
 import threading
 import time
@@ -35,6 +36,7 @@ NODE = "ray"
 LOOPBACK = "127.0.0.1"
 OBJECT_STORE_BYTES = 80 << 20  # about the least that Ray accepts
 SOCKET_FOLDER_MAX = 30  # Ray appends 70 characters, and a Unix socket's path may have 107
+CONNECT_SECONDS = 5.0
 START_SECONDS = 60.0
 POLL_SECONDS = 0.5
 REPORTS = b"millrace"  # the namespace of progress reports in the cluster's key-value table
@@ -88,8 +90,8 @@ class _Slot:
 class RayExecutor(Executor):
     """`workers` actors that share `memory_bytes`, ready in about four seconds.
 
-    `address`: of a running cluster of one node, this machine, which runs the same Python environment; None: a cluster of
-    our own. A process is connected to one cluster at a time, and cannot attach to another after it had its own.
+    `address`: host:port of a running cluster of one node, this machine, which runs the same Python environment; None: a
+    cluster of our own. A process is connected to one cluster at a time, and cannot attach to another after its own.
     Raises ExecutorError when Ray cannot be started or reached.
     """
 
@@ -255,10 +257,21 @@ def _start(workers: int, folder: str | None) -> Any:
 
 
 def _attach(address: str) -> Any:
-    """Join a running cluster; the ray module."""
-    import ray
+    """Join a running cluster; the ray module. Ray itself would try for ten minutes where nobody listens."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit() or "/" in host:
+        raise ExecutorError(f"--address {address}: give the host:port that `ray start` or ray.init() printed")
+    try:
+        socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
+    except OSError as error:
+        raise ExecutorError(f"no Ray cluster answers at {address}: {error}") from None
+    settings = {"RAY_NUM_REDIS_GET_RETRIES": "3"}
+    if host in ("localhost", LOOPBACK):
+        settings["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # else Ray looks for it at the machine's other address
+    with _environment(settings):
+        import ray
 
-    _connect(ray, address=address)
+        _connect(ray, address=address)
     try:
         refuse_many_nodes(address, ray.nodes())
     except ExecutorError:
@@ -288,7 +301,8 @@ def _connect(ray: Any, **arguments: Any) -> None:
     except BaseException as error:
         ray.shutdown()
         if isinstance(error, Exception):
-            raise ExecutorError(f"Ray cannot be started or reached: {error}") from error
+            hint = "" if "_temp_dir" in arguments else "; is its token in RAY_AUTH_TOKEN, and RAY_AUTH_MODE=token set?"
+            raise ExecutorError(f"Ray cannot be started or reached: {error}{hint}") from error
         raise
     finally:
         if before is not None:
