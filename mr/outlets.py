@@ -248,6 +248,7 @@ class PartRun(OutletRun):
         schema = self._settled or self._spool.schema
         if schema is None:
             schema = empty_batch(self._spec.shape).schema
+        schema = with_kind(schema, kind_of(schema))
         try:
             self._spec.writer.check(schema)
         except PlanError as error:
