@@ -91,6 +91,8 @@ def join_hash(
     found = _find_hash(hashes(keys, keys.schema.names), index)
     found[_any_null(keys)] = -1
     hit = np.flatnonzero(found >= 0)
+    if not len(hit):  # as it must be where all keys of a side are null and so have no type
+        return _joined(left, index, found, how, suffix)
     mine = keys.take(pa.array(hit))
     theirs = index.keys.take(pa.array(index.rows[index.starts[found[hit]]]))
     found[hit[~_equal(mine, theirs)]] = -1
