@@ -23,37 +23,45 @@ INTERRUPTED = 130
 
 
 class Failure(click.ClickException):
-    """A failure that is shown as one line (and the user's traceback, if there is one) with its exit code."""
+    """A failure that is shown as one line (and the user's traceback, if there is one) with its exit code.
 
-    def __init__(self, message: str, exit_code: int, detail: str = "") -> None:
+    `as_json`: stdout gets a line of type result too, for programs that read it.
+    """
+
+    def __init__(self, message: str, exit_code: int, detail: str = "", as_json: bool = False) -> None:
         super().__init__(message)
         self.exit_code = exit_code  # type: ignore[misc]
         self.detail = detail
+        self.as_json = as_json
 
     def show(self, file: Any = None) -> None:
         """Print it on stderr."""
         if self.detail:
             click.echo(self.detail, err=True)
         click.echo(f"mr: {self.message}", err=True)
+        if self.as_json:
+            state = "cancelled" if self.exit_code == INTERRUPTED else "failed"
+            click.echo(json.dumps({"type": "result", "state": state, "error": self.message}))
 
 
 @contextmanager
-def failures_shown() -> Iterator[None]:
+def failures_shown(as_json: bool = False) -> Iterator[None]:
     """Turn the errors of engine and store into `Failure`s."""
     try:
         yield
     except KeyboardInterrupt:
-        raise Failure("interrupted; submit the same job again to resume it", INTERRUPTED) from None
+        message = "interrupted; submit the same job again to resume it"
+        raise Failure(message, INTERRUPTED, as_json=as_json) from None
     except click.UsageError as error:
         cure = f"; see {error.ctx.command_path} --help" if error.ctx is not None else ""
-        raise Failure(error.format_message().rstrip(".") + cure, error.exit_code) from None
+        raise Failure(error.format_message().rstrip(".") + cure, error.exit_code, as_json=as_json) from None
     except (click.ClickException, click.exceptions.Exit):
         raise
     except Exception as error:
         code = getattr(error, "exit_code", None)
         if not isinstance(code, int):
             raise
-        raise Failure(str(error), code, getattr(error, "detail", "") or "") from error
+        raise Failure(str(error), code, getattr(error, "detail", "") or "", as_json) from error
 
 
 class _Group(click.Group):
@@ -112,7 +120,7 @@ def submit(ctx: click.Context, /, words: tuple[str, ...], **options: Any) -> Non
         ctx.exit(0 if words else 2)
     if options["on"] == "inline":
         pin_hash_seed()
-    with failures_shown(), _session(options, _early(options, words)) as session:
+    with failures_shown(options["as_json"]), _session(options, _early(options, words)) as session:
         job = _load(words[0], session)
         run(job, words[1:], session, options, ctx.command_path + f" {words[0]}")
 
@@ -225,7 +233,7 @@ def run_job(job: Job[...]) -> None:
     @click.command(cls=_Script, context_settings=JOB_CONTEXT)
     @engine_options
     def command(words: tuple[str, ...], **options: Any) -> None:
-        with failures_shown(), _session(options, _early(options, words)) as session:
+        with failures_shown(options["as_json"]), _session(options, _early(options, words)) as session:
             run(job, words, session, options, os.path.basename(sys.argv[0]))
 
     command()
