@@ -167,7 +167,7 @@ def _list_fsspec(path: str) -> list[InputFile] | None:
 def read_chunk(ref: PieceRef, id: str) -> bytes:
     """A verified chunk of a store's file; a damaged replica is healed. Raises InputError when none is good."""
     try:
-        return open_store(ref.store).read_chunk(id, path=ref.path)
+        return open_store(ref.store).read_chunk(id, path=ref.path.removeprefix(SCHEME))
     except dfs.DfsError as error:
         raise InputError(str(error)) from None
 
