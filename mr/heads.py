@@ -121,7 +121,7 @@ def _read(
 ) -> Iterator[Batch]:
     policy = head.on_error
     for number, ref in enumerate(split.pieces):
-        piece = OpenedPiece(ref)
+        piece, before = OpenedPiece(ref), reading.bytes
         shift = number << PIECE_SHIFT
 
         def rejects(origins: Origins, raws: list[bytes], errors: list[str], shift: int = shift) -> None:
@@ -140,8 +140,9 @@ def _read(
             if batch.origins is not None and shift:
                 batch = Batch(batch.data, batch.origins + np.array([0, shift], dtype=np.int64))
             reading.records += batch.rows
+            reading.bytes = before + piece.consumed
             yield batch
-        reading.bytes += ref.length
+        reading.bytes = before + ref.length
         reading.piece_lines.append(_lines(piece) if head.counts_lines else 0)
 
 

@@ -29,6 +29,7 @@ class OpenedPiece:
         self.path = ref.path
         self.offset = 0 if ref.compression else ref.offset
         self.row_groups = ref.row_groups
+        self.consumed = 0  # bytes given out by `blocks`, for progress
 
     def buffer(self) -> pa.Buffer:
         """All bytes at once. Raises InputError."""
@@ -45,6 +46,11 @@ class OpenedPiece:
 
     def blocks(self, block_bytes: int) -> Iterator[pa.Buffer]:
         """The same bytes a block at a time. Raises InputError."""
+        for block in self._blocks(block_bytes):
+            self.consumed += block.size
+            yield block
+
+    def _blocks(self, block_bytes: int) -> Iterator[pa.Buffer]:
         if self._ref.compression:
             yield from self._decompressed(block_bytes)
         elif len(self._ref.chunks) > 1:
