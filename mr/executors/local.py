@@ -83,7 +83,8 @@ class LocalExecutor(Executor):
         return {w.pid: w.attempt for w in self._workers.values() if w.pid}
 
     def submit(self, attempt: Attempt, node: str) -> None:
-        worker = next((w for w in self._workers.values() if w.attempt is None and not w.killed and not w.link.closed), None)
+        idle = (w for w in self._workers.values() if w.attempt is None and not w.killed and not w.link.closed)
+        worker = next(idle, None)
         if worker is None:
             worker = self._fork()
         worker.attempt, worker.seen = attempt.id, None
