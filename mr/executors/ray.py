@@ -312,17 +312,15 @@ def _connect(ray: Any, **arguments: Any) -> None:
 
 @contextmanager
 def _environment(settings: Mapping[str, str]) -> Iterator[None]:
-    """Have these environment variables for a while."""
-    before = {name: os.environ.get(name) for name in settings}
+    """Have these environment variables for a while; what Ray adds to them (a debugger of its own) goes too."""
+    before = dict(os.environ)
     os.environ.update(settings)
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+        for name in set(os.environ) - set(before):
+            del os.environ[name]
+        os.environ.update(before)
 
 
 def _said(error: Exception) -> str:
