@@ -45,7 +45,10 @@ def digest(*values: object) -> str:
     >>> digest(1, "a") == digest(1, "a") != digest("1", "a")
     True
     """
-    return str(blake3(_Encoder().encode(values)).hexdigest())
+    try:
+        return str(blake3(_Encoder().encode(values)).hexdigest())
+    except RecursionError:
+        raise Unfingerprintable("a value contains itself, or is nested too deeply") from None
 
 
 @dataclass(frozen=True)
@@ -113,10 +116,7 @@ class _Encoder:
                 return _frame("seen", str(seen).encode())
             self._visited[id(value)] = len(self._visited)
             self._alive.append(value)
-        try:
-            return self._object(value)
-        except RecursionError:
-            raise Unfingerprintable(f"a value of type {type(value).__name__} contains itself") from None
+        return self._object(value)
 
     def _seq(self, tag: str, values: Iterable[Any]) -> bytes:
         return _frame(tag, b"".join(map(self.encode, values)))
@@ -145,25 +145,32 @@ class _Encoder:
             return self._seq(
                 type(value).__name__, [getattr(value, n, None) for n in ("fget", "fset", "__func__", "func")]
             )
+        if isinstance(value, functools._lru_cache_wrapper):  # which pickles as its name alone
+            return self._seq("cached", (value.__wrapped__,))
         if inspect.isroutine(value):
-            return self._seq("builtin", (getattr(value, "__module__", ""), value.__qualname__))
+            owner = getattr(value, "__self__", None)  # of a bound method: `table.get` depends on the table
+            bound = None if isinstance(owner, types.ModuleType) else owner
+            return self._seq("builtin", (getattr(value, "__module__", ""), value.__qualname__, bound))
         if is_dataclass(value):
             kept = [item for f in fields(value) for item in (f.name, getattr(value, f.name))]
             return self._seq("dataclass", (type(value), *kept))
         return self._reduced(value)
 
     def _function(self, fn: types.FunctionType) -> bytes:
-        library = _library_of(fn.__module__)
-        if library is not None:
-            return self._seq("library function", (library, fn.__module__, fn.__qualname__))
         cells = []
         for cell in fn.__closure__ or ():
             try:
                 cells.append(cell.cell_contents)
             except ValueError:
                 cells.append("empty cell")
+        library = _library_of(fn.__module__)
+        if library is not None:  # a closure that a library made may hold the user's functions
+            return self._seq("library function", (library, fn.__module__, fn.__qualname__, cells))
         used = sorted(_names(fn.__code__) & fn.__globals__.keys())
         reached = [item for name in used for item in (name, fn.__globals__[name])]
+        for module in (v for v in reached if isinstance(v, types.ModuleType) and not is_library(v.__name__)):
+            data = _names(fn.__code__) & vars(module).keys()  # what the module computed when it was imported
+            reached = [*reached, *(item for name in sorted(data) for item in (name, vars(module)[name]))]
         return self._seq("function", (fn.__code__, fn.__defaults__, fn.__kwdefaults__, cells, reached))
 
     def _code(self, code: types.CodeType) -> bytes:
