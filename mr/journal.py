@@ -309,5 +309,5 @@ def result_from_json(text: str) -> TaskResult:
         out["schema"], out["sample"] = bytes.fromhex(out["schema"]), bytes.fromhex(out["sample"])
         outputs.append(Output(**out, segments=segments))
     counters = tuple((name, n) for name, n in raw.pop("counters"))
-    lines = tuple(raw.pop("piece_lines"))
-    return TaskResult(tuple(outputs), counters, piece_lines=lines, **raw)
+    lines, rejected = tuple(raw.pop("piece_lines")), tuple(raw.pop("rejected"))
+    return TaskResult(tuple(outputs), counters, piece_lines=lines, rejected=rejected, **raw)

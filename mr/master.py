@@ -334,14 +334,12 @@ def _identity(stage: Stage) -> Identity | None:
 
 
 def _check_rejects(stage: Stage, results: Sequence[TaskResult]) -> None:
-    """Raise JobFailed when more records were rejected than the strictest policy of the stage allows."""
-    head = stage.program.head
-    policies = [head.on_error] if isinstance(head, ReadHead) else []
-    policies += [step.op.on_error for step in stage.program.steps if hasattr(step.op, "on_error")]
-    rejected = sum(dict(result.counters).get("rejected records", 0) for result in results)
+    """Raise JobFailed when a reader or operator rejected more than its policy allows; shares are of all records read."""
+    makers = (stage.program.head, *(step.op for step in stage.program.steps))
     records = sum(result.records_in for result in results)
-    for policy in policies:
-        most = policy.max_bad
+    for i, maker in enumerate(makers):
+        most = maker.on_error.max_bad if hasattr(maker, "on_error") else None
+        rejected = sum(result.rejected[i] for result in results) if most is not None else 0
         if most is not None and rejected > (most * records if isinstance(most, float) else most):
             raise JobFailed(f"{rejected:,} of {records:,} records were rejected, more than max_bad_records={most}")
 

@@ -168,7 +168,10 @@ class Output:
 
 @dataclass(frozen=True)
 class TaskResult:
-    """The recorded result of a task. `piece_lines` counts the records of each piece, for line numbers."""
+    """The recorded result of a task. `piece_lines` counts the records of each piece, for line numbers.
+
+    `rejected` counts the records that the head and then each step left out.
+    """
 
     outputs: tuple[Output, ...]
     counters: tuple[tuple[str, int], ...] = ()
@@ -176,6 +179,7 @@ class TaskResult:
     bytes_in: int = 0
     seconds: float = 0.0
     piece_lines: tuple[int, ...] = ()
+    rejected: tuple[int, ...] = ()
 
     @property
     def digests(self) -> tuple[tuple[str, ...], ...]:

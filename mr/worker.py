@@ -152,6 +152,7 @@ class _Task:
         self._runs: list[Run] = []
         self._outlets: list[OutletRun] = []
         self._reported = 0.0
+        self._rejected = [0] * len(self._program.steps)
         os.makedirs(self.scratch, exist_ok=True)
         for i, outlet in enumerate(self._program.outlets):
             path = env.home / "runs" / f"{attempt.spec.fingerprint}.{i}"
@@ -200,8 +201,9 @@ class _Task:
         outputs = tuple(outlet.finish() for outlet in self._outlets)
         counters = tuple(sorted(self._counters.items()))
         seconds = time.perf_counter() - started
-        reading = self._reading
-        return TaskResult(outputs, counters, reading.records, reading.bytes, seconds, tuple(reading.piece_lines))
+        reading, lines = self._reading, tuple(self._reading.piece_lines)
+        rejected = (self._counters["rejected records"] - sum(self._rejected), *self._rejected)
+        return TaskResult(outputs, counters, reading.records, reading.bytes, seconds, lines, rejected)
 
     def _reject_at_head(self, data: pa.RecordBatch) -> None:
         self._push(Port(HEAD, rejects=True), Batch(data))
@@ -217,6 +219,7 @@ class _Task:
     def _drain(self, step: int) -> None:
         rejects, self._runs[step].rejects = self._runs[step].rejects, []
         for data in rejects:
+            self._rejected[step] += data.num_rows
             self._push(Port(step, rejects=True), Batch(data))
 
     def _progress(self) -> None:
