@@ -50,14 +50,17 @@ def read_text(
     encoding: str = "utf-8",
     encoding_errors: str = "replace",
     delimiter: str = "\n",
+    record_start: str | None = None,
     on_error: OnError = "fail",
     max_bad_records: int | float | None = None,
 ) -> Dataset:
     """Lines of text files as str values; rows (text, path, offset) where `include_path` or `include_offset` ask.
 
     `paths`: files, folders or globs; local, dfs:// or any fsspec URL; .gz, .bz2, .xz and .zst are decompressed.
-    Lines end at LF or CRLF, or at `delimiter`. `encoding_errors`: "replace", "ignore" or "strict". `offset` is in
-    bytes. `on_error`, `max_bad_records`: as in `Dataset.map`, for lines that are not `encoding` under "strict".
+    Lines end at LF or CRLF, or at `delimiter`. `record_start`: a regular expression; a record is a line that it matches
+    with all lines up to the next match, as a log entry with its stack trace (then a file is one split).
+    `encoding_errors`: "replace", "ignore" or "strict". `offset` is in bytes. `on_error`, `max_bad_records`: as in
+    `Dataset.map`, for lines that are not `encoding` under "strict".
 
     Raises PlanError for an unknown encoding; InputNotFound when run, if nothing is there.
 
@@ -67,7 +70,7 @@ def read_text(
     ...     mr.read_text(folder).take_all()
     ['one', 'two']
     """
-    reader = TextReader(encoding, encoding_errors, delimiter, include_path, include_offset)
+    reader = TextReader(encoding, encoding_errors, delimiter, include_path, include_offset, record_start)
     return _read(_paths(paths, "read_text()"), reader, on_error, max_bad_records)
 
 

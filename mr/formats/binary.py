@@ -28,6 +28,10 @@ class BinaryFileReader(Reader):
     cut: ClassVar[Cut] = "file"
     decompress: ClassVar[bool] = False
 
+    @property
+    def uses_place(self) -> bool:
+        return True
+
     def schema(self) -> pa.Schema:
         return with_kind(pa.schema([("path", pa.large_string()), ("bytes", pa.large_binary())]), "rows")
 

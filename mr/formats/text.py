@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO, ClassVar
@@ -29,7 +30,8 @@ class TextReader(Reader):
 
     Lines end at `delimiter`; with "\n" also at "\r\n". `path` is as the piece names it, `offset` the line's first
     byte in the file. Bytes that are not `encoding` become U+FFFD ("replace"), are dropped ("ignore") or make the
-    line a reject ("strict").
+    line a reject ("strict"). With `record_start`, a regular expression, a record is a line that it matches and the
+    lines up to the next such one (a log entry with its stack trace); a file is then one split.
 
     Raises `PlanError` for an encoding that is unknown or whose newline is not one byte (UTF-16, UTF-32).
 
@@ -42,9 +44,12 @@ class TextReader(Reader):
     delimiter: str = "\n"
     include_path: bool = False
     include_offset: bool = False
+    record_start: str | None = None
 
     def __post_init__(self) -> None:
         _check_encoding(self.encoding, self.encoding_errors)
+        if self.record_start is not None:
+            self._starts()
         if not self.delimiter:
             raise PlanError("delimiter='' cuts nowhere: use read_text_files to read whole files")
         if not "a\n".encode(self.encoding).endswith(b"a\n"):
@@ -52,7 +57,11 @@ class TextReader(Reader):
 
     @property
     def cut(self) -> Cut:
-        return "lines" if self.delimiter == "\n" else "file"
+        return "lines" if self.delimiter == "\n" and self.record_start is None else "file"
+
+    @property
+    def uses_place(self) -> bool:
+        return self.include_path or self.include_offset
 
     def schema(self) -> pa.Schema:
         if not (self.include_path or self.include_offset):
@@ -63,20 +72,47 @@ class TextReader(Reader):
         return with_kind(pa.schema(fields), "rows")
 
     def read(self, piece: Piece, rejects: Rejects, columns: tuple[str, ...] | None, track: bool) -> Iterator[Batch]:
-        delimiter = self.delimiter.encode(self.encoding)
-        whole = whole_lines if delimiter == b"\n" else lambda data: len(data) - len(data.split(delimiter)[-1])
         wanted = needed(self.schema(), columns)
-        number = 0
-        for data, start in record_blocks(piece, whole):
-            lines, offsets = split_lines(data, delimiter)
-            origins = origins_of(offsets + start, number)
-            number += len(lines)
+        for data, lines, origins in self._records(piece):
             if codecs.lookup(self.encoding).name == "utf-8" and is_utf8(data):
                 text = lines.view(pa.large_string())
             else:
                 text, origins = _decoded(lines, origins, self.encoding, self.encoding_errors, rejects)
             if len(text):
                 yield Batch(self._batch(text, origins, piece, wanted), origins if track else None)
+
+    def _records(self, piece: Piece) -> Iterator[tuple[bytes, pa.Array, Origins]]:
+        """Blocks with their records (large_binary) and where these lie."""
+        number = 0
+        if self.record_start is not None:
+            starts = self._starts()
+
+            def begun(data: bytes) -> list[int]:
+                return [match.start() for match in starts.finditer(data)]
+
+            for data, start in record_blocks(piece, lambda data: max(begun(data), default=0)):
+                offsets = np.unique([0, *begun(data)])
+                ends = np.flatnonzero(np.frombuffer(data, np.uint8) == 10)
+                bounds = [*offsets[1:].tolist(), len(data)]
+                raws = [data[a:b].rstrip(b"\r\n") for a, b in zip(offsets.tolist(), bounds, strict=True)]
+                numbers = number + np.searchsorted(ends, offsets)
+                number += len(ends)
+                yield data, pa.array(raws, pa.large_binary()), np.column_stack([offsets + start, numbers])
+            return
+        delimiter = self.delimiter.encode(self.encoding)
+        whole = whole_lines if delimiter == b"\n" else lambda data: len(data) - len(data.split(delimiter)[-1])
+        for data, start in record_blocks(piece, whole):
+            lines, offsets = split_lines(data, delimiter)
+            yield data, lines, origins_of(offsets + start, number)
+            number += len(lines)
+
+    def _starts(self) -> re.Pattern[bytes]:
+        """The pattern of `record_start` at the beginning of a line."""
+        assert self.record_start is not None
+        try:
+            return re.compile(b"^(?:" + self.record_start.encode(self.encoding) + b")", re.MULTILINE)
+        except re.error as error:
+            raise PlanError(f"record_start={self.record_start!r} is no regular expression: {error}") from None
 
     def _batch(self, text: pa.Array, origins: Origins, piece: Piece, wanted: list[str]) -> pa.RecordBatch:
         schema = self.schema()
@@ -135,6 +171,10 @@ class TextFileReader(Reader):
 
     def __post_init__(self) -> None:
         _check_encoding(self.encoding, self.encoding_errors)
+
+    @property
+    def uses_place(self) -> bool:
+        return True
 
     def schema(self) -> pa.Schema:
         return with_kind(pa.schema([("path", pa.large_string()), ("text", pa.large_string())]), "rows")

@@ -140,3 +140,21 @@ def test_lines_that_cannot_be_written() -> None:
         TextWriter().check(pa.schema([("a", pa.large_string()), ("b", pa.large_string())]))
     with pytest.raises(PlanError, match="'n' is int"):
         TextWriter().check(pa.schema([("n", pa.int64())]))
+
+
+def test_a_record_goes_from_one_start_to_the_next_whatever_the_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    entries = ["junk", *(f"{2000 + i} entry {i}" + "\n  at x" * (i % 4) for i in range(50))]
+    text = "\n".join(entries).encode()
+    for size in (7, 64, 1 << 20):
+        monkeypatch.setattr(mr.formats.blocks, "READ_BLOCK_BYTES", size)
+        found = batches(TextReader(record_start=r"\d{4} "), text)
+        assert [value for batch in found for value in batch.data.column(0).to_pylist()] == entries
+        assert all(line == text[:offset].count(b"\n") for offset, line in origins(found))
+
+
+def test_what_becomes_data_is_part_of_the_identity() -> None:
+    assert not TextReader().uses_place
+    assert TextReader(include_path=True).uses_place
+    assert TextReader(include_offset=True).uses_place
+    assert TextFileReader().uses_place
+    assert BinaryFileReader().uses_place
