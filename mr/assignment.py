@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 import pyarrow as pa
 
-from mr.errors import PlanError
+from mr.errors import PlanError, TypeConflict
 from mr.fingerprint import Identity, combine, digest
 from mr.kernels.frames import to_ipc
-from mr.kernels.types import cast, unify
+from mr.kernels.types import cast, display, unify
 from mr.options import BUCKETS, REDUCE_RANGE_BYTES_MAX
 from mr.program import GatherHead, HashOutlet, ResolveHead, SortHead
 from mr.shuffle.ranges import Boundary, boundaries
@@ -77,6 +77,8 @@ def draft_tasks(
                 sizes[segment.bucket] += segment.bytes
         ranges = bucket_ranges(sizes, REDUCE_RANGE_BYTES_MAX)
     schemas = [exchange_schema(items) for items in inputs]
+    for e, items in zip(stage.inputs, inputs, strict=True):
+        _check_keys(items, graph.exchanges[e].spec.keys)  # type: ignore[union-attr]
     return [
         Draft(exchanges=tuple(_buckets(i, s, r) for i, s in zip(inputs, schemas, strict=True)), sides=sides)
         for r in ranges
@@ -117,6 +119,23 @@ def exchange_schema(items: Sequence[Produced]) -> bytes:
     for serialised in dict.fromkeys(item.output.schema for item in items):
         schema = unify(schema, read_schema(serialised), "records of one dataset")
     return bytes(schema.serialize().to_pybytes()) if len(schema) else b""
+
+
+def _check_keys(items: Sequence[Produced], keys: Sequence[str]) -> None:
+    """Raise TypeConflict where tasks hashed a key as different types: equal keys would lie in different buckets."""
+    schemas = [read_schema(serialised) for serialised in dict.fromkeys(item.output.schema for item in items)]
+    for key in keys:
+        types = dict.fromkeys(schema.field(key).type for schema in schemas if len(schema))
+        for one, other in combinations(types, 2):
+            if not _hashed_alike(one, other):
+                text = f"{display(one)} in some records and {display(other)} in others"
+                raise TypeConflict(f"the key column {key!r} is {text}; declare its type with names=, or cast it")
+
+
+def _hashed_alike(a: pa.DataType, b: pa.DataType) -> bool:
+    if pa.types.is_struct(a) and pa.types.is_struct(b):
+        return all(_hashed_alike(x.type, y.type) for x, y in zip(a, b, strict=True))
+    return bool(a == b or pa.types.is_null(a) or pa.types.is_null(b))
 
 
 def check_join_keys(left: bytes, right: bytes, left_on: Sequence[str], right_on: Sequence[str]) -> None:

@@ -334,7 +334,7 @@ def _identity(stage: Stage) -> Identity | None:
 
 
 def _check_rejects(stage: Stage, results: Sequence[TaskResult]) -> None:
-    """Raise JobFailed when a reader or operator rejected more than its policy allows; shares are of all records read."""
+    """Raise JobFailed when a reader or operator rejected more than its policy allows; shares are of what was read."""
     makers = (stage.program.head, *(step.op for step in stage.program.steps))
     records = sum(result.records_in for result in results)
     for i, maker in enumerate(makers):
