@@ -12,13 +12,16 @@ encoding. A value met again while it is being encoded (a recursive function) is 
 from __future__ import annotations
 
 import copyreg
+import dis
 import enum
 import functools
+import importlib.util
 import inspect
 import sys
 import sysconfig
 import types
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
 from importlib import metadata
@@ -171,6 +174,8 @@ class _Encoder:
         for module in (v for v in reached if isinstance(v, types.ModuleType) and not is_library(v.__name__)):
             data = _names(fn.__code__) & vars(module).keys()  # what the module computed when it was imported
             reached = [*reached, *(item for name in sorted(data) for item in (name, vars(module)[name]))]
+        late = _late_imports(fn.__code__, fn.__globals__.get("__package__") or "")
+        reached += [item for name, module in late for item in (name, module)]
         return self._seq("function", (fn.__code__, fn.__defaults__, fn.__kwdefaults__, cells, reached))
 
     def _code(self, code: types.CodeType) -> bytes:
@@ -264,6 +269,27 @@ def _names(code: types.CodeType) -> set[str]:
         if isinstance(const, types.CodeType):
             names |= _names(const)
     return names
+
+
+def _late_imports(code: types.CodeType, package: str) -> list[tuple[str, types.ModuleType]]:
+    """The user's modules that a function imports only when it runs. Imports them."""
+    loads: list[Any] = []
+    names: set[str] = set()
+    for instruction in dis.get_instructions(code):
+        if instruction.opname == "IMPORT_NAME":
+            level, members = loads[-2:]
+            base = importlib.util.resolve_name("." * level + instruction.argval, package)
+            names |= {base, *(f"{base}.{member}" for member in members or ())}
+        elif instruction.opname.startswith("LOAD"):
+            loads.append(instruction.argval)
+    found = []
+    for name in sorted(names):
+        with suppress(Exception):  # not a module, or one that the job will fail to import
+            spec = importlib.util.find_spec(name.partition(".")[0])
+            if not is_library(name) and spec and not str(spec.origin).startswith(_library_roots()):
+                found.append((name, importlib.import_module(name)))
+    nested = (const for const in code.co_consts if isinstance(const, types.CodeType))
+    return found + [item for inner in nested for item in _late_imports(inner, package)]
 
 
 def is_library(module_name: str) -> bool:

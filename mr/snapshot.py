@@ -15,6 +15,7 @@ import json
 import sys
 import types
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,18 +102,21 @@ def sources_of(path: Path) -> dict[str, Source]:
             message = getattr(error, "msg", str(error))
             raise PlanError(f"{file.name}:{line}: SyntaxError: {message}") from None
         found[name] = Source(file, text)
-        for wanted in _imports(tree):
+        package = name if found[name].is_package else name.rpartition(".")[0]
+        for wanted in _imports(tree, package):
             pending += _beside(path.parent, wanted)
     return found
 
 
-def _imports(tree: ast.AST) -> list[str]:
+def _imports(tree: ast.AST, package: str) -> list[str]:
     names = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
-            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.ImportFrom):
+            with suppress(ImportError):  # beyond the topmost package: importing it will say so
+                base = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
+                names += [base, *(f"{base}.{alias.name}" for alias in node.names)]
     return names
 
 
