@@ -91,11 +91,12 @@ class AttemptLost:
 
 @dataclass(frozen=True)
 class AttemptProgress:
-    """A sign of life: records and bytes read so far by this attempt."""
+    """A sign of life: records and bytes read so far by this attempt. `beat` counts the signs."""
 
     id: AttemptId
     records: int
     bytes: int
+    beat: int = 0
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ results up, and this state machine finds out what is left to do.
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -60,7 +61,6 @@ class _Task:
     state: TaskState = TaskState.PENDING
     rows: int = 0
     blockers: set[TaskId] = field(default_factory=set)
-    attempts: int = 0
     failures: int = 0
     losses: int = 0
     running: AttemptId | None = None
@@ -97,6 +97,7 @@ class Scheduler:
         self._no_progress_seconds = no_progress_seconds
         self._stages: dict[int, StageState] = {s.id: StageState.WAITING for s in stages}
         self._tasks: dict[TaskId, _Task] = {}
+        self._tries: Counter[TaskId] = Counter()  # outlives tasks: no attempt has the name of an earlier one
         self._ids: dict[int, list[TaskId]] = {s.id: [] for s in stages}
         self._counts = {s.id: dict.fromkeys(TaskState, 0) for s in stages}
         self._dependents: dict[TaskId, set[TaskId]] = {}
@@ -120,8 +121,7 @@ class Scheduler:
             case ev.StagePlanned(stage, tasks):
                 out = self._planned(stage, tasks)
             case ev.StageSettled(stage):
-                self._stages[stage] = StageState.SETTLED
-                out = self._advance()
+                out = self._settled(stage)
             case ev.AttemptSucceeded(id, result, changed):
                 out = self._succeeded(id, result.outputs[0].rows if result.outputs else 0, changed)
             case ev.AttemptFailed():
@@ -130,7 +130,7 @@ class Scheduler:
                 out = self._fetch_missed(id, producer, message)
             case ev.AttemptLost(id, reason):
                 out = self._lost(id, reason)
-            case ev.AttemptProgress(id, _, _):
+            case ev.AttemptProgress(id):
                 task = self._running(id)
                 if task is not None:
                     task.last_seen = self._now
@@ -189,7 +189,15 @@ class Scheduler:
             out.append(ev.Publish())
         return out
 
+    def _settled(self, stage: int) -> list[ev.Instruction]:
+        if self._stages[stage] is not StageState.COMPLETE:
+            return []  # its inputs turned out to be others meanwhile: it will be planned anew
+        self._stages[stage] = StageState.SETTLED
+        return self._advance()
+
     def _planned(self, stage: int, planned: tuple[ev.PlannedTask, ...]) -> list[ev.Instruction]:
+        if self._stages[stage] not in (StageState.PLANNING, StageState.COMPLETE):
+            return []  # likewise
         out = self._forget(stage)
         publishes = self._shapes[stage].publishes
         for item in planned:
@@ -268,10 +276,10 @@ class Scheduler:
             task = self._tasks.get(heapq.heappop(self._ready))
             if task is None or task.state is not TaskState.PENDING or task.blockers:
                 continue
-            task.attempts += 1
+            self._tries[task.id] += 1
             self._move(task, TaskState.RUNNING)
             task.node, task.last_seen = node, self._now
-            task.running = AttemptId(*task.id, task.attempts)
+            task.running = AttemptId(*task.id, self._tries[task.id])
             self._free[node] -= 1
             out.append(ev.Launch(task.running, node))
         return out
@@ -343,6 +351,9 @@ class Scheduler:
         source = self._tasks.get(producer)
         if source is not None and source.state is TaskState.DONE:
             self._move(source, TaskState.ABSENT)
+            for other in list(self._tasks.values()):
+                if other.state is TaskState.PENDING and producer in other.needs:
+                    self._want(other)  # it counted on that file
         self._want(task)
         return []
 

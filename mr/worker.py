@@ -10,10 +10,12 @@ import contextlib
 import gc
 import os
 import pickle
+import threading
 import time
 import traceback
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -104,9 +106,9 @@ def run_attempt(attempt: Attempt, env: WorkerEnv, report: Report) -> AttemptEven
 def _run(attempt: Attempt, env: WorkerEnv, report: Report) -> TaskResult:
     settled: list[pa.Schema | None] = [_schema(s) for s in attempt.spec.schemas]
     for _ in range(GROWTHS_MAX):
-        task = _Task(attempt, env, report, settled)
+        task = _Task(attempt, env, settled)
         try:
-            with context.running(task.context), _collector_off():
+            with context.running(task.context), _collector_off(), _reporting(task, report):
                 return task.run()
         except SchemaGrew as grown:  # rows of a wider type came late: again, knowing it from the start
             settled[grown.outlet] = grown.schema
@@ -117,6 +119,29 @@ def _run(attempt: Attempt, env: WorkerEnv, report: Report) -> TaskResult:
 
 def _schema(serialised: bytes | None) -> pa.Schema | None:
     return None if serialised is None else pa.ipc.read_schema(pa.py_buffer(serialised))
+
+
+@contextlib.contextmanager
+def _reporting(task: _Task, report: Report) -> Iterator[None]:
+    """Report progress from a thread while it is made: a hung task falls silent, however alive its process is."""
+    over = threading.Event()
+
+    def watch() -> None:
+        last: tuple[int, ...] = ()
+        beat = 0
+        while not over.wait(PROGRESS_SECONDS):
+            event, marks = task.progress()
+            if marks != last:
+                last, beat = marks, beat + 1
+                report(replace(event, beat=beat))
+
+    thread = threading.Thread(target=watch, name="progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 @contextlib.contextmanager
@@ -134,11 +159,10 @@ def _collector_off() -> Any:
 class _Task:
     """One try: a `TaskEnv` for its operators, and the loop that pushes batches from port to port."""
 
-    def __init__(self, attempt: Attempt, env: WorkerEnv, report: Report, settled: list[pa.Schema | None]) -> None:
+    def __init__(self, attempt: Attempt, env: WorkerEnv, settled: list[pa.Schema | None]) -> None:
         self._attempt = attempt
         self._spec = attempt.spec
         self._env = env
-        self._report = report
         self._program = env.program(attempt.spec)
         self._counters: Counter[str] = Counter()
         self._reading = Reading()
@@ -151,7 +175,8 @@ class _Task:
         self._leaving: dict[Port, list[int]] = {}
         self._runs: list[Run] = []
         self._outlets: list[OutletRun] = []
-        self._reported = 0.0
+        self._watched: Iterator[Any] = iter(())
+        self._steps = 0
         self._rejected = [0] * len(self._program.steps)
         os.makedirs(self.scratch, exist_ok=True)
         for i, outlet in enumerate(self._program.outlets):
@@ -186,6 +211,16 @@ class _Task:
         place = RecordPlace(piece.path, base + offset, number if base == 0 else _line_at(piece.path, base, number))
         return f" at {place}"
 
+    def watch(self, records: Iterator[Any]) -> None:
+        self._watched, self._steps = records, self._steps + 1
+
+    def progress(self) -> tuple[AttemptProgress, tuple[int, ...]]:
+        """What to report, and marks that change whenever the task gets on, also within a batch."""
+        reading = self._reading
+        left = getattr(self._watched, "__length_hint__", int)()
+        report = AttemptProgress(self._attempt.id, reading.records, reading.bytes)
+        return report, (reading.records, reading.bytes, self._steps, left)
+
     # --- the loop ----------------------------------------------------------------------------------------------------
 
     def run(self) -> TaskResult:
@@ -193,7 +228,6 @@ class _Task:
         self._runs = [step.op.start(self, step.track) for step in self._program.steps]
         for batch in records_of(self._program.head, self._spec, self, self._reading, self._reject_at_head):
             self._push(Port(), batch)
-            self._progress()
         for i, run in enumerate(self._runs):
             for batch in run.end():
                 self._push(Port(i), batch)
@@ -221,12 +255,6 @@ class _Task:
         for data in rejects:
             self._rejected[step] += data.num_rows
             self._push(Port(step, rejects=True), Batch(data))
-
-    def _progress(self) -> None:
-        now = time.monotonic()
-        if now - self._reported >= PROGRESS_SECONDS:
-            self._reported = now
-            self._report(AttemptProgress(self._attempt.id, self._reading.records, self._reading.bytes))
 
     def clean(self) -> None:
         """Remove temporary files; finished outlets stay."""

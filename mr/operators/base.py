@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -64,6 +64,10 @@ class TaskEnv(Protocol):
 
     def where(self, origins: Origins | None, row: int | None) -> str:
         """Where a record lies, for messages: path, line and byte offset; "" where unknown."""
+        ...
+
+    def watch(self, records: Iterator[Any]) -> None:
+        """User code is about to be given these records one by one: that it takes them is a sign of life."""
         ...
 
 

@@ -70,18 +70,24 @@ def _parts(rows: Iterator[pa.RecordBatch], keys: tuple[str, ...], value: str | N
 class _Group:
     """The records of one group, read at most once; `rest()` skips what was not read."""
 
-    def __init__(self, first: _Part, parts: Iterator[_Part]) -> None:
+    def __init__(self, first: _Part, parts: Iterator[_Part], env: TaskEnv) -> None:
         self._parts = parts
+        self._env = env
         self.next: _Part | None = None
         self.records = self._stream(first)
 
     def _stream(self, first: _Part) -> Iterator[Any]:
-        yield from first.records
+        yield from self._watched(first)
         for part in self._parts:
             if part.fresh:
                 self.next = part
                 return
-            yield from part.records
+            yield from self._watched(part)
+
+    def _watched(self, part: _Part) -> Iterator[Any]:
+        records = iter(part.records)
+        self._env.watch(records)
+        return records
 
     def rest(self) -> _Part | None:
         for _ in self.records:
@@ -104,13 +110,13 @@ def grouped_shape(names: Names | None, fn: Function) -> Shape | None:
 
 
 def groups(
-    rows: Iterator[pa.RecordBatch], keys: tuple[str, ...], value: str | None
+    rows: Iterator[pa.RecordBatch], keys: tuple[str, ...], value: str | None, env: TaskEnv
 ) -> Iterator[tuple[Any, Iterator[Any]]]:
     """(key, records) of each group of sorted rows; records are those of column `value`, or whole records."""
     parts = _parts(rows, keys, value)
     part = next(parts, None)
     while part is not None:
-        group = _Group(part, parts)
+        group = _Group(part, parts, env)
         yield part.key, group.records
         part = group.rest()
 
@@ -175,7 +181,7 @@ class MapGroups(Grouped):
 
     def reduce(self, rows: Iterator[pa.RecordBatch], env: TaskEnv) -> Iterator[pa.RecordBatch]:
         call = described(self.label, self.fn)
-        yield from batched(stream(groups(rows, self.keys, self.value), built(self.fn), call), self.declared, call)
+        yield from batched(stream(groups(rows, self.keys, self.value, env), built(self.fn), call), self.declared, call)
 
 
 @dataclass(frozen=True)
@@ -236,7 +242,7 @@ class Folded(Grouped):
     def reduce(self, rows: Iterator[pa.RecordBatch], env: TaskEnv) -> Iterator[pa.RecordBatch]:
         call = described(self.label, self.fn)
         fn = functools.partial(fold, self.fn)
-        pairs = ((key, iter(((key, fn(key, values)),))) for key, values in groups(rows, self.keys, VALUE))
+        pairs = ((key, iter(((key, fn(key, values)),))) for key, values in groups(rows, self.keys, VALUE, env))
         yield from batched(
             stream(pairs, lambda _key, records: records, call), rows_shape((KEY, VALUE), self.types), call
         )

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from mr.batch import Batch, Origins
-from mr.errors import FunctionFailed, RecordError
+from mr.errors import FunctionFailed, PlanError, RecordError
 from mr.kernels.rows import Shape, from_python, to_python
 from mr.operators.base import ErrorPolicy, Narrow, Run, TaskEnv, reject_rows
 from mr.options import PYTHON_BATCH_ROWS
@@ -119,6 +119,10 @@ class PerRecord(Narrow):
     pure: bool = True
     calls_python: ClassVar[bool] = True
 
+    def __post_init__(self) -> None:
+        if not callable(self.fn):
+            raise PlanError(f"{self.label}(): {self.fn!r} is not a function")
+
     def shape(self, given: Shape | None) -> Shape | None:
         return self.declared
 
@@ -174,6 +178,7 @@ class FlatMap(PerRecord):
             yield from self._one_by_one(run, fn, records, batch.origins)
             return
         source = iter(records)
+        run.env.watch(source)
         stream = chain.from_iterable(map(fn, source))
         while True:
             try:
@@ -210,6 +215,7 @@ def each(
     """`fn` of every record, and the indices of those that did not fail (None: all of them)."""
     outputs: list[Any] = []
     source = iter(records)
+    run.env.watch(source)
     failed: list[int] = []
     while True:
         try:
