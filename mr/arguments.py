@@ -71,7 +71,7 @@ def column_names(names: str | Sequence[str] | None) -> tuple[str, ...]:
 
 
 def ordering(
-    shape: Shape | None, by: str | Sequence[str], descending: bool | Sequence[bool], call: str
+    shape: Shape, by: str | Sequence[str], descending: bool | Sequence[bool], call: str
 ) -> tuple[tuple[str, ...], tuple[bool, ...]]:
     """Sort columns and their directions. Raises PlanError: none, an unknown one, too few or many directions."""
     columns = column_names(by)

@@ -126,8 +126,10 @@ class Dataset(Actions):
         [5, 9]
         """
         if isinstance(predicate, pl.Expr):
-            (expr,), _ = expand(self._node.shape, [predicate], "filter()")
-            return self._apply(FilterExpr(expr))
+            exprs, shape = expand(self._node.known(), [predicate], "filter()")
+            if len(exprs) != 1 or shape.types[0] not in (None, pa.null(), pa.bool_()):
+                raise PlanError(f"filter(): {predicate} is not one column of true or false")
+            return self._apply(FilterExpr(exprs[0]))
         return self._apply(Filter(predicate, None, ErrorPolicy(on_error, max_bad_records), pure))
 
     def rejected(self) -> Dataset:
@@ -159,7 +161,7 @@ class Dataset(Actions):
         >>> mr.from_items([(1, 2)]).select("key", double=pl.col("value") * 2).take_all()
         [Row(key=1, double=4)]
         """
-        exprs, shape = expand(self._node.shape, expressions(columns, named), "select()")
+        exprs, shape = expand(self._node.known(), expressions(columns, named), "select()")
         return self._apply(Select(exprs, shape))
 
     def with_columns(self, *columns: pl.Expr, **named: Column) -> Dataset:
@@ -169,7 +171,7 @@ class Dataset(Actions):
         >>> mr.from_items([(1, 2)]).with_columns(total=pl.col("key") + pl.col("value")).take_all()
         [Row(key=1, value=2, total=3)]
         """
-        given = require_columns(self._node.shape, (), "with_columns()")
+        given = self._node.known()
         exprs, made = expand(given, expressions(columns, named), "with_columns()")
         types = dict(zip(given.names, given.types, strict=True))
         types.update(zip(made.names, made.types, strict=True))
@@ -182,7 +184,7 @@ class Dataset(Actions):
         >>> mr.from_items([("a", [1, 2])]).explode("value").take_all()
         [Row(key='a', value=1), Row(key='a', value=2)]
         """
-        return self._apply(Explode(column, explode_shape(self._node.shape, column)))
+        return self._apply(Explode(column, explode_shape(self._node.known(), column)))
 
     def map_batches(
         self,
@@ -228,7 +230,7 @@ class Dataset(Actions):
         >>> mr.from_items([3, 9, 4]).top_k(2, by="value").take_all()
         [9, 4]
         """
-        columns, down = ordering(self._node.shape, by, descending, "top_k()")
+        columns, down = ordering(self._node.known(), by, descending, "top_k()")
         return Dataset(First(self._node.shape, self._node, k, TopRows(k, columns, down), early=False))
 
     def sort(self, *columns: str, descending: bool | Sequence[bool] = False) -> Dataset:
@@ -238,7 +240,7 @@ class Dataset(Actions):
         >>> mr.from_items([2, None, 3]).sort("value", descending=True).take_all()
         [3, 2, None]
         """
-        by, down = ordering(self._node.shape, columns, descending, "sort()")
+        by, down = ordering(self._node.known(), columns, descending, "sort()")
         return Dataset(Sort(self._node.shape, self._node, by, down))
 
     def distinct(self, *columns: str, num_partitions: int | None = None) -> Dataset:
@@ -248,7 +250,7 @@ class Dataset(Actions):
         >>> sorted(mr.from_items(["a", "b", "a"]).distinct().take_all())
         ['a', 'b']
         """
-        shape = require_columns(self._node.shape, columns, "distinct()")
+        shape = require_columns(self._node.known(), columns, "distinct()")
         return Dataset(GroupBy(shape, self._node, Distinct(columns or shape.names), partition_count(num_partitions)))
 
     def union(self, *others: Dataset) -> Dataset:
@@ -270,7 +272,7 @@ class Dataset(Actions):
         >>> mr.from_items(["a", "b", "a"]).value_counts().sort("value").take_all()
         [Row(value='a', count=2), Row(value='b', count=1)]
         """
-        shape = require_columns(self._node.shape, (), "value_counts()")
+        shape = self._node.known()
         return self.group_by(*shape.names).agg(count=count_rows())
 
     # --- keyed -------------------------------------------------------------------------------------------------------
@@ -292,14 +294,14 @@ class Dataset(Actions):
 
     groupby = group_by
 
-    def agg(self, **aggregates: Aggregate) -> Dataset:
+    def agg(self, *unnamed: NoReturn, **aggregates: Aggregate) -> Dataset:
         """One row of aggregates over all records.
 
         >>> import mr
         >>> mr.from_items([1, 2, 3]).agg(total=mr.sum("value"), n=mr.count()).take_all()
         [Row(total=6, n=3)]
         """
-        return GroupedDataset(self, [], None).agg(**aggregates)
+        return GroupedDataset(self, [], None).agg(*unnamed, **aggregates)
 
     def reduce_by_key(self, fn: Function, *, key: str = KEY, value: str = VALUE) -> Dataset:
         """One row (key, value) for each key, its values folded with an associative `fn(a, b)`.
@@ -309,7 +311,7 @@ class Dataset(Actions):
         [Row(key='a', value=3), Row(key='b', value=5)]
         """
         pairs = self.select(**{KEY: pl.col(key), VALUE: pl.col(value)})
-        shape = require_columns(pairs._node.shape, (), "reduce_by_key()")
+        shape = pairs._node.known()
         op = Folded(fn, cast("tuple[pa.DataType | None, pa.DataType | None]", shape.types))
         return Dataset(GroupBy(op.shape(shape), pairs._node, op))
 
@@ -382,8 +384,8 @@ class Dataset(Actions):
         keys = [column_names(side if side is not None else on) for side in (left_on, right_on)]
         if not keys[0] or len(keys[0]) != len(keys[1]):
             raise PlanError("join(): give on=, or left_on= and right_on= with as many columns")
-        left = require_columns(self._node.shape, keys[0], "join() on the left")
-        right = require_columns(other._node.shape, keys[1], "join() on the right")
+        left = require_columns(self._node.known(), keys[0], "join() on the left")
+        right = require_columns(other._node.known(), keys[1], "join() on the right")
         check_key_types(left, right, keys[0], keys[1])
         shape = joined_shape(left, right, keys[1], suffix)
         count = partition_count(num_partitions)

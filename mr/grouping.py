@@ -13,7 +13,7 @@ from mr.aggregates import count as count_rows
 from mr.arguments import Names, ordering, unknown
 from mr.errors import PlanError
 from mr.kernels.rows import Shape
-from mr.operators.base import require_columns, rows_shape
+from mr.operators.base import rows_shape
 from mr.operators.columns import Select, expand
 from mr.operators.grouped import AggregateBy, TopByKey
 from mr.operators.pygroups import MapGroups, grouped_shape
@@ -33,13 +33,13 @@ class GroupedDataset:
         self._keyed: tuple[pl.Expr, ...] = ()
         self._keys: tuple[str, ...] = ()
         if keys:
-            self._keyed, shape = expand(self._node.shape, keys, "group_by()")
+            self._keyed, shape = expand(self._node.known(), keys, "group_by()")
             self._keys = shape.names
 
     def __getattr__(self, name: str) -> NoReturn:
         unknown(self, name)
 
-    def agg(self, **aggregates: Aggregate) -> Dataset:
+    def agg(self, *unnamed: NoReturn, **aggregates: Aggregate) -> Dataset:
         """One row for each key: the keys and `name=aggregate`, as `n=mr.count()` or `total=mr.sum("x")`.
 
         Raises PlanError for an unknown column, a name used twice, or a Polars aggregation instead of ours.
@@ -48,6 +48,8 @@ class GroupedDataset:
         >>> mr.from_items([("a", 1), ("a", 2)]).group_by("key").agg(total=mr.sum("value")).take_all()
         [Row(key='a', total=3)]
         """
+        if unnamed:
+            raise PlanError(f"agg(): {unnamed[0]} has no name; use an aggregate of mr, as x=mr.sum('x')")
         exprs = list(self._keyed)
         ours: list[tuple[str, Aggregate]] = []
         for name, aggregate in aggregates.items():
@@ -69,19 +71,19 @@ class GroupedDataset:
         op = AggregateBy(self._keys, tuple(ours))
         if not exprs:  # only counts rows: whatever columns there are
             return self._dataset._with(GroupBy(op.shape(rows_shape((), ())), self._node, op))
-        single, shape = expand(self._node.shape, exprs, "agg()")
+        single, shape = expand(self._node.known(), exprs, "agg()")
         return self._dataset._with(
             GroupBy(op.shape(shape), Apply(shape, self._node, Select(single, shape)), op, self._partitions)
         )
 
     def _with_keys(self) -> tuple[Node, Shape]:
         """The whole rows, with computed keys added as columns."""
-        given = require_columns(self._node.shape, (), "group_by()")
+        given = self._node.known()
         computed = [e for e in self._keyed if not e.meta.is_column()]
         if not computed:
             return self._node, given
         added = self._dataset.with_columns(*computed)
-        return added._node, require_columns(added._node.shape, (), "group_by()")
+        return added._node, added._node.known()
 
     def count(self) -> Dataset:
         """One row for each key with its number of rows, `count`.

@@ -63,6 +63,15 @@ class Node:
     def label(self) -> str:
         return type(self).__name__.lower()
 
+    def known(self) -> Shape:
+        """The shape. Raises PlanError naming the line whose function hides it."""
+        if self.shape is not None:
+            return self.shape
+        hides: Node = self
+        while hides.inputs and hides.inputs[0].shape is None:
+            hides = hides.inputs[0]
+        raise PlanError(f"the columns of {hides.label} are not known before it runs; add names= at {hides.site}")
+
 
 @dataclass(frozen=True, eq=False)
 class Read(Node):

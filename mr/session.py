@@ -22,7 +22,7 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from mr.assignment import Produced, exchange_schema, read_schema
-from mr.errors import ExecutorError, JobCancelled, MillraceError, OutputError, PlanError
+from mr.errors import ExecutorError, FetchFailed, JobCancelled, OutputError, PlanError
 from mr.executors.base import Executor, default_memory_bytes
 from mr.failpoints import failpoint
 from mr.fingerprint import Unfingerprintable, digest, program_identity
@@ -366,7 +366,7 @@ def _collected(outputs: Sequence[Output], runs: Path) -> pa.RecordBatch:
 def _all(given: ExchangeInput, runs: Path) -> Iterator[pa.RecordBatch]:
     try:
         yield from gathered(given, runs)
-    except MillraceError as error:
+    except FetchFailed as error:
         raise ExecutorError(f"the result of a task vanished while it was read: {error}") from None
 
 

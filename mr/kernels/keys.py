@@ -155,7 +155,13 @@ def leaves(data: pa.RecordBatch, names: Sequence[str]) -> list[Leaf]:
     >>> [leaf.kind for leaf in leaves(pa.RecordBatch.from_pydict({"k": [{"a": 1, "b": 0.5}]}), ["k"])]
     ['unsigned', 'signed', 'float']
     """
-    return [leaf for name in names for leaf in leaves_of(data.column(name))]
+    found = []
+    for name in names:
+        try:
+            found += leaves_of(data.column(name))
+        except TypeConflict as error:
+            raise TypeConflict(f"column {name!r}: {error.message}") from None
+    return found
 
 
 def leaves_of(array: Any) -> list[Leaf]:
@@ -196,7 +202,7 @@ def _leaf(array: Any) -> Leaf:
         problem = key_problem(dtype)
         if problem is None:
             return Leaf("signed", nulls, _zeroed(array, f"i{dtype.bit_width // 8}", np.int64, nulls).view(np.uint64))
-    raise TypeConflict(f"a column of type {dtype} cannot be a key here: normalise_keys has to see it first")
+    raise TypeConflict(f"a column of type {dtype} cannot be a key or sorted by: {key_problem(dtype)}")
 
 
 def _zeroed(array: Any, narrow: npt.DTypeLike, wide: npt.DTypeLike, nulls: Mask | None) -> npt.NDArray[Any]:

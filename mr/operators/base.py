@@ -167,16 +167,12 @@ def reject_rows(
     return pa.RecordBatch.from_arrays(columns, schema=REJECTED)
 
 
-def require_columns(given: Shape | None, names: Iterable[str], call: str) -> Shape:
+def require_columns(given: Shape, names: Iterable[str], call: str) -> Shape:
     """`given`, once it is known to have all `names`.
 
-    Raises PlanError naming the call: columns are unknown (with the cure), or one does not exist (with those that do).
+    Raises PlanError naming the call, the column that does not exist and those that do.
     """
     wanted = list(names)
-    if given is None or given.names is None:
-        raise PlanError(
-            f"{call}: the columns of its input are not known before it runs; add names= to the call before it"
-        )
     missing = [name for name in wanted if name not in given.names]
     if missing:
         raise PlanError(f"{call}: no column {missing[0]!r}; there are {', '.join(map(repr, given.names)) or 'none'}")

@@ -6,9 +6,11 @@ batches are cut by the engine. Every node of an expression is checked, at plan t
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from io import StringIO
+from typing import Any, ClassVar
 
 import numpy as np
 import polars as pl
@@ -18,6 +20,7 @@ from mr.batch import Batch, Kind, kind_of, with_kind
 from mr.errors import PlanError, RecordError
 from mr.kernels.frames import from_polars, to_polars
 from mr.kernels.rows import Shape
+from mr.kernels.types import display
 from mr.operators.base import Narrow, Run, Stateless, TaskEnv, require_columns, rows_shape
 
 
@@ -35,18 +38,20 @@ def check_row_wise(expr: pl.Expr, call: str) -> None:
     pending = [expr]
     while pending:
         node = pending.pop()
+        pending.extend(node.meta.pop())
         try:
             separable = node.meta.is_row_separable()
-            children = node.meta.pop()
+            fits = node.meta.is_length_preserving() or node.meta.is_scalar()
         except pl.exceptions.PolarsError:  # elementwise over lists (`list.eval`): resolved only with a schema
             continue
         if not separable and not node.meta.is_literal():
             cure = "compute it with agg() and join it back"
             raise PlanError(f"{call}: {node} looks at more than one row; {cure}")
-        pending.extend(children)
+        if not fits:
+            raise PlanError(f"{call}: {node} does not give one value a row; use .filter(), .explode() or .flat_map()")
 
 
-def expand(given: Shape | None, exprs: Sequence[pl.Expr], call: str) -> tuple[tuple[pl.Expr, ...], Shape]:
+def expand(given: Shape, exprs: Sequence[pl.Expr], call: str) -> tuple[tuple[pl.Expr, ...], Shape]:
     """Selectors and multi-column expressions as single ones for input `given`, and the shape they give.
 
     Raises PlanError: an unknown column, an expression that is not row-wise or cannot be evaluated.
@@ -56,16 +61,41 @@ def expand(given: Shape | None, exprs: Sequence[pl.Expr], call: str) -> tuple[tu
     assert known.names is not None
     single: list[pl.Expr] = []
     for expr in exprs:
-        if expr.meta.has_multiple_outputs() or expr.meta.is_column_selection():
-            single += [pl.col(name) for name in expand_names(known, expr, call)]
-        else:
-            check_row_wise(expr, call)
-            single.append(expr)
+        for one in _single(known, expr, call):
+            check_row_wise(one, call)
+            single.append(one)
     names = [e.meta.output_name() for e in single]
     repeated = {name for name in names if names.count(name) > 1}
     if repeated:
         raise PlanError(f"{call}: two expressions are named {min(repeated)!r}; name one with .alias()")
     return tuple(single), rows_shape(names, [_type_of(known, e, call) for e in single])
+
+
+def _single(known: Shape, expr: pl.Expr, call: str) -> list[pl.Expr]:
+    """An expression of a selector as expressions of one column each, those that the selector means."""
+    if expr.meta.is_column_selection():
+        return [pl.col(name) for name in expand_names(known, expr, call)]
+    if not expr.meta.has_multiple_outputs():
+        return [expr]
+    nodes, selectors = [expr], {}
+    while nodes:
+        node = nodes.pop()
+        if node.meta.is_column_selection() and node.meta.has_multiple_outputs():
+            selectors[str(node)] = node
+        else:
+            nodes += node.meta.pop()
+    if len(selectors) != 1:
+        raise PlanError(f"{call}: {expr} stands for several columns; write one expression for each")
+
+    def one(tree: Any, name: str) -> Any:
+        if isinstance(tree, dict):
+            return {"Column": name} if tree.keys() == {"Selector"} else {k: one(v, name) for k, v in tree.items()}
+        return [one(v, name) for v in tree] if isinstance(tree, list) else tree
+
+    tree = json.loads(expr.meta.serialize(format="json"))
+    (selector,) = selectors.values()
+    names = expand_names(known, selector, call)
+    return [pl.Expr.deserialize(StringIO(json.dumps(one(tree, name))), format="json") for name in names]
 
 
 def expand_names(known: Shape, expr: pl.Expr, call: str) -> list[str]:
@@ -182,6 +212,10 @@ class FilterExpr(Narrow):
     def start(self, env: TaskEnv, track: bool) -> Run:
         def apply(batch: Batch) -> Batch:
             (mask,) = evaluate(batch.data, [self.expr])
+            if pa.types.is_null(mask.type):
+                mask = mask.cast(pa.bool_())
+            if not pa.types.is_boolean(mask.type):
+                raise RecordError(f"filter(): {self.expr} gives {display(mask.type)}, not true or false")
             if mask.null_count:
                 mask = mask.fill_null(False)
             if mask.true_count == batch.rows:
@@ -230,7 +264,7 @@ class Explode(Narrow):
         return Batch(named(columns, data.schema.names, kind_of(data.schema)), origins)
 
 
-def explode_shape(given: Shape | None, column: str) -> Shape:
+def explode_shape(given: Shape, column: str) -> Shape:
     """The shape after exploding `column`. Raises PlanError when the column is unknown or not a list."""
     known = require_columns(given, [column], "explode()")
     types = []

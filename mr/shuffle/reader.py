@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from mr.errors import FetchFailed, TypeConflict
+from mr.errors import FetchFailed
+from mr.kernels.types import cast
 from mr.shuffle.run_file import Damaged, RunIndex, decode_index, digest_of
 from mr.tasks import Segment
 
@@ -43,15 +44,7 @@ class RunReader:
         """The rows of a segment, verified, in the batches in which they were written. Raises as `read`."""
         same = self._schema is None or self._schema.equals(self.index.schema)
         for batch in self._open(segment):
-            yield batch if same else self._cast(batch)
-
-    def _cast(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        try:
-            return batch.cast(self._schema)
-        except pa.ArrowInvalid as error:
-            raise TypeConflict(
-                f"{error}, which its other records have: declare the type with names= or cast"
-            ) from error
+            yield batch if same else cast(batch, self._schema)
 
     def _open(self, segment: Segment) -> pa.ipc.RecordBatchStreamReader:
         where = f"bucket {segment.bucket}, run {segment.run}"
