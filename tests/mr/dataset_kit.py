@@ -1,4 +1,4 @@
-"""What the tests of datasets share: limits so small that a few rows make many tasks, and SQL's order in plain Python."""
+"""What the tests of datasets share: limits so small that few rows make many tasks, and SQL's order in plain Python."""
 
 from __future__ import annotations
 

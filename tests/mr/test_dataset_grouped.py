@@ -436,8 +436,8 @@ def test_join_options() -> None:
     ]:
         with pytest.raises(mr.PlanError, match=message):
             a.join(b, **wrong)
-    with pytest.raises(mr.PlanError, match="string.*int64"):  # types that only the data tells
-        untyped = mr.from_items([1]).map(lambda n: (n, n), names=["key", "x"])
+    untyped = mr.from_items([1]).map(lambda n: (n, n), names=["key", "x"])
+    with pytest.raises(mr.PlanError, match=r"string.*int64"):  # types that only the data tells
         a.join(untyped, on="key", strategy="sort_merge").take_all()
     with pytest.raises(mr.JobFailed, match="'key' is str on the left but int on the right"):
         a.join(untyped, on="key", strategy="broadcast").take_all()
