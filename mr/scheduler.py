@@ -184,10 +184,15 @@ class Scheduler:
             if self._stages[shape.id] is StageState.WAITING and inputs_settled:
                 self._stages[shape.id] = StageState.PLANNING
                 out.append(ev.PlanStage(shape.id))
-        if all(state is StageState.SETTLED for state in self._stages.values()):
+        if all(state is StageState.SETTLED for state in self._stages.values()) and self._whole():
             self._over = True
+            out += [ev.Cancel(t.running) for t in self._tasks.values() if t.running is not None]
             out.append(ev.Publish())
         return out
+
+    def _whole(self) -> bool:
+        """Whether all that is to be published is there: a part that a reader missed may be running again."""
+        return all(t.state is TaskState.DONE for t in self._tasks.values() if self._shapes[t.id.stage].publishes)
 
     def _settled(self, stage: int) -> list[ev.Instruction]:
         if self._stages[stage] is not StageState.COMPLETE:
@@ -220,6 +225,8 @@ class Scheduler:
         return [instruction for task in list(self._of(stage)) for instruction in self._drop(task)]
 
     def _check_complete(self, stage: int) -> list[ev.Instruction]:
+        if self._stages[stage] is StageState.SETTLED:
+            return self._advance()
         if self._stages[stage] is not StageState.ACTIVE:
             return []
         counts, total = self._counts[stage], len(self._ids[stage])
@@ -351,6 +358,8 @@ class Scheduler:
         source = self._tasks.get(producer)
         if source is not None and source.state is TaskState.DONE:
             self._move(source, TaskState.ABSENT)
+            if self._shapes[producer.stage].publishes:
+                self._want(source)
             for other in list(self._tasks.values()):
                 if other.state is TaskState.PENDING and producer in other.needs:
                     self._want(other)  # it counted on that file
