@@ -27,7 +27,7 @@ from mr.assignment import (
     task_identity,
 )
 from mr.errors import JobCancelled, JobFailed
-from mr.executors.base import Executor
+from mr.executors.base import AttemptEvent, Executor
 from mr.fingerprint import Identity, Unfingerprintable, program_identity
 from mr.journal import Journal
 from mr.kernels.types import unify
@@ -147,6 +147,8 @@ class Master:
     # --- events ------------------------------------------------------------------------------------------------------
 
     def _handle(self, event: ev.Event) -> None:
+        if isinstance(event, AttemptEvent) and all(id != event.id for id, _, _ in self._snapshot.running):
+            return  # of an attempt that was given up, or told twice
         match event:
             case ev.AttemptSucceeded(id, result):
                 event = self._note(event)

@@ -1,4 +1,4 @@
-"""The scheduler in thousands of random histories: workers die, files vanish, user code fails, news comes late or twice."""
+"""The scheduler in thousands of random histories: workers die, files vanish, code fails, news comes late or twice."""
 
 from __future__ import annotations
 
