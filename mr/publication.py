@@ -190,10 +190,8 @@ def publish(
         raise OutputError(f"an output cannot be written: {error}") from None
     finally:
         for ready in staged:
-            if ready.folder is not None and ready.folder.is_dir():
-                shutil.rmtree(ready.folder)
-            elif ready.folder is not None:
-                ready.folder.unlink(missing_ok=True)
+            if ready.folder is not None:
+                _remove(ready.folder)
     return [(version_of(target) or "", report) for target, report in reports]
 
 
@@ -228,32 +226,43 @@ def _stage(
     path = Path(target.where)
     path.parent.mkdir(parents=True, exist_ok=True)
     staging = path.with_name(f".{path.name}.mr-{request[:16]}")
-    if staging.is_dir():
-        shutil.rmtree(staging)
-    staging.unlink(missing_ok=True)
+    _remove(staging)
     if target.one_file:
         parts = parts_of(target, outputs)
-        _take(runs / parts[0].output.path, staging)
+        _gather(parts, runs, staging)
         return Staged(lambda: _appear_file(staging, target, version), staging), parts
     before = _success_of(path) if target.mode == "append" else None
     if before is not None and request in before.get("appended", ()):  # appended before a crash, but not noted
         count = len(parts_of(target, outputs))
         return Staged(lambda: None), parts_of(target, outputs, len(before["parts"]) - count)
     parts = parts_of(target, outputs, len(before["parts"]) if before else 0)
-    staging.mkdir()
-    for part in parts:
-        _take(runs / part.output.path, staging / part.name)
-    (staging / SUCCESS).write_bytes(success_file(parts, before, request))
-    _sync(staging / SUCCESS)
-    _sync(staging)
+    _gather(parts, runs, staging, success_file(parts, before, request))
     if before is not None:
         return Staged(lambda: _append_folder(staging, path), staging), parts
     return Staged(lambda: _appear_folder(staging, target, version), staging), parts
 
 
-def _take(source: Path, to: Path) -> None:
-    copy_or_link(str(source), str(to))
-    _sync(to)
+def _gather(parts: Sequence[Part], runs: Path, staging: Path, success: bytes | None = None) -> None:
+    """Make `staging` durable: a folder with `success`, without it the one part itself. On an error it is removed."""
+    try:
+        if success is not None:
+            staging.mkdir()
+            (staging / SUCCESS).write_bytes(success)
+            _sync(staging / SUCCESS)
+        for part in parts:
+            copy_or_link(str(runs / part.output.path), str(staging / part.name))
+            _sync(staging / part.name)
+        _sync(staging)
+    except OSError:
+        _remove(staging)
+        raise
+
+
+def _remove(path: Path) -> None:
+    """Remove a file or folder of ours, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
 
 
 def _sync(path: Path) -> None:
@@ -277,14 +286,16 @@ def _appear_folder(staging: Path, target: Target, version: str | None) -> None:
     very same output, published before a crash that kept it from being noted."""
     path = Path(target.where)
     old = path.with_name(f".{path.name}.mr-old-{staging.name[-16:]}")
-    if version_of(target) != version and _success_of(path) != _success_of(staging):
+    renamed = old.exists() and not path.exists()  # a try before this one was killed between the two renames
+    if not renamed and version_of(target) != version and _success_of(path) != _success_of(staging):
         raise OutputError(f"{path} has changed since the job began; it is left alone")
+    if not renamed:
+        _remove(old)
     if path.exists():
         os.rename(path, old)
     os.rename(staging, path)
     _sync(path.parent)
-    if old.exists():
-        shutil.rmtree(old)
+    _remove(old)
 
 
 def _append_folder(staging: Path, path: Path) -> None:
@@ -293,7 +304,6 @@ def _append_folder(staging: Path, path: Path) -> None:
     _sync(path)
     os.replace(staging / SUCCESS, path / SUCCESS)
     _sync(path)
-    staging.rmdir()
 
 
 def _success_of(path: Path) -> dict[str, Any] | None:
