@@ -221,8 +221,13 @@ def from_items(items: Iterable[Any], *, names: str | Sequence[str] | Mapping[str
 
 
 def _declared(schema: Mapping[str, Any], call: str) -> dict[str, pa.DataType]:
-    types = {name: arrow_type(declared) for name, declared in schema.items()}
-    for name, type in types.items():
+    types: dict[str, pa.DataType] = {}
+    for name, declared in schema.items():
+        try:
+            type = arrow_type(declared)
+        except PlanError as error:
+            raise PlanError(f"{call}: schema entry {name!r}: {error}") from None
         if type is None:
-            raise PlanError(f"{call}: schema entry {name!r}: {schema[name]!r} is not a column type")
-    return {name: type for name, type in types.items() if type is not None}
+            raise PlanError(f"{call}: schema entry {name!r}: {declared!r} is not a column type")
+        types[name] = type
+    return types

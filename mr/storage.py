@@ -132,6 +132,8 @@ def _list_dfs(path: str) -> list[InputFile] | None:
         system = fsspec.filesystem("dfs", store=str(store.path))
         names = [n.removeprefix(SCHEME).strip("/") for n in system.glob(name)]
         found = [info for n in names if _visible(n.rpartition("/")[2]) for info in store.find(n, at)]
+        if not found:
+            return None
     elif store.exists(name, at):
         found = [info for info in store.find(name, at) if _visible(info.path[len(name) :].strip("/"))]
     else:
