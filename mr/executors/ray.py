@@ -265,7 +265,7 @@ def _attach(address: str) -> Any:
         socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
     except OSError as error:
         raise ExecutorError(f"no Ray cluster answers at {address}: {error}") from None
-    settings = {"RAY_NUM_REDIS_GET_RETRIES": "3"}
+    settings = {"RAY_NUM_REDIS_GET_RETRIES": "1"}
     if host in ("localhost", LOOPBACK):
         settings["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # else Ray looks for it at the machine's other address
     with _environment(settings):

@@ -160,8 +160,11 @@ def _fail(n: int) -> int:
     raise ValueError(f"bad record {n}")
 
 
-def _die(n: int) -> int:
-    os.kill(os.getpid(), signal.SIGKILL)
+def _die(path: str, n: int) -> int:
+    """Let the first record through, wait for a file at the second and die."""
+    Path(f"{path}.pid").write_text(str(os.getpid()))
+    if _await(path, n):
+        os.kill(os.getpid(), signal.SIGKILL)
     return n
 
 
@@ -272,17 +275,21 @@ def _check_progress(bench: _Bench) -> None:
 
 
 def _check_loss(bench: _Bench) -> None:
-    """A worker that dies takes only its own attempt with it, is named, and is replaced."""
+    """A worker that dies takes only its own attempt with it, is named with what it last reported, and is replaced."""
     if not bench.executor.isolates:
         return
-    path = bench.home / "survived"
-    doomed, other = bench.attempt(_die, [1]), bench.attempt(partial(_await, str(path)), [0, 1])
+    doom, rescue = bench.home / "doom", bench.home / "rescue"
+    doomed, other = bench.attempt(partial(_die, str(doom)), [0, 1]), bench.attempt(partial(_await, str(rescue)), [0, 1])
     attempts = [doomed, other][: bench.slots]
     bench.submit(*attempts)
+    bench.listen(lambda seen: doomed.id in {event.id for event in seen})
+    pid = _written(Path(f"{doom}.pid"))
+    doom.touch()
     (lost,) = bench.listen(lambda seen: any(event.id == doomed.id for event in _endings(seen)))
     assert isinstance(lost, AttemptLost), lost
-    assert any(ch.isdigit() for ch in lost.reason), f"no process id: {lost.reason}"
-    path.touch()
+    assert str(pid) in lost.reason
+    assert "records" in lost.reason, lost.reason
+    rescue.touch()
     assert all(bench.values(event) == [0, 1] for event in bench.endings([a.id for a in attempts[1:]]))
     for event in bench.run(*(bench.attempt(_square, [n]) for n in range(bench.slots))):
         assert isinstance(event, AttemptSucceeded), event

@@ -35,7 +35,7 @@ def test_ray_keeps_the_contract_on_loopback_behind_a_token(capfd: pytest.Capture
     before = dict(os.environ)
 
     def make(home: Path) -> RayExecutor:
-        executor = RayExecutor(home, 3, MEMORY_BYTES, None)
+        executor = RayExecutor(home, 2, MEMORY_BYTES, None)
         try:
             assert dict(os.environ) == before
             assert executor._temporary is not None
@@ -135,7 +135,7 @@ def test_a_cluster_of_several_nodes_is_refused() -> None:
         refuse_many_nodes("head:6379", [{"Alive": True}, {"Alive": True}, {"Alive": False}])
 
 
-@pytest.mark.parametrize("make", [LocalExecutor, lambda *a: RayExecutor(*a, None)])
-def test_no_workers_are_refused(tmp_path: Path, make: object) -> None:
+@pytest.mark.parametrize("on", ["local", "ray"])
+def test_no_workers_are_refused(tmp_path: Path, on: str) -> None:
     with pytest.raises(ExecutorError, match="--workers must be at least 1"):
-        make(tmp_path, 0, MEMORY_BYTES)  # type: ignore[operator]
+        LocalExecutor(tmp_path, 0, MEMORY_BYTES) if on == "local" else RayExecutor(tmp_path, 0, MEMORY_BYTES, None)
