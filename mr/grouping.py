@@ -72,9 +72,10 @@ class GroupedDataset:
         if not exprs:  # only counts rows: whatever columns there are
             return self._dataset._with(GroupBy(op.shape(rows_shape((), ())), self._node, op))
         single, shape = expand(self._node.known(), exprs, "agg()")
-        return self._dataset._with(
-            GroupBy(op.shape(shape), Apply(shape, self._node, Select(single, shape)), op, self._partitions)
-        )
+        rows = self._node
+        if not (shape.names == rows.known().names and all(e.meta.is_column() for e in single)):
+            rows = Apply(shape, rows, Select(single, shape))
+        return self._dataset._with(GroupBy(op.shape(shape), rows, op, self._partitions))
 
     def _with_keys(self) -> tuple[Node, Shape]:
         """The whole rows, with computed keys added as columns."""

@@ -122,9 +122,13 @@ class RunOutlet(OutletRun):
         for part in self._block:
             block.add(part)
         self._block, self._block_rows = [], 0
-        rows = block.take()
+        rows = self.ready(block.take())
         self._exact = self._combiner.exact(rows.schema)
         self._add(self._combiner.combine(rows))
+
+    def ready(self, data: pa.RecordBatch) -> pa.RecordBatch:
+        """Rows in the form in which they are compared; called once for every row, many at a time."""
+        return data
 
     def _add(self, data: pa.RecordBatch) -> None:
         self._pending.add(data)
@@ -135,7 +139,9 @@ class RunOutlet(OutletRun):
         data = self._pending.take()
         if not data.num_rows:
             return
-        if self._combiner is not None and self._exact:
+        if self._combiner is None:
+            data = self.ready(data)
+        elif self._exact:
             data = self._combiner.recombine(data)
         if self._writer is None:
             self._schema = data.schema
@@ -176,8 +182,8 @@ class HashRun(RunOutlet):
         super().__init__(index, path, attempt, settled, spec.combiner)
         self._spec = spec
 
-    def write(self, data: pa.RecordBatch) -> None:
-        super().write(normalise_keys(data, self._spec.keys))
+    def ready(self, data: pa.RecordBatch) -> pa.RecordBatch:
+        return normalise_keys(data, self._spec.keys)
 
     def append(self, writer: RunWriter, data: pa.RecordBatch) -> None:
         spec = self._spec
