@@ -171,7 +171,7 @@ from {name} import {name}
 
 def test_counts(tmp_path):
     (tmp_path / "a.txt").write_text("b a\\nb\\n")
-    rows, result = run_inline({name}, input=[str(tmp_path / "a.txt")], output=str(tmp_path / "out.csv"))
-    assert rows["out"] == [("b", 2), ("a", 1)]
+    rows, result = run_inline({name}, input=[str(tmp_path / "a.txt")], output="not written")
+    assert rows == [("b", 2), ("a", 1)]
     assert result.tasks_run > 0
 '''

@@ -314,7 +314,7 @@ def test_a_plan_that_is_wrong_names_the_line() -> None:
         pairs = mr.read_text(input).map(lambda line: (line, 1))
         return pairs.group_by("key").agg(n=mr.count()).write_csv(output)
     """)
-    refused(mr("submit", unknown, "in", "out"), 2, "job.py:5: group_by(): ", "names=")
+    refused(mr("submit", unknown, "in", "out"), 2, "job.py:5: the columns of map", "add names= at job.py:4")
     absent = job_of('return mr.read_text(input).select("nope").write_csv(output)')
     refused(mr("submit", absent, "in", "out"), 2, "job.py:4: select(): no column 'nope'")
     raising = job_of('return mr.read_text(input).groupBy("x")')
