@@ -256,7 +256,8 @@ class PartRun(OutletRun):
             schema = empty_batch(self._spec.shape).schema
         schema = with_kind(schema, kind_of(schema))
         try:
-            self._spec.writer.check(schema)
+            if len(schema):  # else there was no record to tell the columns: the part is empty
+                self._spec.writer.check(schema)
         except PlanError as error:
             raise OutputError(str(error)) from None
         with open(self._temp, "wb") as file:

@@ -327,8 +327,8 @@ class CsvWriter(Writer):
         _refuse_unwritable(schema, "write_csv", "turn it into str or numbers first, or use write_parquet or write_json")
 
     def write(self, batches: Iterator[pa.RecordBatch], schema: pa.Schema, out: BinaryIO) -> int:
-        header = pl.DataFrame({name: [name] for name in schema.names})
-        out.write(self._lines(header))
+        if len(schema):
+            out.write(self._lines(pl.DataFrame({name: [name] for name in schema.names})))
         rows = 0
         for batch in batches:
             if batch.num_rows:

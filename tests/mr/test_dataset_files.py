@@ -407,6 +407,20 @@ def test_an_empty_result_is_one_part_without_rows(kind: str, tmp_path: Path, fol
     assert (tmp_path / f"one.{kind}").exists()
 
 
+@pytest.mark.parametrize("kind", ["parquet", "csv", "json", "text"])
+def test_parts_whose_columns_no_record_told(kind: str, tmp_path: Path, folder: Path) -> None:
+    """Tasks without output, of a function that declares nothing, beside others that have some; and nothing at all."""
+    some = mr.from_items(list(range(12))).flat_map(lambda n: [str(n)] if n == 5 else [])
+    report = getattr(some, f"write_{kind}")(str(tmp_path / "some")).outputs["some"]
+    assert (report.rows, report.files) == (1, 1)
+    assert len(list((tmp_path / "some").glob("part-*"))) == 1
+    none = mr.from_items(list(range(12))).flat_map(lambda n: [])
+    report = getattr(none, f"write_{kind}")(str(tmp_path / "none")).outputs["none"]
+    assert (report.rows, report.files) == (0, 1)
+    (part,) = (tmp_path / "none").glob("part-*")
+    assert part.read_bytes() == b"" if kind != "parquet" else mr.read_parquet(str(part)).count() == 0
+
+
 def test_modes(tmp_path: Path) -> None:
     out = tmp_path / "out"
     one, two = mr.from_items([(1, 1)]), mr.from_items([(2, 2)])
