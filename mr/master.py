@@ -7,6 +7,7 @@ inputs are known, looking their fingerprints up, recording results, and settling
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
@@ -99,6 +100,7 @@ class Master:
         self._reuse = reuse
         self._observe = observe
         self._home = journal.home / "runs"
+        self._folder = os.getcwd()
         shapes = [StageShape(s.id, graph.upstream(s), graph.publishes(s), s.limit_rows) for s in graph.stages]
         self._scheduler = Scheduler(shapes)
         self._planned: dict[int, _Planned] = {}
@@ -194,7 +196,7 @@ class Master:
                 self._inbox.append(self._plan(self._graph.stages[stage], ()))
             case ev.Launch(id, node):
                 self._snapshot = self._snapshot.launched(id)
-                self._executor.submit(Attempt(id, self._planned[id.stage].specs[id.index]), node)
+                self._executor.submit(Attempt(id, self._planned[id.stage].specs[id.index], self._folder), node)
             case ev.Cancel(id):
                 self._executor.kill(id)
                 self._snapshot = self._snapshot.ended(id, None)

@@ -189,7 +189,8 @@ class TaskResult:
 
 @dataclass(frozen=True)
 class Attempt:
-    """A task given to an executor."""
+    """A task given to an executor. `folder` is the working directory: what relative paths mean."""
 
     id: AttemptId
     spec: TaskSpec
+    folder: str = "."

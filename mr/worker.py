@@ -87,6 +87,7 @@ def run_attempt(attempt: Attempt, env: WorkerEnv, report: Report) -> AttemptEven
     """Run an attempt to its end and say how it ended. Never raises but for interrupts."""
     spec = attempt.spec
     try:
+        os.chdir(attempt.folder)  # the master's may have changed since this worker started, or user code did that
         result = _run(attempt, env, report)
         return AttemptSucceeded(attempt.id, result)
     except FetchFailed as error:

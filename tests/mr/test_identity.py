@@ -223,6 +223,17 @@ def test_equal_digests_mean_equal_bytes_and_other_input_gives_others(tmp_path: P
     assert other.files != one.files
 
 
+def test_relative_paths_mean_the_same_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A session outlives a change of the working directory, and workers must not read the old folder's files."""
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "in.txt").write_text(f"{name}\n")
+    with mr.Session(on="local", workers=1, home=tmp_path / "home"):
+        for name in ("a", "b"):
+            monkeypatch.chdir(tmp_path / name)
+            assert mr.read_text("in.txt").map(str.upper).take_all() == [name.upper()]
+
+
 def test_both_join_strategies_give_the_same_rows(tmp_path: Path) -> None:
     tables = []
     for case in CASES[-2:]:
