@@ -4,9 +4,10 @@ Ray is used for what it is good at, placing and watching processes. Retries and 
 stays in run files: only attempts and events go through Ray. Nothing else in the package imports ray.
 
 A cluster of our own listens on the loopback address only, asks for a token that is made anew in every process, and ends
-with us. Ray reads most of its settings from the environment at the moment it is imported or started, so they are put
-there for just that long; the worker processes inherit them. Workers of a running cluster get them as a runtime
-environment, which costs Ray about a second for the first.
+with us. (Where we are killed, workers end within seconds, two small agents of Ray's after about a minute.) Ray reads
+most of its settings from the environment at the moment it is imported or started, so they are put there for just that
+long; the worker processes inherit them. Workers of a running cluster get them as a runtime environment, which costs
+about a second for the first.
 """
 
 from __future__ import annotations

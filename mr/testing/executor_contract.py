@@ -192,7 +192,7 @@ def _await(path: str, n: int) -> int:
 def _surroundings(n: int) -> list[int]:
     import polars as pl
 
-    return [hash("x"), pl.thread_pool_size(), os.getpid()]
+    return [str.__hash__("x"), pl.thread_pool_size(), os.getpid()]
 
 
 def _check_nodes(bench: _Bench) -> None:
