@@ -91,25 +91,24 @@ class Case:
     def target(self) -> str:
         return f"{__file__}:flights_planes" if self.name.startswith("flights") else f"jobs.{self.name}"
 
-    def run_in(self, folder: Path, session: mr.Session) -> mr.JobResult:
-        """Run in this process, with `folder` as the working directory."""
+    def run_in(self, folder: Path) -> mr.JobResult:
+        """Run in the current session, with `folder` as the working directory."""
         from jobs.link_graph import link_graph
         from jobs.log_analytics import log_analytics
         from jobs.web_index import web_index
         from jobs.word_count import word_count
 
         os.chdir(folder)
-        with session:
-            match self.name:
-                case "word_count":
-                    return word_count(["in"], "out", pattern="letters")
-                case "log_analytics":
-                    return log_analytics(["in"], "out")
-                case "web_index":
-                    return web_index(["in"], "out")
-                case "link_graph":
-                    return link_graph(["in"], "out")
-            return flights_planes("in", "planes.csv", "out", strategy=self.words[-1])  # type: ignore[arg-type]
+        match self.name:
+            case "word_count":
+                return word_count(["in"], "out", pattern="letters")
+            case "log_analytics":
+                return log_analytics(["in"], "out")
+            case "web_index":
+                return web_index(["in"], "out")
+            case "link_graph":
+                return link_graph(["in"], "out")
+        return flights_planes("in", "planes.csv", "out", strategy=self.words[-1])  # type: ignore[arg-type]
 
 
 CASES = [
@@ -154,7 +153,8 @@ class Made:
 
 def in_process(case: Case, folder: Path, home: Path, **session: Any) -> Made:
     """Run in this process: on inline, or with workers that this process starts."""
-    made = case.run_in(folder, mr.Session(home=home, reuse=False, **session))
+    with mr.Session(home=home, reuse=False, **session):
+        made = case.run_in(folder)
     assert made.tasks_reused == 0
     return Made.of(folder, {name: output.digest for name, output in made.outputs.items()})
 
@@ -238,8 +238,8 @@ def test_both_join_strategies_give_the_same_rows(tmp_path: Path) -> None:
     tables = []
     for case in CASES[-2:]:
         folder = lay_out(case, tmp_path / case.words[-1], full=False)
-        case.run_in(folder, mr.Session(on="inline", home=tmp_path / "home"))
         with mr.Session(on="inline", home=tmp_path / "home"):
+            case.run_in(folder)
             tables.append(sorted(map(repr, mr.read_parquet("out").take_all())))
     assert len(tables[0]) == 100_000
     assert tables[0] == tables[1]
@@ -276,8 +276,8 @@ def test_the_whole_matrix(case: Case, tmp_path: Path) -> None:
 def test_every_flight_is_there_and_so_many_have_no_plane(tmp_path: Path) -> None:
     for case in CASES[-2:]:
         folder = lay_out(case, tmp_path / case.words[-1], full=True)
-        case.run_in(folder, mr.Session(on="inline", home=tmp_path / "home"))
         with mr.Session(on="inline", home=tmp_path / "home"):
+            case.run_in(folder)
             joined = mr.read_parquet("out").agg(rows=mr.count(), planes=mr.count("manufacturer")).first()
         assert (joined.rows, joined.rows - joined.planes) == (336_776, 52_606)
 
@@ -286,22 +286,9 @@ def test_every_flight_is_there_and_so_many_have_no_plane(tmp_path: Path) -> None
 @pytest.mark.ray
 @pytest.mark.timeout(300)
 def test_the_same_bytes_on_ray(tmp_path: Path) -> None:
-    chosen = [CASES[0], CASES[1], CASES[-1]]
-    folders = [lay_out(case, tmp_path / case.name, full=True) for case in chosen]
-    want = [in_process(c, f, tmp_path / "home", on="inline") for c, f in zip(chosen, folders, strict=True)]
-    with mr.Session(on="ray", workers=2, home=tmp_path / "home-ray", reuse=False) as session:
-        for case, folder, expected in zip(chosen, folders, want, strict=True):
-            os.chdir(folder)
-            assert case.run_in(folder, _Borrowed(session)).tasks_run > 0
+    folders = [lay_out(case, tmp_path / case.name, full=True) for case in CASES]
+    want = [in_process(c, f, tmp_path / "home", on="inline") for c, f in zip(CASES, folders, strict=True)]
+    with mr.Session(on="ray", workers=2, home=tmp_path / "home-ray", reuse=False):
+        for case, folder, expected in zip(CASES, folders, want, strict=True):
+            assert case.run_in(folder).tasks_run > 0
             assert Made.of(folder, expected.outputs) == expected
-
-
-class _Borrowed(mr.Session):
-    """A session to use inside of another one, which stays open."""
-
-    def __init__(self, session: mr.Session) -> None:
-        self.__dict__.update(session.__dict__)
-        self._outer = []
-
-    def close(self) -> None:
-        """Leave it to its owner."""
