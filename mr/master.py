@@ -106,11 +106,18 @@ class Master:
         self._planned: dict[int, _Planned] = {}
         self._results: dict[TaskId, TaskResult] = {}
         self._programs = {stage.id: cloudpickle.dumps(stage.program) for stage in graph.stages}
-        self._identities = {stage.id: _identity(stage) for stage in graph.stages}
+        self._identities: dict[int, Identity | None] = {}
+        notes = []
+        for stage in graph.stages:
+            try:
+                self._identities[stage.id] = program_identity(stage.program)
+            except Unfingerprintable as error:
+                self._identities[stage.id] = None
+                notes.append(f"stage {stage.id} always runs: {error}")
         self._fresh: list[tuple[Identity, str, TaskResult]] = []
         self._ran: set[TaskId] = set()
         self._inbox: deque[ev.Event] = deque()
-        self._snapshot = Snapshot(tuple(StageProgress(s.id, s.label) for s in graph.stages))
+        self._snapshot = Snapshot(tuple(StageProgress(s.id, s.label) for s in graph.stages), notes=tuple(notes))
         self._finished = False
 
     @property
@@ -328,13 +335,6 @@ class Master:
             counters.update(dict(result.counters))
         reused = sum(1 for primary in set(used.values()) if primary not in self._ran)
         return Outcome(results, tasks, len(self._ran), reused, dict(sorted(counters.items())), self._snapshot)
-
-
-def _identity(stage: Stage) -> Identity | None:
-    try:
-        return program_identity(stage.program)
-    except Unfingerprintable:
-        return None
 
 
 def _check_rejects(stage: Stage, results: Sequence[TaskResult]) -> None:

@@ -24,11 +24,12 @@ class StageProgress:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """All stages, what running attempts report, and what went wrong so far (one line each)."""
+    """All stages, what running attempts report, what went wrong so far and what the user should know (a line each)."""
 
     stages: tuple[StageProgress, ...]
     running: tuple[tuple[AttemptId, int, int], ...] = ()
     troubles: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def planned(self, stage: int, total: int, reused: int) -> Snapshot:
         """A stage has its tasks, so many of which have results already."""

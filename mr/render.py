@@ -86,6 +86,8 @@ def print_result(name: str, result: JobResult) -> None:
         console.print(f"  {key}: {output.path}  {size}  {output.digest[:16]}")
     for counter, n in result.counters.items():
         console.print(f"  {counter}: {n:,}")
+    for note in result.notes:
+        console.print(f"  {note}", markup=False)
     for trouble in result.troubles:
         console.print(f"  survived: {trouble}")
 
