@@ -27,7 +27,7 @@ from mr.assignment import (
     read_schema,
     task_identity,
 )
-from mr.errors import JobCancelled, JobFailed
+from mr.errors import JobCancelled, JobFailed, PlanError
 from mr.executors.base import AttemptEvent, Executor
 from mr.fingerprint import Identity, Unfingerprintable, program_identity
 from mr.journal import Journal
@@ -105,7 +105,7 @@ class Master:
         self._scheduler = Scheduler(shapes)
         self._planned: dict[int, _Planned] = {}
         self._results: dict[TaskId, TaskResult] = {}
-        self._programs = {stage.id: cloudpickle.dumps(stage.program) for stage in graph.stages}
+        self._programs = {stage.id: _pickled(stage) for stage in graph.stages}
         self._identities: dict[int, Identity | None] = {}
         notes = []
         for stage in graph.stages:
@@ -335,6 +335,14 @@ class Master:
             counters.update(dict(result.counters))
         reused = sum(1 for primary in set(used.values()) if primary not in self._ran)
         return Outcome(results, tasks, len(self._ran), reused, dict(sorted(counters.items())), self._snapshot)
+
+
+def _pickled(stage: Stage) -> bytes:
+    try:
+        return bytes(cloudpickle.dumps(stage.program))
+    except Exception as error:  # whatever the user's objects raise when they are pickled
+        cure = "make it inside the function, or in the __init__ of a class given as the function"
+        raise PlanError(f"a function of stage {stage.id} ({stage.label}) uses what cannot travel: {error}; {cure}") from None
 
 
 def _check_rejects(stage: Stage, results: Sequence[TaskResult]) -> None:
