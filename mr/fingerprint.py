@@ -33,6 +33,7 @@ import pyarrow as pa
 from blake3 import blake3
 
 from mr.errors import MillraceError
+from mr.operators.python import name_of
 from mr.program import Program
 
 LIBRARIES = ("numpy", "polars", "polars-hash", "pyarrow", "xxhash", "blake3", "cloudpickle")
@@ -70,13 +71,18 @@ def combine(parts: Iterable[tuple[str, str]]) -> Identity:
 
 def program_identity(program: Program) -> Identity:
     """The identity of what a stage runs, one part for each operator. Raises Unfingerprintable naming the operator."""
-    parts = [("engine", engine_digest()), (f"head {type(program.head).__name__}", digest(program.head))]
-    for i, step in enumerate(program.steps):
-        name = f"step {i} {step.op.label}"
-        if getattr(step.op, "pure", True) is False:
+    makers: list[tuple[str, object, Any]] = [
+        (f"head {type(program.head).__name__}", program.head, getattr(program.head, "op", None))
+    ]
+    makers += [(f"step {i} {step.op.label}", step, step.op) for i, step in enumerate(program.steps)]
+    parts = [("engine", engine_digest())]
+    for name, maker, op in makers:
+        if getattr(op, "pure", True) is False:
             raise Unfingerprintable(f"{name} is declared pure=False")
+        policy = getattr(op, "on_error", None)
+        told = name_of(op.fn) if policy is not None and policy.on_error == "quarantine" else ""  # rejects name it
         try:
-            parts.append((name, digest(step)))
+            parts.append((name, digest(maker, told)))
         except Unfingerprintable as error:
             raise Unfingerprintable(f"{name}: {error}") from None
     parts += [(f"outlet {i}", digest(outlet)) for i, outlet in enumerate(program.outlets)]
@@ -184,7 +190,7 @@ class _Encoder:
             "code",
             (
                 code.co_code,
-                code.co_consts[1:] if _has_docstring(code) else code.co_consts,
+                (None, *code.co_consts[1:]) if _has_docstring(code) else code.co_consts,
                 code.co_names,
                 code.co_varnames,
                 code.co_freevars,

@@ -12,7 +12,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,7 +22,7 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from mr.assignment import Produced, exchange_schema, read_schema
-from mr.errors import ExecutorError, FetchFailed, JobCancelled, OutputError, PlanError
+from mr.errors import ExecutorError, FetchFailed, JobCancelled, MillraceError, OutputError, PlanError
 from mr.executors.base import Executor, default_memory_bytes
 from mr.failpoints import failpoint
 from mr.fingerprint import Unfingerprintable, digest, program_identity
@@ -31,6 +31,7 @@ from mr.inputs import input_files, splits_of
 from mr.journal import Journal, Publication, StartedJob
 from mr.kernels.frames import concat
 from mr.master import Master, Outcome
+from mr.options import LOST_MAX
 from mr.parameters import parse_bytes
 from mr.plan import Collect, Mode, Node, Read, Write, validate, walk
 from mr.progress import Snapshot
@@ -57,7 +58,8 @@ class OutputReport:
 
 @dataclass(frozen=True)
 class JobResult:
-    """What a job did. `state` is "done" or "up to date"; `seconds` is wall time; `troubles` what was survived."""
+    """What a job did. `state` is "done" or "up to date"; `seconds` is wall time; `troubles` what was survived; `notes`
+    what keeps results from being reused."""
 
     state: str
     outputs: Mapping[str, OutputReport]
@@ -66,6 +68,7 @@ class JobResult:
     tasks_reused: int
     seconds: float
     troubles: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     job: int = 0
     stages: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
 
@@ -209,19 +212,15 @@ class Session:
         key: str | None,
         started: float,
     ) -> JobResult:
-        master = Master(
-            graph,
-            splits,
-            self.start(),
-            self.journal,
-            name=str(job.id),
-            code=self.code,
-            reuse=self.reuse,
-            observe=self._observe,
-        )
+        try:
+            master = self._master(graph, splits, str(job.id))
+        except MillraceError:
+            self.journal.end_job(job.id, "failed", time.time(), {})
+            raise
         state = "failed"
         try:
             outcome = master.run()
+            state = "running"  # outputs may be visible from here on: whatever happens, submitting again goes on
             pairs = [
                 (target, [output for feed in sink.feeds for output in outcome.outputs(feed.stage, feed.outlet)])
                 for target, sink in zip(targets.values(), graph.sinks, strict=True)
@@ -236,12 +235,16 @@ class Session:
             reports = {k: OutputReport(**report) for k, (_, report) in zip(targets, done, strict=True)}
             result = _result(outcome, reports, time.monotonic() - started, job.id)
             state = "done"
+        except OutputError:
+            state = "failed"
+            raise
         except (JobCancelled, KeyboardInterrupt):
-            state = "cancelled"
+            state = "running" if state == "running" else "cancelled"
             raise
         finally:
             report = report_of(result) if state == "done" else {"troubles": list(master.snapshot.troubles)}
-            self.journal.end_job(job.id, state, time.time(), report)
+            if state != "running":
+                self.journal.end_job(job.id, state, time.time(), report)
             self.journal.log(job.id, master.snapshot.troubles)
         return result
 
@@ -258,23 +261,28 @@ class Session:
     def collect(self, node: Node) -> pa.RecordBatch:
         """The records of a dataset, here; without any, the schema is what the plan knows. Raises what `run` raises."""
         graph = self.compile((Collect(node.shape, node),))
-        master = Master(
-            graph,
-            self.splits(graph),
-            self.start(),
-            self.journal,
-            name=f"{os.getpid()}-{threading.get_ident()}-{time.monotonic_ns()}",
-            code=self.code,
-            reuse=self.reuse,
-            observe=self._observe,
-        )
-        outcome = master.run()
-        outputs = [
-            o for feed in graph.exchanges[graph.collects[0]].feeds for o in outcome.outputs(feed.stage, feed.outlet)
-        ]
-        found = _collected(outputs, self.home / "runs")
+        found, damaged = None, 0
+        while found is None:
+            try:
+                found = self._collect_once(graph)
+            except FetchFailed as error:  # damaged since it was recorded: without the file its task runs again
+                damaged += 1
+                if damaged == LOST_MAX:
+                    raise ExecutorError(f"results are damaged as soon as they are written; last: {error}") from None
+                Path(error.path).unlink(missing_ok=True)
         known = node.shape.schema() if node.shape is not None and not found.num_columns else None
         return found if known is None else concat([], known)
+
+    def _collect_once(self, graph: Graph) -> pa.RecordBatch:
+        name = f"{os.getpid()}-{threading.get_ident()}-{time.monotonic_ns()}"
+        outcome = self._master(graph, self.splits(graph), name).run()
+        feeds = graph.exchanges[graph.collects[0]].feeds
+        outputs = [output for feed in feeds for output in outcome.outputs(feed.stage, feed.outlet)]
+        return _collected(outputs, self.home / "runs")
+
+    def _master(self, graph: Graph, splits: Mapping[int, Sequence[Split]], name: str) -> Master:
+        settings: dict[str, Any] = {"code": self.code, "reuse": self.reuse, "observe": self._observe}
+        return Master(graph, splits, self.start(), self.journal, name=name, **settings)
 
     def _target(self, node: Write) -> Target:
         return Target(node.path, node.mode or self.mode, node.one_file, node.writer.extension)
@@ -347,7 +355,8 @@ def _result(outcome: Outcome, reports: Mapping[str, OutputReport], seconds: floa
     stages = tuple(asdict(stage) for stage in outcome.snapshot.stages)
     troubles = outcome.snapshot.troubles
     run, reused = outcome.tasks_run, outcome.tasks_reused
-    return JobResult("done", reports, outcome.counters, run, reused, seconds, troubles, job, stages)
+    notes = outcome.snapshot.notes
+    return JobResult("done", reports, outcome.counters, run, reused, seconds, troubles, notes, job, stages)
 
 
 def report_of(result: JobResult) -> dict[str, Any]:
@@ -360,14 +369,7 @@ def _collected(outputs: Sequence[Output], runs: Path) -> pa.RecordBatch:
     schema = exchange_schema(items)
     files = tuple(SourceFile(item.task, item.output.path) for item in items if item.output.path)
     given = ExchangeInput(files, schema, 0, "")
-    return concat(list(_all(given, runs)), read_schema(schema))
-
-
-def _all(given: ExchangeInput, runs: Path) -> Iterator[pa.RecordBatch]:
-    try:
-        yield from gathered(given, runs)
-    except FetchFailed as error:
-        raise ExecutorError(f"the result of a task vanished while it was read: {error}") from None
+    return concat(list(gathered(given, runs)), read_schema(schema))
 
 
 __all__ = ["JobResult", "On", "OutputReport", "Session", "configure", "current"]
