@@ -145,9 +145,10 @@ class Launch:
 
 @dataclass(frozen=True)
 class Cancel:
-    """Stop this attempt; whatever it still reports is ignored."""
+    """Stop this attempt; whatever it still reports is ignored. `why` is told to the user, unless empty."""
 
     id: AttemptId
+    why: str = ""
 
 
 @dataclass(frozen=True)

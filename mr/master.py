@@ -204,9 +204,9 @@ class Master:
             case ev.Launch(id, node):
                 self._snapshot = self._snapshot.launched(id)
                 self._executor.submit(Attempt(id, self._planned[id.stage].specs[id.index], self._folder), node)
-            case ev.Cancel(id):
+            case ev.Cancel(id, why):
                 self._executor.kill(id)
-                self._snapshot = self._snapshot.ended(id, None)
+                self._snapshot = self._snapshot.ended(id, None, f"attempt {id}: {why}" if why else "")
             case ev.StageComplete(stage, tasks):
                 self._inbox.append(self._settle(self._graph.stages[stage], tasks))
             case ev.Publish():
@@ -342,7 +342,9 @@ def _pickled(stage: Stage) -> bytes:
         return bytes(cloudpickle.dumps(stage.program))
     except Exception as error:  # whatever the user's objects raise when they are pickled
         cure = "make it inside the function, or in the __init__ of a class given as the function"
-        raise PlanError(f"a function of stage {stage.id} ({stage.label}) uses what cannot travel: {error}; {cure}") from None
+        raise PlanError(
+            f"a function of stage {stage.id} ({stage.label}) uses what cannot travel: {error}; {cure}"
+        ) from None
 
 
 def _check_rejects(stage: Stage, results: Sequence[TaskResult]) -> None:

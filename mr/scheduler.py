@@ -381,8 +381,8 @@ class Scheduler:
         out: list[ev.Instruction] = []
         for task in list(self._tasks.values()):
             if task.running is not None and now - task.last_seen > self._no_progress_seconds:
-                out.append(ev.Cancel(task.running))
                 message = f"no progress for {self._no_progress_seconds:.0f} s; the attempt was killed"
+                out.append(ev.Cancel(task.running, message))
                 out += self._failed(ev.AttemptFailed(task.running, message))
                 if self._over:
                     break

@@ -13,6 +13,7 @@ everything that the executor started, and is idempotent.
 from __future__ import annotations
 
 import os
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -66,9 +67,13 @@ class Executor(ABC):
 
 
 def worker_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """`environment` with everything pinned that could reach a byte: the hash seed and threads of kernel libraries."""
+    """`environment` with everything pinned that could reach a byte: the hash seed and threads of kernel libraries.
+
+    Workers find the modules that this process finds: those beside a script or notebook, too.
+    """
+    found = os.pathsep.join(dict.fromkeys(os.path.abspath(entry) for entry in sys.path if os.path.isdir(entry or ".")))
     threads = ("POLARS_MAX_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-    return {**environment, "PYTHONHASHSEED": "0", **dict.fromkeys(threads, "1")}
+    return {**environment, "PYTHONPATH": found, "PYTHONHASHSEED": "0", **dict.fromkeys(threads, "1")}
 
 
 def default_memory_bytes() -> int:

@@ -182,7 +182,8 @@ def test_an_attempt_without_progress_is_killed_and_counts_as_failed() -> None:
     assert scheduler.handle(ev.Tick(6.0)) == []
     scheduler.handle(ev.AttemptProgress(AttemptId(0, 1, 1), 5, 5))
     out = scheduler.handle(ev.Tick(12.0))
-    assert out == [ev.Cancel(AttemptId(0, 0, 1)), launch(0, 0, 2)]
+    why = "no progress for 10 s; the attempt was killed"
+    assert out == [ev.Cancel(AttemptId(0, 0, 1), why), launch(0, 0, 2)]
     assert scheduler.handle(ev.Tick(16.0)) == []
     assert scheduler.handle(ev.Tick(17.0)) == [ev.Cancel(AttemptId(0, 1, 1)), launch(0, 1, 2)]
 
