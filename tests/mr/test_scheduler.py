@@ -185,7 +185,7 @@ def test_an_attempt_without_progress_is_killed_and_counts_as_failed() -> None:
     why = "no progress for 10 s; the attempt was killed"
     assert out == [ev.Cancel(AttemptId(0, 0, 1), why), launch(0, 0, 2)]
     assert scheduler.handle(ev.Tick(16.0)) == []
-    assert scheduler.handle(ev.Tick(17.0)) == [ev.Cancel(AttemptId(0, 1, 1)), launch(0, 1, 2)]
+    assert scheduler.handle(ev.Tick(17.0)) == [ev.Cancel(AttemptId(0, 1, 1), why), launch(0, 1, 2)]
 
 
 def test_a_node_with_fewer_slots_gets_no_more_until_enough_are_free() -> None:
