@@ -142,6 +142,7 @@ def _read(
             reading.records += batch.rows
             reading.bytes = before + piece.consumed
             yield batch
+        piece.check_unchanged()
         reading.bytes = before + ref.length
         reading.piece_lines.append(_lines(piece) if head.counts_lines else 0)
 

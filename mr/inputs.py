@@ -129,10 +129,17 @@ def _pieces_of(file: InputFile, reader: Reader, memo: Memo) -> Iterator[_Piece]:
     elif file.system == "local" and cut == "lines":
         ranges = _ranges(file, reader.record_end, memo)
         for r in ranges:
-            yield _Piece(PieceRef(file.path, r.offset, r.length), r.digest, r.length, len(ranges) == 1)
+            ref = PieceRef(file.path, r.offset, r.length, stamp=file.stamp, digest=r.digest)
+            yield _Piece(ref, r.digest, r.length, len(ranges) == 1)
     else:
-        ref = PieceRef(file.path, 0, file.size, compression, None, file.store, _refs(file))
-        yield _Piece(ref, _whole(file, memo), file.size, True)
+        identity = _whole(file, memo)
+        yield _Piece(replace(_whole_ref(file, identity), compression=compression), identity, file.size, True)
+
+
+def _whole_ref(file: InputFile, identity: str) -> PieceRef:
+    """A whole file. `identity` is the digest of a local one."""
+    marks = (file.stamp, identity) if file.system == "local" else ("", "")
+    return PieceRef(file.path, 0, file.size, None, None, file.store, _refs(file), *marks)
 
 
 def _refs(file: InputFile) -> tuple[tuple[str, int], ...]:
@@ -200,14 +207,14 @@ def _cut(file: InputFile, record_end: bytes) -> Iterator[Range]:
 
 def _row_groups(file: InputFile, memo: Memo) -> Iterator[_Piece]:
     """Pieces of consecutive row groups of a Parquet file, each of at least LOCAL_SPLIT_BYTES but the last."""
-    ref = PieceRef(file.path, 0, file.size, None, None, file.store, _refs(file))
+    identity = _whole(file, memo)
+    ref = _whole_ref(file, identity)
     with OpenedPiece(ref).file() as handle:
         try:
             meta = pq.ParquetFile(handle).metadata
         except (pa.ArrowException, OSError) as error:
             raise InputError(f"{file.path}: not a readable Parquet file: {error}") from None
         sizes = [meta.row_group(i).total_byte_size for i in range(meta.num_row_groups)]
-    identity = _whole(file, memo)
     groups: list[int] = []
     for i, _ in enumerate(sizes):
         groups.append(i)

@@ -14,10 +14,11 @@ from typing import Any, BinaryIO
 
 import fsspec
 import pyarrow as pa
+from blake3 import blake3
 
 from mr.errors import InputError
 from mr.options import DECOMPRESSED_BYTES_MAX
-from mr.storage import read_chunk, system_of
+from mr.storage import read_chunk, stamp_of, system_of
 from mr.tasks import PieceRef
 
 
@@ -73,6 +74,23 @@ class OpenedPiece:
         if self._ref.compression:
             return io.BytesIO(self.buffer().to_pybytes())
         return self._raw()
+
+    def check_unchanged(self) -> None:
+        """Raise InputError if a local file no longer holds the bytes that the job was planned with.
+
+        Called when all was read: the result will be recorded as that of the planned bytes. A file may have grown.
+        """
+        ref = self._ref
+        try:
+            if not ref.stamp or stamp_of(os.stat(ref.path)) == ref.stamp:
+                return
+            with open(ref.path, "rb") as file:
+                file.seek(ref.offset)
+                found = str(blake3(file.read(ref.length)).hexdigest())
+        except OSError:
+            found = ""
+        if found != ref.digest:
+            raise InputError(f"{ref.path}: the file has changed since the job began; submit the job again")
 
     def _raw(self) -> BinaryIO:
         """The stored bytes of the whole file, compressed as they may be."""

@@ -108,7 +108,12 @@ def _visible(relative: str) -> bool:
 
 def _local_file(path: str) -> InputFile:
     info = os.stat(path)
-    return InputFile(path, "local", info.st_size, f"{info.st_ino}:{info.st_size}:{info.st_mtime_ns}")
+    return InputFile(path, "local", info.st_size, stamp_of(info))
+
+
+def stamp_of(info: os.stat_result) -> str:
+    """What changes when a local file does."""
+    return f"{info.st_ino}:{info.st_size}:{info.st_mtime_ns}"
 
 
 def _list_local(path: str) -> list[InputFile] | None:

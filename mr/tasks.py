@@ -44,7 +44,8 @@ class AttemptId(NamedTuple):
 class PieceRef:
     """A contiguous part of one input file. `length` counts stored bytes; `chunks` are set for files of the store.
 
-    `compression` is the codec that the bytes are in (None: plain); `row_groups` selects those of a Parquet file.
+    `compression` is the codec that the bytes are in (None: plain); `row_groups` selects those of a Parquet file. Of a
+    local file `stamp` and `digest` are what it looked like when the job was planned, and the BLAKE3 (hex) of the piece.
     """
 
     path: str
@@ -54,6 +55,8 @@ class PieceRef:
     row_groups: tuple[int, ...] | None = None
     store: str | None = None
     chunks: tuple[tuple[str, int], ...] = ()  # (chunk id, length), in order
+    stamp: str = ""
+    digest: str = ""
 
 
 @dataclass(frozen=True)

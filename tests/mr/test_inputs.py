@@ -375,3 +375,32 @@ def test_a_file_that_shrinks_after_it_was_planned(folder: Path, inline: mr.Sessi
     piece = mr.inputs.OpenedPiece(planned[0][0].pieces[0])
     with pytest.raises(InputError, match=r"in/a\.txt: the file has become shorter"):
         piece.buffer()
+
+
+@pytest.mark.parametrize("how", ["change", "grow"])
+def test_a_file_that_changes_while_it_is_read(folder: Path, inline: mr.Session, how: str) -> None:
+    """What was read would be recorded, and reused, as the result for the bytes that were planned."""
+
+    def fill(name: str, letter: str) -> None:
+        (folder / name).write_text((letter * 999_999 + "\n") * 5)  # too large to be packed
+
+    fill("a.txt", "a")
+    fill("b.txt", "b")
+
+    def meddle(line: str) -> str:
+        if line[0] == "a" and how == "change":
+            fill("b.txt", "x")
+        elif line[0] == "a":
+            with (folder / "b.txt").open("a") as file:
+                file.write("more\n")
+        return line[0]
+
+    values = mr.read_text("in").map(meddle, names="value").distinct()
+    if how == "change":
+        with pytest.raises(mr.JobFailed, match=r"in/b\.txt: the file has changed since the job began; submit"):
+            values.take_all()
+        fill("b.txt", "b")
+        assert sorted(values.take_all()) == ["a", "b"]
+    else:
+        assert sorted(values.take_all()) == ["a", "b"], "a log that only grows is read as far as it was planned"
+        assert sorted(values.take_all()) == ["a", "b", "m"]
