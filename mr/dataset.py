@@ -46,6 +46,10 @@ class Dataset(Actions):
     """A lazy collection of records: of plain *values*, or of *rows* with named columns.
 
     Made by `mr.read_text` and the other readers, or `mr.from_items`. Records keep their input order until a shuffle.
+
+    >>> import mr
+    >>> mr.from_items(["a b"]).flat_map(str.split).take_all()
+    ['a', 'b']
     """
 
     def __init__(self, node: Node) -> None:

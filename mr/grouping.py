@@ -24,7 +24,12 @@ if TYPE_CHECKING:
 
 
 class GroupedDataset:
-    """Rows grouped by keys: what `group_by` returns."""
+    """Rows grouped by keys: what `group_by` returns.
+
+    >>> import mr
+    >>> type(mr.from_items([("a", 1)]).group_by("key")).__name__
+    'GroupedDataset'
+    """
 
     def __init__(self, dataset: Dataset, keys: Sequence[pl.Expr], partitions: int | None) -> None:
         self._dataset = dataset

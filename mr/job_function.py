@@ -46,7 +46,13 @@ def name_of(path: str) -> str:
 
 
 class Job(Generic[P]):
-    """A job: call it to run it in the current session, or submit its file with `mr submit`."""
+    """A job: call it to run it in the current session, or submit its file with `mr submit`. Made by `mr.job`.
+
+    >>> import mr
+    >>> job = mr.job(lambda output: mr.from_items([1]).write_json(output))
+    >>> [output.path for output in job.plan("ones").values()]
+    ['ones']
+    """
 
     def __init__(self, fn: Callable[P, Any]) -> None:
         functools.update_wrapper(self, fn)

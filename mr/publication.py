@@ -7,8 +7,10 @@ over several outputs holds for dfs:// only. Publishing again after a crash gives
 
 from __future__ import annotations
 
+import glob
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -21,7 +23,7 @@ from blake3 import blake3
 
 from mr.errors import OutputError, PlanError
 from mr.outlets import digest_file
-from mr.plan import Mode
+from mr.plan import Mode, Read
 from mr.storage import (
     StoreChange,
     copy_or_link,
@@ -116,6 +118,24 @@ def version_of(target: Target) -> str | None:
 def _remote_files(target: Target) -> list[tuple[str, str]]:
     system, root = fsspec.core.url_to_fs(target.path)
     return [(name, str(system.ukey(name))) for name in sorted(system.find(root))] if system.exists(root) else []
+
+
+def check_overlaps(targets: Sequence[Target], reads: Sequence[Read]) -> None:
+    """Raise PlanError for outputs that lie in each other or in an input."""
+    for i, target in enumerate(targets):
+        for other in targets[i + 1 :]:
+            if _within(target.where, other.where) or _within(other.where, target.where):
+                raise PlanError(f"outputs {target.path} and {other.path} overlap")
+        for path in (path for read in reads for path in read.paths):
+            base = destination(re.split(r"[*?\[]", path)[0]) if glob.has_magic(path) else destination(path)
+            if _within(target.where, base):
+                raise PlanError(f"output {target.path} lies inside the input {path}; the job would read its own output")
+            if _within(base, target.where) and target.mode != "append":
+                raise OutputError(f"input {path} lies inside the output {target.path}, which would replace it")
+
+
+def _within(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(folder.rstrip("/") + "/")
 
 
 def check(target: Target) -> None:

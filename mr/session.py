@@ -7,9 +7,7 @@ brings the records of a dataset here. Everything else in the package is given it
 from __future__ import annotations
 
 import atexit
-import glob
 import os
-import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -35,10 +33,10 @@ from mr.options import LOST_MAX
 from mr.parameters import parse_bytes
 from mr.plan import Collect, Mode, Node, Read, Write, validate, walk
 from mr.progress import Snapshot
-from mr.publication import Target, check, publish, version_of
+from mr.publication import Target, check, check_overlaps, publish, version_of
 from mr.scratch import scratch_root, sweep
 from mr.stages import Graph, compile_plan
-from mr.storage import destination, store_of
+from mr.storage import store_of
 from mr.tasks import ExchangeInput, Output, Place, SourceFile, Split, TaskId
 
 On = Literal["inline", "local", "ray"]
@@ -59,7 +57,11 @@ class OutputReport:
 @dataclass(frozen=True)
 class JobResult:
     """What a job did. `state` is "done" or "up to date"; `seconds` is wall time; `troubles` what was survived; `notes`
-    what keeps results from being reused."""
+    what keeps results from being reused.
+
+    >>> JobResult("done", {}, {"bad lines": 2}, tasks_run=3, tasks_reused=0, seconds=0.1).counters["bad lines"]
+    2
+    """
 
     state: str
     outputs: Mapping[str, OutputReport]
@@ -118,13 +120,23 @@ class Session:
 
     @property
     def journal(self) -> Journal:
-        """The journal under `home`, opened when first needed."""
+        """The journal under `home`, opened when first needed.
+
+        >>> with Session(on="inline") as session:
+        ...     session.journal.home == session.home
+        True
+        """
         if self._journal is None:
             self._journal = Journal(self.home)
         return self._journal
 
     def start(self) -> Executor:
-        """The executor, started when first needed. Raises ExecutorError."""
+        """The executor, started when first needed. Raises ExecutorError.
+
+        >>> with Session(on="inline") as session:
+        ...     session.start() is session.start()
+        True
+        """
         if self._executor is None:
             self._executor = self._make()
             atexit.register(self.close)
@@ -145,7 +157,10 @@ class Session:
         return RayExecutor(self.home, self.workers, self.memory_bytes, self.address)
 
     def close(self) -> None:
-        """End the workers and close the journal. Idempotent; the session starts anew when used again."""
+        """End the workers and close the journal. Idempotent; the session starts anew when used again.
+
+        >>> Session(on="inline").close()
+        """
         atexit.unregister(self.close)
         if self._executor is not None:
             self._executor.close()
@@ -168,22 +183,37 @@ class Session:
     # --- plans -------------------------------------------------------------------------------------------------------
 
     def compile(self, roots: tuple[Node, ...]) -> Graph:
-        """The stage graph of a plan. Raises PlanError; looks at sizes of inputs only where a join must choose."""
+        """The stage graph of a plan. Raises PlanError; looks at sizes of inputs only where a join must choose.
+
+        >>> len(Session(on="inline").compile(()).stages)
+        0
+        """
         validate(roots)
         return compile_plan(roots, _size_of, store_of)
 
     def splits(self, graph: Graph) -> dict[int, tuple[Split, ...]]:
-        """The splits of every source stage. Raises InputNotFound, InputError."""
+        """The splits of every source stage. Raises InputNotFound, InputError.
+
+        >>> session = Session(on="inline")
+        >>> session.splits(session.compile(()))
+        {}
+        """
         return {s.id: splits_of(s.source, self.journal) for s in graph.stages if s.source is not None}
 
     def run(self, outputs: Mapping[str, Write], name: str) -> JobResult:
         """Run all that `outputs` need and publish them together.
 
         Raises PlanError, InputError, OutputError, JobFailed, JobCancelled, JournalLocked.
+
+        >>> import mr, tempfile
+        >>> job = mr.job(lambda output: mr.from_items([1]).write_json(output))
+        >>> with Session(on="inline") as session, tempfile.TemporaryDirectory() as folder:
+        ...     session.run(job.plan(folder + "/out"), "ones").outputs["out"].rows
+        1
         """
         started = time.monotonic()
         targets = {key: self._target(node) for key, node in outputs.items()}
-        _check_overlaps(list(targets.values()), [n for n in walk(tuple(outputs.values())) if isinstance(n, Read)])
+        check_overlaps(list(targets.values()), [n for n in walk(tuple(outputs.values())) if isinstance(n, Read)])
         graph = self.compile(tuple(outputs.values()))
         splits = self.splits(graph)
         key = _job_key(graph, splits, list(targets.values()))
@@ -259,7 +289,13 @@ class Session:
         return reports
 
     def collect(self, node: Node) -> pa.RecordBatch:
-        """The records of a dataset, here; without any, the schema is what the plan knows. Raises what `run` raises."""
+        """The records of a dataset, here; without any, the schema is what the plan knows. Raises what `run` raises.
+
+        >>> import mr
+        >>> with Session(on="inline") as session:
+        ...     session.collect(mr.from_items([1, 2])._node).num_rows
+        2
+        """
         graph = self.compile((Collect(node.shape, node),))
         found, damaged = None, 0
         while found is None:
@@ -331,24 +367,6 @@ def _job_key(graph: Graph, splits: Mapping[int, Sequence[Split]], targets: Seque
     shape = [(stage.inputs, stage.sides, stage.limit_rows) for stage in graph.stages]
     inputs = [[split.identity for split in splits[stage]] for stage in sorted(splits)]
     return digest(programs, shape, inputs, [(t.where, t.mode == "append") for t in targets])
-
-
-def _check_overlaps(targets: Sequence[Target], reads: Sequence[Read]) -> None:
-    """Raise PlanError for outputs that lie in each other or in an input."""
-    for i, target in enumerate(targets):
-        for other in targets[i + 1 :]:
-            if _within(target.where, other.where) or _within(other.where, target.where):
-                raise PlanError(f"outputs {target.path} and {other.path} overlap")
-        for path in (path for read in reads for path in read.paths):
-            base = destination(re.split(r"[*?\[]", path)[0]) if glob.has_magic(path) else destination(path)
-            if _within(target.where, base):
-                raise PlanError(f"output {target.path} lies inside the input {path}; the job would read its own output")
-            if _within(base, target.where) and target.mode != "append":
-                raise OutputError(f"input {path} lies inside the output {target.path}, which would replace it")
-
-
-def _within(path: str, folder: str) -> bool:
-    return path == folder or path.startswith(folder.rstrip("/") + "/")
 
 
 def _result(outcome: Outcome, reports: Mapping[str, OutputReport], seconds: float, job: int) -> JobResult:
