@@ -1,4 +1,4 @@
-"""The `mr` commands that look at things: show, list, status, doctor; and `new`, which writes a job to start from."""
+"""The `mr` commands that look at things: show, list, status, doctor; `prune`; and `new`, which writes a job."""
 
 from __future__ import annotations
 
@@ -121,6 +121,19 @@ def _facts() -> tuple[dict[str, Any], list[str]]:
     state, wrong = store_health()
     facts["store"] = state
     return facts, problems + wrong
+
+
+@cli.command()
+@click.option("--keep", default="0", show_default=True, help="How much of the newest to keep, as 10GB.")
+def prune(keep: str) -> None:
+    """Remove recorded task results, the oldest first; jobs compute again what they need of them."""
+    with failures_shown():
+        from mr.parameters import parse_bytes
+        from mr.scratch import prune as prune_runs
+        from mr.scratch import scratch_root
+
+        files, size = prune_runs(scratch_root(), parse_bytes(keep))
+        click.echo(f"removed {files} files, {size / 1e6:,.1f} MB, from {scratch_root()}")
 
 
 @cli.command()

@@ -36,6 +36,25 @@ def sweep(home: Path) -> None:
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink(missing_ok=True)
 
 
+def prune(home: Path, keep_bytes: int) -> tuple[int, int]:
+    """Remove the oldest run files until the others have at most `keep_bytes`; returns (files, bytes) removed.
+
+    What is recorded of them stays: a result whose file is gone is computed again when somebody needs it. Files that a
+    running job reads may be among them; its tasks miss them and run again.
+    """
+    runs = home / "runs"
+    files = [(p.stat().st_mtime_ns, p.stat().st_size, p) for p in runs.iterdir()] if runs.is_dir() else []
+    left = sum(size for _, size, _ in files)
+    removed = [0, 0]
+    for _, size, path in sorted(files):
+        if left <= keep_bytes:
+            break
+        path.unlink(missing_ok=True)
+        left -= size
+        removed = [removed[0] + 1, removed[1] + size]
+    return removed[0], removed[1]
+
+
 def _alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)

@@ -1,0 +1,34 @@
+"""The scratch root: what is swept and what is pruned."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from mr.scratch import attempt_tag, prune, sweep
+
+DEAD = 2**22 + 1  # beyond the largest process id
+
+
+def test_only_what_dead_processes_left_is_swept(tmp_path: Path) -> None:
+    for folder in ("tmp", "runs"):
+        (tmp_path / folder).mkdir()
+    mine = attempt_tag("0.1#2")
+    kept = [tmp_path / "tmp" / mine, tmp_path / "runs" / f".abc.0.{mine}", tmp_path / "runs" / "abc.0"]
+    left = [tmp_path / "runs" / f".abc.0.{DEAD}-0.1#2", tmp_path / "runs" / f"abc.1.{DEAD}-0.1#2.spool0"]
+    for path in (*kept, *left):
+        path.write_bytes(b"x")
+    (tmp_path / "tmp" / f"{DEAD}-1.0#1").mkdir()
+    (tmp_path / "tmp" / f"{DEAD}-1.0#1" / "merge-0-0.arrow").write_bytes(b"x")
+    sweep(tmp_path)
+    assert sorted(p for p in tmp_path.rglob("*") if p.is_file()) == sorted(kept)
+
+
+def test_the_oldest_results_go_first(tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    for age, name in enumerate(("new", "old", "older")):
+        (tmp_path / "runs" / name).write_bytes(b"x" * 10)
+        os.utime(tmp_path / "runs" / name, (1000 - age, 1000 - age))
+    assert prune(tmp_path, 15) == (2, 20)
+    assert [p.name for p in (tmp_path / "runs").iterdir()] == ["new"]
+    assert prune(tmp_path / "nothing", 0) == (0, 0)
