@@ -7,6 +7,7 @@ import csv
 import gzip
 import json
 import lzma
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from dataset_kit import shrink, write_lines
+from dataset_kit import ident, in_order, shrink, write_lines
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -70,6 +71,37 @@ def test_lines_are_those_of_the_files_for_any_split(
         placed = mr.read_text(str(folder), include_path=True, include_offset=True)
         assert [tuple(row) for row in placed.take_all()] == expected
         assert mr.read_text([str(folder / "0.txt")] * 2).count() == 2 * sum(p.endswith("0.txt") for _, p, _ in expected)
+
+
+@fast
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([None, "a", "b", "é"]), st.sampled_from([None, 0.5, -0.0, 0.0, math.nan]), st.integers(0, 3)
+        ),
+        max_size=20,
+    ),
+    st.integers(1, 4),
+    st.sampled_from(["broadcast", "sort_merge"]),
+)
+def test_rows_of_several_files_grouped_sorted_and_joined(folder: Path, rows: list[Any], files: int, how: Any) -> None:
+    for old in folder.iterdir():
+        old.unlink()
+    names = ["k", "f", "i", "n"]
+    records = [dict(zip(names, (*row, n), strict=True)) for n, row in enumerate(rows)]
+    data = mr.read_json(write_lines(folder, records, files), schema={"k": str, "f": float, "i": int, "n": int})
+    assert [row.n for row in data.take_all()] == list(range(len(rows)))
+    ordered = [row["n"] for row in in_order(records, ["f", "k"], [True, False])]
+    assert [row.n for row in data.sort("f", "k", descending=[True, False]).take_all()] == ordered
+    groups: dict[Any, list[int]] = {}
+    for row in records:
+        groups.setdefault(ident((row["k"], row["f"])), []).append(row["n"])
+    found = data.group_by("k", "f").map_groups(lambda key, rs: (*key, [r.n for r in rs]), names=["k", "f", "ns"])
+    assert {ident((row.k, row.f)): row.ns for row in found.take_all()} == groups
+    first = data.distinct("i").select("i", m="n")
+    joined = data.join(first, on="i", strategy=how).select("n", "m").take_all()
+    firsts = {row["i"]: row["n"] for row in reversed(records)}
+    assert sorted(joined) == [(row["n"], firsts[row["i"]]) for row in records]
 
 
 def test_text_options(folder: Path) -> None:
@@ -197,6 +229,24 @@ def test_access_log_with_what_does_not_parse(folder: Path) -> None:
     first = mr.read_access_log(str(folder), on_error="skip").first()
     assert (first.host, first.status, first.bytes, first.url) == ("1.2.3.4", 200, 12, "/a")
     assert first.time.isoformat() == "2025-10-10T11:55:36+00:00"
+
+
+def test_what_is_rejected_does_not_depend_on_the_columns_that_are_used(folder: Path) -> None:
+    (folder / "a.csv").write_text("a,b\n1,1\n2,x\ny,3\n4,4\n")
+    (folder / "a.jsonl").write_text('{"a": 1, "b": 1}\n{"a": 2, "b": "x"}\nnonsense\n{"a": 4, "b": 4}\n')
+    for read, name in ((mr.read_csv, "a.csv"), (mr.read_json, "a.jsonl")):
+        data = read(str(folder / name), schema={"a": int, "b": int}, on_error="skip")
+        assert data.count() == 2
+        assert data.select("a").take_all() == data.select("b").take_all() == [(1,), (4,)]
+    with pytest.raises(mr.JobFailed, match="2 of 4 records"):
+        mr.read_csv(str(folder / "a.csv"), schema={"a": int, "b": int}, on_error="skip", max_bad_records=0).count()
+
+
+def test_rejects_behind_a_shuffle_have_no_place(folder: Path) -> None:
+    (folder / "a.txt").write_text("b\na\n")
+    sorted_lines = mr.read_text(str(folder)).sort("value")
+    rejected = sorted_lines.map(int, on_error="quarantine").rejected().take_all()
+    assert [(r.path, r.offset, r.line, r.raw) for r in rejected] == [(None, None, None, "a"), (None, None, None, "b")]
 
 
 def test_rejects_of_functions_know_file_line_and_offset(folder: Path) -> None:

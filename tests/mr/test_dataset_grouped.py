@@ -372,6 +372,19 @@ def test_union_of_a_dataset_with_itself_and_of_unlike_columns() -> None:
         mr.from_items([1]).union(mr.from_items(["a"])).take_all()
 
 
+def test_num_partitions_of_everything_that_shuffles() -> None:
+    data = mr.from_items([(n % 7, n) for n in range(40)])
+    for n in (1, 5):
+        groups = data.group_by("key", num_partitions=n)
+        assert sorted(groups.map_groups(lambda key, rows: (key, len(list(rows)))).take_all()) == [
+            (k, len(range(k, 40, 7))) for k in range(7)
+        ]
+        assert sorted(groups.top_k(1, by="value").take_all()) == [(k, max(range(k, 40, 7))) for k in range(7)]
+        joined = data.join(data, on="value", strategy="sort_merge", num_partitions=n)
+        assert sorted(row.value for row in joined.take_all()) == list(range(40))
+        assert sorted(data.distinct("key", num_partitions=n).take_all()) == [(k, k) for k in range(7)]
+
+
 # --- joins -----------------------------------------------------------------------------------------------------------
 
 key_values = st.sampled_from([None, 0.0, -0.0, NAN, 1.5])
@@ -478,6 +491,24 @@ def every_shuffle(rows: list[Any]) -> dict[str, mr.Dataset]:
         "sort_merge": data.join(data.select("k", m="n"), on="k", strategy="sort_merge"),
         "one": data.agg(n=mr.count(), s=mr.max("f")),
     }
+
+
+@fast
+@given(st.lists(st.tuples(st.integers(0, 2), st.floats(-1e9, 1e9)), max_size=40))
+def test_float_sums_are_the_same_bits_within_any_budget(rows: list[Any]) -> None:
+    """Added from the left in blocks of rows counted from the split's start, then block after block."""
+    expected: dict[int, float] = {}
+    for split in range(0, len(rows), 4):
+        for block in (rows[split : split + 3], rows[split + 3 : split + 4]):
+            partial: dict[int, float] = {}
+            for k, x in block:
+                partial[k] = partial[k] + x if k in partial else x
+            for k, x in partial.items():
+                expected[k] = expected[k] + x if k in expected else x
+    data = mr.from_items(rows, names={"k": int, "x": float}).group_by("k").agg(s=mr.sum("x"), n=mr.count())
+    assert {row.k: row.s.hex() for row in data.take_all()} == {k: s.hex() for k, s in expected.items()}
+    with mr.Session(on="inline", memory=1, reuse=False):
+        assert {row.k: row.s.hex() for row in data.take_all()} == {k: s.hex() for k, s in expected.items()}
 
 
 @settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -219,6 +219,7 @@ columns: list[st.SearchStrategy[Any]] = [
     st.booleans(),
     st.binary(max_size=4),
     st.datetimes(),
+    st.datetimes(dt.datetime(1900, 1, 1), timezones=st.just(dt.UTC)),
     st.dates(),
     st.times(),
     st.timedeltas(dt.timedelta(days=-(10**6)), dt.timedelta(days=10**6)),
@@ -785,6 +786,23 @@ def test_help_of_groups_and_of_iterating() -> None:
         iter(mr.from_items([1]))
     with pytest.raises(AttributeError, match="no_such"):
         mr.no_such  # type: ignore[attr-defined]  # noqa: B018
+
+
+def test_sessions_are_nested_and_configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mr.session import _Current, current
+
+    outer = current()
+    with mr.Session(on="inline", workers=3, memory="1MiB", home=tmp_path / "home") as inner:
+        assert (current(), inner.workers, inner.memory_bytes) == (inner, 3, 1 << 20)
+        assert mr.from_items([1]).take_all() == [1]
+        assert (tmp_path / "home" / "journal.db").exists()
+    assert current() is outer
+    monkeypatch.setattr(_Current, "session", None)
+    mr.configure(on="inline", memory="2GB")
+    assert (current().on, current().memory_bytes) == ("inline", 2 * 10**9)
+    for wrong in ({"on": "spark"}, {"memory": "much"}):
+        with pytest.raises(mr.PlanError):
+            mr.Session(**wrong)
 
 
 def test_showing_a_dataset_runs_nothing() -> None:
