@@ -30,9 +30,9 @@ def modules() -> list[str]:
 def test_examples(name: str, inline: mr.Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     module = importlib.import_module(name)
-    before = mr.session._Current.session  # type: ignore[attr-defined]
+    before = mr.session._Current.session
     result = doctest.testmod(module, optionflags=doctest.ELLIPSIS | doctest.IGNORE_EXCEPTION_DETAIL)
-    mr.session._Current.session = before  # type: ignore[attr-defined]
+    mr.session._Current.session = before
     assert result.failed == 0
 
 

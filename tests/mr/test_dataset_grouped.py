@@ -109,7 +109,9 @@ def test_sums_and_means_as_sql(rows: list[Any]) -> None:
         }
     )
     sql = "SELECT k, sum(i)::BIGINT, sum(f), avg(i), avg(f), sum(i * 2 + k)::BIGINT FROM t GROUP BY k ORDER BY k"
-    expected = duckdb.connect().from_arrow(table).query("t", sql).fetchall()
+    found_by_sql = duckdb.connect().from_arrow(table).query("t", sql)
+    assert found_by_sql is not None
+    expected = found_by_sql.fetchall()
     assert [tuple(row) for row in found.sort("k").take_all()] == expected
 
 
@@ -136,7 +138,7 @@ def test_sum_of_nothing_is_null_and_count_zero() -> None:
 @given(rows_of)
 def test_grouping_by_expressions(rows: list[Any]) -> None:
     found = dataset(rows).group_by("k", odd=pl.col("i") % 2).agg(n=mr.count())
-    expected = {}
+    expected: dict[Any, tuple[int]] = {}
     for k, _, i in rows:
         key = (k, None if i is None else i % 2)
         expected[key] = (expected.get(key, (0,))[0] + 1,)
@@ -306,11 +308,11 @@ def test_partitions_are_chosen_by_the_partitioner() -> None:
     assert sorted(map(sorted, tasks.values())) == [[0], [1], [2], [3]]
     with pytest.raises(mr.PlanError, match="num_partitions"):
         data.map_reduce(lambda n: [(n, n)], total, partitioner=lambda key, n: 0)
-    for wrong in (7, -1, "a", True):
+    choices: list[Any] = [7, -1, "a", True]
+    for choice in choices:
+        wrong = data.map_reduce(lambda n: [(n, n)], total, partitioner=lambda key, n: choice, num_partitions=2)  # noqa: B023
         with pytest.raises(mr.JobFailed, match="not an int from 0 to 1"):
-            data.map_reduce(
-                lambda n: [(n, n)], total, partitioner=lambda key, n, w=wrong: w, num_partitions=2
-            ).take_all()  # fmt: skip
+            wrong.take_all()
 
 
 @pytest.mark.parametrize("n", [1, 3])
@@ -397,7 +399,7 @@ def test_joins(left: list[Any], right: list[Any], how: Any, strategy: Any) -> No
     a = mr.from_items([(*row, n) for n, row in enumerate(left)], names={"f": float, "s": str, "n": int})
     b = mr.from_items([(*row, n) for n, row in enumerate(right)], names={"g": float, "s": str, "m": int})
     found = a.join(b, left_on=["f", "s"], right_on=["g", "s"], how=how, strategy=strategy)
-    expected = []
+    expected: list[tuple[int, int | None]] = []
     for n, row in enumerate(left):
         matches = [m for m, other in enumerate(right) if None not in row and ident(other) == ident(row)]
         expected += [(n, m) for m in matches] or [(n, None)] * (how == "left")
@@ -437,6 +439,7 @@ def test_joins_with_a_side_whose_types_no_record_told(how: Any, strategy: Any, t
 
 def test_join_options() -> None:
     a, b = mr.from_items([("k", 1)]), mr.from_items([("k", 2)])
+    wrong: Any
     assert a.join(b, on="key", suffix="_b").take_all()[0]._asdict() == {"key": "k", "value": 1, "value_b": 2}
     assert a.join(b, left_on="key", right_on="key").schema().names == ["key", "value", "value_right"]
     for wrong, message in [

@@ -6,7 +6,7 @@ import dataclasses
 import datetime as dt
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,6 +42,7 @@ class Point:
 
 
 NUMBERS = list(range(10))
+Use = Callable[[mr.Dataset], mr.Dataset]
 
 
 # --- values and rows -------------------------------------------------------------------------------------------------
@@ -62,7 +63,7 @@ def test_kind_is_decided_by_the_operator_not_by_the_number_of_columns() -> None:
 
 def test_what_keeps_the_kind() -> None:
     values, rows = mr.from_items(["a", "b", "a"]), mr.from_items(["a", "b", "a"], names=["value"])
-    for keeps in (
+    uses: list[Use] = [
         lambda d: d.filter(lambda r: True),
         lambda d: d.filter(pl.col("value") != "z"),
         lambda d: d.sort("value"),
@@ -70,7 +71,8 @@ def test_what_keeps_the_kind() -> None:
         lambda d: d.limit(3),
         lambda d: d.union(d),
         lambda d: d.top_k(3, by="value"),
-    ):
+    ]
+    for keeps in uses:
         assert {type(r).__name__ for r in keeps(values).take_all()} == {"str"}
         assert {type(r).__name__ for r in keeps(rows).take_all()} == {"Row"}
 
@@ -192,8 +194,8 @@ def test_dict_records() -> None:
 
 
 def test_row() -> None:
-    row = mr.from_items([("h", 1)], names=["host name", "n"]).first()
-    assert isinstance(row, tuple)
+    row: Any = mr.from_items([("h", 1)], names=["host name", "n"]).first()
+    assert issubclass(type(row), tuple)
     assert (row.n, row["n"], row[1], row["host name"], row[0]) == (1, 1, 1, "h", "h")
     assert row._asdict() == {"host name": "h", "n": 1}
     assert row._replace(n=2) == ("h", 2)
@@ -316,7 +318,7 @@ def test_null_gives_way_to_a_type_and_int_to_float_over_tasks(write: str, tmp_pa
 )
 def test_moving_a_boundary_never_changes_a_result(values: list[Any], split: int, batch: int) -> None:
     """A mixture of types is the same or an error, however the records are cut into tasks and batches."""
-    found = []
+    found: list[Any] = []
     for items, rows in ((split, batch), (1000, 1000)):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("mr.inputs.ITEMS_PER_SPLIT", items)
@@ -338,12 +340,13 @@ def test_moving_a_boundary_never_changes_a_result(values: list[Any], split: int,
 
 def test_a_key_column_has_one_type_over_all_tasks() -> None:
     data = mr.from_items(NUMBERS).map(lambda n: (None if n < 4 else n if n < 8 else 0.5, n), names=["k", "v"])
-    for use in (
+    uses: list[Callable[[], mr.Dataset]] = [
         lambda: data.group_by("k").agg(n=mr.count()),
         lambda: data.group_by("k").map_groups(lambda key, rows: (key, len(list(rows)))),
         lambda: data.distinct("k"),
         lambda: data.join(mr.from_items([(1.0, 2)], names=["k", "w"]), on="k", strategy="sort_merge"),
-    ):
+    ]
+    for use in uses:
         with pytest.raises(
             (mr.TypeConflict, mr.JobFailed, mr.PlanError),
             match=r"'k' is (int in some records and float|float in some records and int) in others",
@@ -521,9 +524,9 @@ def test_an_aggregation_of_polars_is_refused_with_ours() -> None:
     with pytest.raises(mr.PlanError, match=r"mr\.sum\('x'\)"):
         numbers().group_by("y").agg(t=pl.col("x").sum())  # type: ignore[arg-type]
     with pytest.raises((mr.PlanError, TypeError), match=r"mr.sum"):
-        numbers().group_by("y").agg(pl.col("x").sum())  # type: ignore[call-arg]
+        numbers().group_by("y").agg(pl.col("x").sum())  # type: ignore[arg-type]
     with pytest.raises((mr.PlanError, TypeError), match=r"mr.sum"):
-        numbers().agg(pl.col("x").sum())  # type: ignore[call-arg]
+        numbers().agg(pl.col("x").sum())  # type: ignore[arg-type]
     with pytest.raises(mr.PlanError, match=r"mr.count"):
         numbers().group_by("y").agg(n=len)  # type: ignore[arg-type]
 
@@ -595,7 +598,9 @@ def test_a_class_is_built_once_a_task(tmp_path: Path) -> None:
             mr.counter("called").add()
             return n
 
-    for use in (lambda d: d.map(Counts), lambda d: d.filter(Counts), lambda d: d.map(lambda n: [n]).flat_map(Counts)):
+    uses: list[Use] = [lambda d: d.map(Counts), lambda d: d.filter(Counts)]
+    uses += [lambda d: d.map(lambda n: [n]).flat_map(Counts)]
+    for use in uses:
         result = use(mr.from_items(NUMBERS)).write_json(str(tmp_path / "out"), mode="overwrite")
         assert result.counters == {"built": 3, "called": 10}
 
@@ -712,7 +717,8 @@ def test_stop_iteration_and_exit_do_not_end_the_records_silently() -> None:
     def stop(n: int) -> Any:
         raise StopIteration
 
-    for use in (lambda d: d.map(stop), lambda d: d.flat_map(stop), lambda d: d.filter(stop)):
+    uses: list[Use] = [lambda d: d.map(stop), lambda d: d.flat_map(stop), lambda d: d.filter(stop)]
+    for use in uses:
         with pytest.raises(mr.JobFailed, match="StopIteration"):
             use(mr.from_items([1])).take_all()
     with pytest.raises(mr.JobFailed, match="StopIteration"):
@@ -785,7 +791,7 @@ def test_help_of_groups_and_of_iterating() -> None:
     with pytest.raises(TypeError, match="take_all"):
         iter(mr.from_items([1]))
     with pytest.raises(AttributeError, match="no_such"):
-        mr.no_such  # type: ignore[attr-defined]  # noqa: B018
+        mr.no_such  # noqa: B018
 
 
 def test_sessions_are_nested_and_configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -800,6 +806,7 @@ def test_sessions_are_nested_and_configured(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(_Current, "session", None)
     mr.configure(on="inline", memory="2GB")
     assert (current().on, current().memory_bytes) == ("inline", 2 * 10**9)
+    wrong: Any
     for wrong in ({"on": "spark"}, {"memory": "much"}):
         with pytest.raises(mr.PlanError):
             mr.Session(**wrong)

@@ -193,7 +193,7 @@ def test_a_name_is_nothing_but_a_closure_a_partial_and_an_object_are_something(o
     data = mr.from_items([1, 2, 3])
 
     def again(fn: Any) -> bool:
-        return data.map(fn).write_json(out()).tasks_run == 0
+        return bool(data.map(fn).write_json(out()).tasks_run == 0)
 
     def adds(k: Any) -> Callable[[int], int]:
         return lambda n: n + k
@@ -219,7 +219,7 @@ def test_expressions_and_options_of_operators(out: Callable[[], str]) -> None:
     data = mr.from_items([(n % 2, n) for n in range(9)])
 
     def again(made: mr.Dataset) -> bool:
-        return made.write_json(out()).tasks_run == 0
+        return bool(made.write_json(out()).tasks_run == 0)
 
     x = pl.col("value")
     assert [again(data.select(a=x + 1)), again(data.select(a=x + 1)), again(data.select(a=x + 2))] == [
@@ -361,7 +361,7 @@ def test_a_function_that_is_not_deterministic_is_noticed(
     run_files(inline)[0].unlink()
     then = data.map_groups(lambda key, rows: (key, max(r.value for r in rows))).write_json(out())
     assert [t for t in then.troubles if t.startswith("task 0.") and "not deterministic" in t]
-    assert then.outputs.popitem()[1].rows == 5  # type: ignore[attr-defined]
+    assert then.outputs.popitem()[1].rows == 5
 
 
 # --- jobs that did not end -------------------------------------------------------------------------------------------
