@@ -28,6 +28,7 @@ from mr.storage import (
     StoreChange,
     copy_or_link,
     destination,
+    exchange,
     publish_to_store,
     store_bytes,
     store_names,
@@ -311,9 +312,10 @@ def _appear_folder(staging: Path, target: Target, version: str | None) -> None:
         raise OutputError(f"{path} has changed since the job began; it is left alone")
     if not renamed:
         _remove(old)
-    if path.exists():
-        os.rename(path, old)
-    os.rename(staging, path)
+    if not (path.exists() and exchange(staging, path)):
+        if path.exists():
+            os.rename(path, old)
+        os.rename(staging, path)
     _sync(path.parent)
     _remove(old)
 

@@ -6,6 +6,7 @@ outputs become visible in `publication`.
 
 from __future__ import annotations
 
+import ctypes
 import glob
 import json
 import os
@@ -282,6 +283,16 @@ def store_health() -> tuple[str, list[str]]:
     except dfs.DfsError as error:
         missing = error.exit_code == NO_STORE
         return ("none (dfs init makes one)", []) if missing else ("unusable", [f"store: {error}"])
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Swap two names in one step, so that neither is ever missing; False where the system cannot (renameat2(2))."""
+    at_fdcwd, rename_exchange = -100, 2
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError):
+        return False
+    return bool(renameat2(at_fdcwd, os.fsencode(one), at_fdcwd, os.fsencode(other), rename_exchange) == 0)
 
 
 def copy_or_link(source: str, target: str) -> None:
