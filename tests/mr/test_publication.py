@@ -183,6 +183,25 @@ def test_overwrite_replaces_everything(runs: Path) -> None:
     assert listed() == ["out"]
 
 
+def test_an_overwritten_folder_is_swapped_in_one_step(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(runs, folder(), "old\n")
+    seen: list[tuple[bool, str]] = []
+    swap = publication.exchange
+
+    def watched(one: Path, other: Path) -> bool:
+        swapped = swap(one, other)
+        seen.append((swapped, content()))
+        return swapped
+
+    monkeypatch.setattr(publication, "exchange", watched)
+    put(runs, folder(mode="overwrite"), "new\n", request="second")
+    if not seen[0][0]:
+        pytest.skip("this system cannot swap two names")
+    assert seen == [(True, "new\n")]
+    assert content() == "new\n"
+    assert listed() == ["out"]
+
+
 def test_append_adds_parts_and_keeps_those_before(runs: Path) -> None:
     put(runs, folder(mode="append"), "a\n", "b\n", request="one")
     kept = Path("out/part-00001.txt").stat().st_mtime_ns
@@ -213,11 +232,14 @@ def test_publishing_again_after_a_crash_changes_nothing(runs: Path, mode: str, t
 
 
 @pytest.mark.parametrize("mode", ["error", "overwrite", "append"])
-@pytest.mark.parametrize("call", ["rename", "replace", "link", "fsync", "rmtree"])
+@pytest.mark.parametrize("call", ["rename", "replace", "link", "fsync", "rmtree", "rename without swaps"])
 def test_killed_at_every_step_and_tried_again(
     runs: Path, mode: str, call: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whichever system call is the last one, the next try publishes the same bytes, once, and cleans up."""
+    if call == "rename without swaps":
+        call = "rename"
+        monkeypatch.setattr(publication, "exchange", lambda one, other: False)
     for number in range(1, 12):
         for name in listed():
             shutil.rmtree(name)
@@ -262,6 +284,7 @@ def _kill_at(patch: pytest.MonkeyPatch, call: str, number: int) -> None:
     for name in ("rename", "replace", "link", "fsync"):
         patch.setattr(os, name, wrapped(getattr(os, name), name == call))
     patch.setattr(shutil, "rmtree", wrapped(shutil.rmtree, call == "rmtree"))
+    patch.setattr(publication, "exchange", wrapped(publication.exchange, False))
 
 
 def test_a_failure_removes_what_was_staged(runs: Path) -> None:
