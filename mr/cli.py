@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 import json
 import os
 import sys
@@ -248,7 +247,8 @@ def job_values(parameters: tuple[Parameter, ...], words: list[str], usage: str, 
     Raises click.UsageError in one line: an unknown option, a missing or surplus value, a value of the wrong type.
     """
     options: list[click.Parameter] = [_option(parameter) for parameter in parameters]
-    positional = click.Argument(["positionals"], nargs=-1)
+    named = " ".join(f"[{p.name.upper()}{'...' if p.many else ''}]" for p in parameters if p.required)
+    positional = click.Argument(["positionals"], nargs=-1, metavar=named)
     command = click.Command(
         usage, params=[*options, positional], help=about, context_settings={"help_option_names": ["-h", "--help"]}
     )
@@ -270,10 +270,12 @@ def job_values(parameters: tuple[Parameter, ...], words: list[str], usage: str, 
 
 
 def _option(parameter: Parameter) -> click.Option:
+    from mr.parameters import text_of
+
     names = [f"{parameter.option}/--no-{parameter.option[2:]}" if parameter.flag else parameter.option, parameter.name]
     needed = "" if not parameter.required else "required; may be positional"
-    default = parameter.default.name if isinstance(parameter.default, enum.Enum) else parameter.default
-    text = needed or (f"default: {default}" if default not in (None, [], {}) else "")
+    default = parameter.default
+    text = needed or (f"default: {text_of(default)}" if default not in (None, [], {}) else "")
 
     def convert(ctx: click.Context, option: click.Parameter, value: Any) -> Any:
         if value is None or parameter.flag:

@@ -139,6 +139,19 @@ def _scalar(hint: Any) -> tuple[Callable[[str], Any], str, tuple[str, ...]]:
     return known[hint], getattr(hint, "__name__", "text").lower(), ()
 
 
+def text_of(value: Any) -> str:
+    """A default as it would be written on the command line.
+
+    >>> text_of(timedelta(minutes=1)), text_of(["a", "b"]), text_of(3)
+    ('60s', 'a b', '3')
+    """
+    if isinstance(value, timedelta):
+        return f"{value.total_seconds():g}s"
+    if isinstance(value, enum.Enum):
+        return value.name
+    return " ".join(map(text_of, value)) if isinstance(value, (list, tuple)) else str(value)
+
+
 def parse_bool(text: str) -> bool:
     """A truth value from yes/no, true/false, 1/0. Raises ValueError.
 
