@@ -505,9 +505,9 @@ def test_float_sums_are_the_same_bits_within_any_budget(rows: list[Any]) -> None
         for block in (rows[split : split + 3], rows[split + 3 : split + 4]):
             partial: dict[int, float] = {}
             for k, x in block:
-                partial[k] = partial[k] + x if k in partial else x
+                partial[k] = partial.get(k, 0.0) + x
             for k, x in partial.items():
-                expected[k] = expected[k] + x if k in expected else x
+                expected[k] = expected.get(k, 0.0) + x
     data = mr.from_items(rows, names={"k": int, "x": float}).group_by("k").agg(s=mr.sum("x"), n=mr.count())
     assert {row.k: row.s.hex() for row in data.take_all()} == {k: s.hex() for k, s in expected.items()}
     with mr.Session(on="inline", memory=1, reuse=False):
