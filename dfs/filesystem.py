@@ -13,8 +13,8 @@ from typing import Any
 from fsspec.spec import AbstractFileSystem
 from fsspec.transaction import Transaction
 
-from dfs.changes import Change, MakeDir, Move, PutFile, Remove
-from dfs.errors import AlreadyExists, UsageProblem
+from dfs.changes import ANY, Change, Expected, MakeDir, Move, PutFile, Remove
+from dfs.errors import AlreadyExists, UsageProblem, WrongKind
 from dfs.metadata import FileInfo
 from dfs.paths import SCHEME, normalise
 from dfs.store import Records, Store, open_store
@@ -128,21 +128,29 @@ class DfsFileSystem(AbstractFileSystem):  # type: ignore[misc]
             return self.store.open(path, self.at)
         if mode not in ("wb", "xb", "ab"):
             raise UsageProblem(f"mode {mode!r} of dfs://{path}: rb, wb, xb or ab")
+        self._check_writable()
         path = normalise(path)
-        if self.store.exists(path) and (mode == "xb" or self.store.stat(path).kind == "dir"):
+        at = self.store.txn()
+        if self.store.exists(path, at) and (mode == "xb" or self.store.stat(path, at).kind == "dir"):
             raise AlreadyExists(f"dfs://{path} exists")
-        file = _WriteFile(self, path, self.store.writer(records=records, name_hint=path), exclusive=mode == "xb")
-        if mode == "ab" and self.store.exists(path):
-            with self.store.open(path) as old:
+        if mode == "ab" and any(isinstance(change, PutFile) and change.path == path for change in self._pending or ()):
+            raise UsageProblem(f"dfs://{path} was written in this transaction already; append to it afterwards")
+        expected: Expected = ANY if mode == "wb" else self.store.version(path, at)  # nobody else's lines are replaced
+        file = _WriteFile(self, path, self.store.writer(records=records, name_hint=path), expected)
+        if mode == "ab" and expected is not None:
+            with self.store.open(path, at) as old:
                 while block := old.read(1 << 20):
                     file.write(block)
         return file
 
     # -- changing -----------------------------------------------------------------------------------------------------
 
-    def _change(self, *changes: Change) -> None:
+    def _check_writable(self) -> None:
         if self.at is not None:
             raise UsageProblem(f"this file system reads transaction {self.at}; open one without `at` to write")
+
+    def _change(self, *changes: Change) -> None:
+        self._check_writable()
         if self._pending is not None:
             self._pending.extend(changes)
         elif changes:
@@ -160,7 +168,9 @@ class DfsFileSystem(AbstractFileSystem):  # type: ignore[misc]
             self.mkdir(path)
 
     def rmdir(self, path: str) -> None:
-        """Remove an empty folder. Raises WrongKind when it is not empty."""
+        """Remove an empty folder. Raises NotFound, WrongKind when it is a file or not empty."""
+        if self.info(path)["type"] == "file":
+            raise WrongKind(f"dfs://{self._strip_protocol(path)} is a file, not a folder")
         self._change(Remove(self._strip_protocol(path)))
 
     def rm_file(self, path: str) -> None:
@@ -195,10 +205,10 @@ class DfsFileSystem(AbstractFileSystem):  # type: ignore[misc]
 class _WriteFile(io.RawIOBase):
     """A file being written; it appears when it is closed."""
 
-    def __init__(self, fs: DfsFileSystem, path: str, writer: FileWriter, exclusive: bool) -> None:
+    def __init__(self, fs: DfsFileSystem, path: str, writer: FileWriter, expected: Expected) -> None:
         self._fs = fs
         self._writer = writer
-        self._exclusive = exclusive
+        self._expected = expected
         self._size = 0
         self.path = path
         self.mode = "wb"
@@ -224,7 +234,7 @@ class _WriteFile(io.RawIOBase):
             return
         try:
             manifest = self._writer.finish()
-            self._fs._change(PutFile(self.path, manifest, None) if self._exclusive else PutFile(self.path, manifest))
+            self._fs._change(PutFile(self.path, manifest, self._expected))
         finally:
             super().close()
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import resources
@@ -78,12 +79,15 @@ def create_database(path: Path, schema: str, application_id: int, version: int) 
 def open_database(path: Path, application_id: int, version: int) -> apsw.Connection:
     """Open a database that `create_database` made, with every setting read back.
 
-    Raises NoStore when it is missing or foreign, Unsupported when newer, StoreDamaged when empty, truncated or corrupt.
+    Raises NoStore when it is missing or foreign, Unsupported when newer, StoreDamaged when empty, truncated or corrupt,
+    DfsError when it cannot be opened now (too many open files, no permission), which is no damage.
     """
     _load_checksums()
-    _check_file(path)
+    if not path.exists():
+        raise NoStore(f"there is no {path}; only `dfs init` makes a store")
     try:
         db = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE, vfs=_VFS)
+        _check_file(db, path)
         db.set_busy_timeout(BUSY_TIMEOUT_MS)
         found = db.pragma("application_id")
         if found != application_id:
@@ -97,23 +101,22 @@ def open_database(path: Path, application_id: int, version: int) -> apsw.Connect
         _demand(db, "checksum_verification", "ON", 1)
     except apsw.BusyError as error:
         raise StoreLocked(f"{path} is locked by another process") from error
+    except (apsw.CantOpenError, apsw.PermissionsError, apsw.NoMemError) as error:
+        raise DfsError(f"{path} cannot be opened now: {error}") from error
     except apsw.Error as error:
         raise StoreDamaged(f"{path} is damaged: {error}") from error
     return db
 
 
-def _check_file(path: Path) -> None:
-    """Refuse what SQLite would take for a new database, or would only notice when it reads the missing part."""
-    try:
-        with open(path, "rb") as file:
-            head, size = file.read(100), os.fstat(file.fileno()).st_size
-    except FileNotFoundError:
-        raise NoStore(f"there is no {path}; only `dfs init` makes a store") from None
-    except OSError as error:
-        raise DfsError(f"{path} cannot be read: {error.strerror}") from error
+def _check_file(db: apsw.Connection, path: Path) -> None:
+    """Refuse what SQLite would take for a new database, or would only notice when it reads the missing part.
+
+    It is read through SQLite: to close another handle of the file would drop the locks that this process has on it.
+    """
+    head, size = db.read("main", 0, 0, 100)[1], path.stat().st_size
     if size == 0:
         raise StoreDamaged(f"{path} is empty; it is refused, so that nothing is lost by starting anew")
-    if len(head) < 100 or head[:16] != b"SQLite format 3\0":
+    if size < 100 or head[:16] != b"SQLite format 3\0":
         raise StoreDamaged(f"{path} is not an SQLite database any more")
     page = int.from_bytes(head[16:18], "big") or 1
     pages = int.from_bytes(head[28:32], "big")
@@ -145,7 +148,7 @@ class Namespace:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._local = threading.local()
-        self._connections: list[apsw.Connection] = []
+        self._connections: weakref.WeakSet[apsw.Connection] = weakref.WeakSet()  # a thread's ends with it
         self._lock = threading.Lock()
         self.db()
 
@@ -167,13 +170,13 @@ class Namespace:
         if db is None:
             db = self._local.db = open_database(self.path, APPLICATION_ID, FORMAT)
             with self._lock:
-                self._connections.append(db)
+                self._connections.add(db)
         return db
 
     def close(self) -> None:
         """Close all connections. Idempotent."""
         with self._lock:
-            for db in self._connections:
+            for db in list(self._connections):
                 db.close()
             self._connections.clear()
         self._local = threading.local()

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import struct
@@ -126,6 +127,8 @@ class OpLog:
 
     def append(self, record: Logged) -> None:
         """Durable on return. On failure the log is as it was, as far as that is possible."""
+        if (self.folder.parent / "suspect").exists():
+            raise NodeFailed(f"node {self.folder.parent} is suspect after a failed fsync")
         self.tail()
         seen = self._seen
         fresh = not seen.name or not seen.clean or seen.size >= OPLOG_SEGMENT_BYTES_MAX
@@ -137,13 +140,13 @@ class OpLog:
                 try:
                     if file.write(data) != len(data):
                         raise OSError("short write (disk full?)")
-                    os.fsync(file.fileno())
+                    sync_or_suspect(file.fileno(), self.folder.parent)
+                    if fresh:
+                        self._sync_names()
                 except OSError:
                     os.ftruncate(file.fileno(), size)
                     raise
                 status = os.fstat(file.fileno())
-            if fresh:
-                sync_folder(self.folder)
         except OSError as error:
             raise NodeFailed(f"operation log {self.folder / name} cannot be written: {error}") from error
         records = (record,) if fresh else (*seen.records, record)
@@ -159,9 +162,26 @@ class OpLog:
         except OSError as error:
             raise NodeFailed(f"operation log {self.folder / seen.name} cannot be written: {error}") from error
 
+    def _sync_names(self) -> None:
+        handle = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            sync_or_suspect(handle, self.folder.parent)
+        finally:
+            os.close(handle)
+
     def _fresh_name(self, txn: int) -> str:
         taken = sum(name.startswith(f"{txn:016d}-") for name in os.listdir(self.folder))
         return f"{txn:016d}-{taken:03d}.log"
+
+
+def sync_or_suspect(handle: int, node: Path) -> None:
+    """fsync; a failure is never retried (the kernel may have dropped the pages): the node is marked suspect."""
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            (node / "suspect").write_text(f"fsync failed: {error}\n")
+        raise
 
 
 def sync_folder(folder: Path) -> None:

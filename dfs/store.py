@@ -95,15 +95,19 @@ def init_store(
         if (folder / "node.json").exists():
             raise AlreadyExists(f"{folder} is a node of a store already; choose another folder")
     store_uuid = str(uuid.uuid4())
+    made: list[tuple[str, str]] = []
     try:
         root.mkdir(parents=True, exist_ok=True)
-        made = [(create_node(folder, store_uuid), _relative(folder, root)) for folder in folders]
+        for folder in folders:
+            made.append((create_node(folder, store_uuid), _relative(folder, root)))  # noqa: PERF401 - known after an error
         settings = {"uuid": store_uuid, "replicas": copies, "min": sizes.min, "avg": sizes.avg, "max": sizes.max}
         Namespace.create(root / DATABASE, settings, made)
         sync_folder(root)
-    except DfsError:
-        raise
-    except OSError as error:
+    except (DfsError, OSError) as error:
+        for _, where in made:  # they are no nodes of any store; a second try may take them
+            (root / where / "node.json").unlink(missing_ok=True)
+        if isinstance(error, DfsError):
+            raise
         raise DfsError(f"a store cannot be made at {root}: {error}") from error
     return Store(root)
 

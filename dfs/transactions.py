@@ -128,7 +128,10 @@ class Committer:
                 failures.append(str(error))
         if len(done) < self._copies_min:
             for oplog in done:
-                oplog.take_back(record)
+                try:
+                    oplog.take_back(record)
+                except NodeFailed as error:  # the others still must forget it
+                    failures.append(str(error))
             raise NotEnoughNodes(
                 f"the operation log needs {self._copies_min} nodes, {len(done)} took it: "
                 f"{'; '.join(failures) or 'the others are absent'}"

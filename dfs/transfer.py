@@ -108,6 +108,11 @@ def _tree(top: Path, target: str, decompress: bool) -> Iterator[_Item]:
         folders.sort()
         relative = os.path.relpath(folder, top)
         here = target if relative == "." else join(target, relative)
+        for name in folders:
+            if os.path.islink(os.path.join(folder, name)):
+                raise BadInput(
+                    f"{os.path.join(folder, name)} is a link to a folder, which is not followed; put it by itself"
+                )
         if not folders and not names:
             yield _Item(None, normalise(here), folder=True)
         for name in sorted(names):
@@ -148,8 +153,8 @@ def _streams(files: Sequence[_Item], decompress: bool) -> Iterator[tuple[str, IO
 
 def get_one(store: Store, path: str, destination: str, out: Output) -> None:
     """Copy a file or a tree out. A file appears whole or not at all. Raises NotFound, ChunkLost."""
-    info = store.stat(path)
     at = store.txn()
+    info = store.stat(path, at)
     if destination == "-":
         with store.open(path, at) as file:
             copy(file, sys.stdout.buffer)

@@ -34,8 +34,9 @@ class WritePool:
 
     def submit(self, data: bytes) -> Future[tuple[ChunkId, bool]]:
         """Store one chunk; the result is its id and whether it is new."""
-        if self._executor is None:
-            self._executor = ThreadPoolExecutor(self.threads, "dfs-write")
+        with self._lock:
+            if self._executor is None:
+                self._executor = ThreadPoolExecutor(self.threads, "dfs-write")
         return self._executor.submit(self._store, data)
 
     def _store(self, data: bytes) -> tuple[ChunkId, bool]:
@@ -133,8 +134,9 @@ class FileWriter:
                 self._collect()
 
     def _collect(self) -> None:
-        future, piece, length = self._running.popleft()
-        chunk_id, new = future.result()
+        future, piece, length = self._running[0]
+        chunk_id, new = future.result()  # a failure stays first in the queue: `finish` after it must not leave a hole
+        self._running.popleft()
         if new:
             self._new.add(chunk_id)
         self._chunks.append((chunk_id, length, piece.records, piece.continues))

@@ -10,6 +10,7 @@ import logging
 import os
 import secrets
 import threading
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -18,10 +19,20 @@ import apsw
 
 from dfs.chunk_store import ChunkStore
 from dfs.codec import Record, decode
-from dfs.errors import ChunkDamaged, ChunkMissing, NodeFailed, NoStore, StoreDamaged, Unsupported
+from dfs.errors import (
+    ChunkDamaged,
+    ChunkMissing,
+    DfsError,
+    InvalidChunkId,
+    NodeFailed,
+    NoStore,
+    StoreDamaged,
+    Unsupported,
+)
 from dfs.ids import ChunkId
+from dfs.oplog import sync_or_suspect
 from dfs.options import SMALL_CHUNK_BYTES
-from dfs.stores.node import create_small, newest_small, open_small, read_identity
+from dfs.stores.node import create_small, newest_small, open_small, read_identity, readable_rows
 
 log = logging.getLogger("dfs")
 
@@ -40,9 +51,10 @@ class LocalChunkStore(ChunkStore):
             raise NodeFailed(f"node folder {path} is not node {node_id} of this store (another disk mounted there?)")
         self._folders: set[str] = set()
         self._local = threading.local()
-        self._connections: list[apsw.Connection] = []
+        self._connections: weakref.WeakSet[apsw.Connection] = weakref.WeakSet()  # a thread's ends with it
         self._lock = threading.Lock()
-        self._small()  # a lost database is found now, not in the middle of a job
+        with self._sqlite("opening"):
+            self._small()  # a lost database is found now, not in the middle of a job
         self._sweep()
 
     # -- reading -----------------------------------------------------------------------------------
@@ -85,14 +97,15 @@ class LocalChunkStore(ChunkStore):
         names = []
         try:
             for folder in os.listdir(self.path / "chunks"):
-                names += os.listdir(self.path / "chunks" / folder)
+                if len(folder) == 2:
+                    names += [name for name in os.listdir(self.path / "chunks" / folder) if name[:2] == folder]
         except FileNotFoundError:
             pass  # no chunk here needed a file yet, or they are gone, which is for fsck to tell
         except OSError as error:
             raise NodeFailed(f"node {self.path}: {error}") from error
         with self._sqlite("listing chunks"):
             names += [row[0] for row in self._small().execute("SELECT lower(hex(id)) FROM small_chunk")]
-        return (ChunkId.parse(name) for name in sorted(set(names)) if len(name) == 64)
+        return _chunk_ids(names)
 
     # -- writing -----------------------------------------------------------------------------------
 
@@ -137,7 +150,7 @@ class LocalChunkStore(ChunkStore):
             try:
                 _write_all(file.fileno(), record.head)
                 _write_all(file.fileno(), record.payload)
-                self._synced_fd(file.fileno())
+                sync_or_suspect(file.fileno(), self.path)
                 self._ensure_folder(record.id[:2])
                 os.link(temp, final, follow_symlinks=False)
             except FileExistsError:
@@ -203,8 +216,10 @@ class LocalChunkStore(ChunkStore):
         if not _damaged(record, chunk_id):
             return
         log.warning("quarantined a damaged copy of chunk %s on node %s", chunk_id, self.path)
+        kept = self._quarantine_name(chunk_id)
         try:
-            os.rename(self._file(chunk_id), self._quarantine_name(chunk_id))
+            os.rename(self._file(chunk_id), kept)
+            self._put_back(chunk_id, kept)
             self._synced(self.path / "chunks" / chunk_id[:2])
         except FileNotFoundError:
             self._keep(chunk_id, record)
@@ -212,6 +227,18 @@ class LocalChunkStore(ChunkStore):
                 self._small().execute("DELETE FROM small_chunk WHERE id = ? AND record = ?", (chunk_id.digest, record))
         except OSError as error:
             raise NodeFailed(f"node {self.path}: {error}") from error
+
+    def _put_back(self, chunk_id: ChunkId, kept: Path) -> None:
+        """Undo the move of a good copy, which another writer put there after we had looked."""
+        try:
+            with open(os.open(kept, _READ), "rb") as file:
+                good = not _damaged(file.read(), chunk_id)
+        except OSError:
+            return
+        if good:
+            with contextlib.suppress(FileExistsError):
+                os.link(kept, self._file(chunk_id), follow_symlinks=False)
+            os.unlink(kept)
 
     def _keep(self, chunk_id: ChunkId, record: bytes) -> None:
         with open(os.open(self._quarantine_name(chunk_id), _CREATE, 0o644), "wb") as file:
@@ -228,18 +255,9 @@ class LocalChunkStore(ChunkStore):
     def _synced(self, folder: Path) -> None:
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            self._synced_fd(handle)
+            sync_or_suspect(handle, self.path)
         finally:
             os.close(handle)
-
-    def _synced_fd(self, handle: int) -> None:
-        """fsync; a failure is never retried (the kernel may have dropped the pages): the node is marked suspect."""
-        try:
-            os.fsync(handle)
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                (self.path / "suspect").write_text(f"fsync failed: {error}\n")
-            raise
 
     def _new_temp(self, temp: Path) -> BinaryIO:
         """Create a temp file and lock it; the sweep cannot come between the two."""
@@ -277,7 +295,7 @@ class LocalChunkStore(ChunkStore):
             db, which = self._open_small()
             self._local.small = (db, which)
             with self._lock:
-                self._connections.append(db)
+                self._connections.add(db)
         return cast(apsw.Connection, db)
 
     def _is_current(self, which: tuple[int, int]) -> bool:
@@ -296,11 +314,15 @@ class LocalChunkStore(ChunkStore):
             number = newest_small(self.path)
             try:
                 db = open_small(self.path / f"small-{number}.db")
-            except (NoStore, StoreDamaged) as error:
+            except (NoStore, StoreDamaged) as error:  # not what has a passing cause: too many open files, a lock
                 log.warning("node %s: %s; its small chunks will be healed from other nodes", self.path, error)
                 number += 1
                 create_small(self.path / f"small-{number}.db")
                 db = open_small(self.path / f"small-{number}.db")
+            except Unsupported:
+                raise
+            except DfsError as error:
+                raise NodeFailed(f"node {self.path}: {error}") from error
             return db, (number, os.stat(self.path / f"small-{number}.db").st_ino)
 
     def _salvage_small(self, which: tuple[int, int]) -> None:
@@ -318,7 +340,7 @@ class LocalChunkStore(ChunkStore):
             with contextlib.closing(open_small(self.path / f"small-{number}.db")) as old:
                 old.execute("BEGIN IMMEDIATE")
                 with contextlib.closing(open_small(draft)) as new, new:
-                    new.executemany("INSERT OR IGNORE INTO small_chunk VALUES (?, ?)", _readable_rows(old))
+                    new.executemany("INSERT OR IGNORE INTO small_chunk VALUES (?, ?)", readable_rows(old))
                 os.rename(draft, self.path / f"small-{number + 1}.db")
                 self._synced(self.path)
             log.warning("node %s: small-%d.db has damaged pages; what was good is kept", self.path, number)
@@ -329,15 +351,21 @@ class LocalChunkStore(ChunkStore):
             yield
         except (apsw.IOError, apsw.CorruptError) as error:
             raise ChunkDamaged(f"{doing}: the small chunks of node {self.path} is damaged: {error}") from error
-        except apsw.Error as error:
+        except (apsw.Error, OSError) as error:
             raise NodeFailed(f"{doing}: the small chunks of node {self.path}: {error}") from error
 
     def close(self) -> None:
         with self._lock:
-            for db in self._connections:
+            for db in list(self._connections):
                 db.close()
             self._connections.clear()
         self._local = threading.local()
+
+
+def _chunk_ids(names: Sequence[str]) -> Iterator[ChunkId]:
+    for name in sorted(set(names)):
+        with contextlib.suppress(InvalidChunkId):  # somebody else's file
+            yield ChunkId.parse(name)
 
 
 def _write_all(handle: int, data: bytes) -> None:
@@ -360,18 +388,3 @@ def _is_page_damage(error: BaseException | None) -> bool:
     """A wrong checksum or structure; not a disk that does not answer."""
     damage = isinstance(error, apsw.IOError) and getattr(error, "extendedresult", 0) == apsw.SQLITE_IOERR_DATA
     return damage or isinstance(error, apsw.CorruptError)
-
-
-def _readable_rows(db: apsw.Connection) -> Iterator[tuple[bytes, bytes]]:
-    """Row by row, because a scan ends at the first damaged page."""
-    try:
-        last: int = db.execute("SELECT max(rowid) FROM small_chunk").get or 0
-    except apsw.Error:
-        last = os.stat(db.db_filename("main")).st_size // 32  # no row is smaller
-    for rowid in range(1, last + 1):
-        try:
-            row = db.execute("SELECT id, record FROM small_chunk WHERE rowid = ?", (rowid,)).fetchone()
-        except apsw.Error:
-            continue
-        if row is not None:
-            yield row

@@ -6,15 +6,14 @@ import json
 import os
 import re
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import apsw
 
 from dfs.errors import NodeFailed, Unsupported
 from dfs.metadata import create_database, open_database
 from dfs.oplog import sync_folder
-
-if TYPE_CHECKING:
-    import apsw
 
 FORMAT = 1
 _APPLICATION_ID = 0x4D52534D  # "MRSM"
@@ -67,3 +66,18 @@ def newest_small(node: Path) -> int:
     """
     names = (_SMALL_NAME.match(name) for name in os.listdir(node))
     return max((int(found[1]) for found in names if found), default=0)
+
+
+def readable_rows(db: apsw.Connection) -> Iterator[tuple[bytes, bytes]]:
+    """What can be read of a database with damaged pages; row by row, because a scan ends at the first damaged page."""
+    try:
+        last: int = db.execute("SELECT max(rowid) FROM small_chunk").get or 0
+    except apsw.Error:
+        last = os.stat(db.db_filename("main")).st_size // 32  # no row is smaller
+    for rowid in range(1, last + 1):
+        try:
+            row = db.execute("SELECT id, record FROM small_chunk WHERE rowid = ?", (rowid,)).fetchone()
+        except apsw.Error:
+            continue
+        if row is not None:
+            yield row

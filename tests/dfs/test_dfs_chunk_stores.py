@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 from pathlib import Path
+from typing import Any
 
+import apsw
 import pytest
 
 from dfs.chunk_store import ChunkStore
@@ -97,6 +100,58 @@ def test_running_out_of_descriptors_is_not_corruption(tmp_path: Path, monkeypatc
         with pytest.raises(NodeFailed):
             store.get(record.id)
     assert store.get(record.id) == LARGE
+
+
+def test_a_small_db_that_cannot_be_opened_now_is_not_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # F61
+    store = local(tmp_path / "n")
+    record = encode(b"small")
+    store.put_many([record])
+    store.close()
+    real, calls = apsw.Connection, itertools.count()
+
+    def fail_once(*args: Any, **options: Any) -> apsw.Connection:
+        if next(calls) == 0:
+            raise apsw.CantOpenError("unable to open database file")
+        return real(*args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("dfs.metadata.apsw.Connection", fail_once)
+        with pytest.raises(NodeFailed):
+            LocalChunkStore(tmp_path / "n", store.node_id)
+    assert newest_small(tmp_path / "n") == 1
+    assert LocalChunkStore(tmp_path / "n", store.node_id).get(record.id) == b"small"
+
+
+def test_a_copy_that_another_writer_has_just_healed_is_not_quarantined(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, record = local(tmp_path / "n"), encode(LARGE)
+    store.put_many([record])
+    damage_local(tmp_path / "n", record.id, "zero")
+    rename = os.rename
+
+    def heal_first(src: str, dst: str) -> None:
+        monkeypatch.undo()
+        LocalChunkStore(tmp_path / "n", store.node_id).put_many([record])
+        rename(src, dst)
+
+    monkeypatch.setattr("dfs.stores.local.os.rename", heal_first)
+    store.quarantine(record.id)
+    assert store.get(record.id) == LARGE
+    assert len(os.listdir(tmp_path / "n" / "quarantine")) == 1
+
+
+def test_files_of_others_among_the_chunks_are_no_chunks(tmp_path: Path) -> None:
+    store, record = local(tmp_path / "n"), encode(LARGE)
+    store.put_many([record])
+    chunks = tmp_path / "n" / "chunks"
+    (chunks / "stray").touch()
+    (chunks / record.id[:2] / ("A" * 64)).touch()
+    (chunks / "zz").mkdir()
+    (chunks / "zz" / ChunkId.of(b"elsewhere")).touch()
+    assert list(store.ids()) == [record.id]
 
 
 def test_left_over_temp_files_are_swept_and_living_ones_are_not(tmp_path: Path) -> None:  # F12

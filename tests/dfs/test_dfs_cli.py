@@ -151,6 +151,13 @@ def test_listing(run: Run) -> None:
     run("ls", "nope", code=4)
 
 
+def test_a_link_to_a_folder_is_never_left_out_silently(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "tree" / "real").mkdir(parents=True)
+    (tmp_path / "tree" / "link").symlink_to("real")
+    assert "link to a folder" in run("put", str(tmp_path / "tree"), "t", code=1).stderr
+    run("ls", "t", code=4)
+
+
 def test_names_with_control_characters_stay_on_one_line(run: Run) -> None:
     run("put", "-", "a\nb", stdin=b"x")
     assert run("find").stdout == "a\\nb\n"

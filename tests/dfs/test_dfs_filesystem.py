@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import pickle
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import fsspec
 import pytest
+from fsspec.core import OpenFile
 
 import dfs
-from dfs.errors import AlreadyExists, NotFound, UsageProblem
+from dfs.codec import Record
+from dfs.errors import AlreadyExists, Conflict, NotEnoughNodes, NotFound, UsageProblem, WrongKind
 from dfs.filesystem import DfsFileSystem
 
 LOG = b"".join(b"%d line of a log %d\n" % (i, i * 7919 % 10007) for i in range(12_000))
@@ -144,6 +147,8 @@ def test_a_past_transaction_is_read_only(fs: DfsFileSystem) -> None:
     assert past.cat("a") == b"1"
     with pytest.raises(UsageProblem):
         past.rm("a")
+    with pytest.raises(UsageProblem):
+        past.open("a", "wb")
 
 
 def test_folders_to_and_from_local(fs: DfsFileSystem, tmp_path: Path) -> None:
@@ -163,3 +168,46 @@ def test_other_libraries_read_it(fs: DfsFileSystem) -> None:
     arrow = pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(fs))
     with arrow.open_input_file("t.csv") as file:
         assert pyarrow.csv.read_csv(file).to_pydict() == {"a": [1, 3], "b": [2, 4]}
+
+
+def test_a_write_that_failed_is_not_published_by_closing_it(fs: DfsFileSystem, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, calls = fs.store.replicated.put_many, itertools.count()
+
+    def fail_once(records: Sequence[Record]) -> list[bool]:
+        if next(calls) == 1:
+            raise NotEnoughNodes("disk full")
+        return real(records)
+
+    monkeypatch.setattr(fs.store.replicated, "put_many", fail_once)
+
+    def write() -> None:
+        with OpenFile(fs, "a", "wb") as file:  # which closes the file whatever happened in it
+            for at in range(0, len(LOG), 1 << 16):
+                file.write(LOG[at : at + (1 << 16)])
+
+    with pytest.raises(NotEnoughNodes):
+        write()
+    assert not fs.exists("a"), "a file with a hole"
+
+
+def test_an_append_never_replaces_what_another_appended(fs: DfsFileSystem) -> None:
+    fs.pipe("a", b"1")
+    first, second = fs.open("a", "ab"), fs.open("a", "ab")
+    for file, more in (first, b"2"), (second, b"3"):
+        file.write(more)
+    second.close()
+    with pytest.raises(Conflict):
+        first.close()
+    assert fs.cat("a") == b"13"
+    with fs.transaction:
+        fs.pipe("b", b"4")
+        with pytest.raises(UsageProblem):
+            fs.open("b", "ab")
+    assert fs.cat("b") == b"4"
+
+
+def test_rmdir_does_not_remove_a_file(fs: DfsFileSystem) -> None:
+    fs.pipe("a", b"1")
+    with pytest.raises(WrongKind):
+        fs.rmdir("a")
+    assert fs.exists("a")

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import multiprocessing
 import os
 import pickle
 import random
 import shutil
+import stat
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -335,6 +339,13 @@ def test_what_init_refuses(tmp_path: Path) -> None:
             dfs.init_store(tmp_path / "u", **options)
 
 
+def test_an_init_that_failed_can_be_tried_again(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(dfs.DfsError, match="cannot be made"):
+        dfs.init_store(tmp_path / "s", nodes=[tmp_path / "n1", tmp_path / "file" / "n2"])
+    dfs.init_store(tmp_path / "s", nodes=[tmp_path / "n1", tmp_path / "n2"]).close()
+
+
 def test_a_store_can_be_moved_and_pickled(tmp_path: Path) -> None:
     with dfs.init_store(tmp_path / "s", chunk_bytes_avg=AVERAGE) as store:
         put(store, "f", LOG)
@@ -435,6 +446,26 @@ def test_too_few_nodes_for_the_log_change_nothing(store: Store) -> None:
     with dfs.open_store(store.path) as opened:
         assert opened.txn() == 0
         publish(opened, PutFile("a", manifest))
+
+
+def test_what_the_log_took_back_does_not_come_back(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:  # F11
+    real = os.fsync
+
+    def fail(handle: int) -> None:
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(errno.EIO, "Input/output error")
+        real(handle)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("dfs.oplog.os.fsync", fail)
+        with pytest.raises(NotEnoughNodes):
+            publish(store, MakeDir("failed"))
+    with pytest.raises(NotEnoughNodes, match="suspect"):
+        publish(store, MakeDir("other"))
+    for folder in store.node_paths().values():
+        (folder / "suspect").unlink()
+    assert publish(store, MakeDir("other")) == 1
+    assert [info.path for info in store.ls("")] == ["other"]
 
 
 # -- damage -----------------------------------------------------------------------------------------------------------
@@ -544,6 +575,36 @@ def test_threads_share_a_store(store: Store) -> None:
         thread.join()
     assert failures == []
     assert len(paths(store)) == 6
+
+
+def test_a_thread_that_ends_leaves_no_files_open(store: Store) -> None:
+    put(store, "a", b"small")
+    chunk = store.chunks("a")[0].id
+
+    def use() -> None:
+        assert store.read_chunk(chunk) == b"small"
+        assert store.exists("a")
+
+    counts = []
+    for _ in range(4):
+        thread = threading.Thread(target=use)
+        thread.start()
+        thread.join()
+        counts.append(len(os.listdir("/dev/fd")))
+    assert counts[0] == counts[-1]
+
+
+def test_another_thread_does_not_drop_the_locks_of_the_process(store: Store) -> None:
+    store.exists("a")
+    thread = threading.Thread(target=store.exists, args=("a",))
+    thread.start()
+    thread.join()
+    try_lock = (
+        "import fcntl, sys; file = open(sys.argv[1], 'r+b');"
+        "fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 510, 0x40000002)"  # SQLite's shared bytes
+    )
+    done = subprocess.run([sys.executable, "-c", try_lock, str(store.path / "store.db")], capture_output=True)
+    assert b"BlockingIOError" in done.stderr
 
 
 def test_one_of_many_racing_writers_wins(store: Store) -> None:  # F37
