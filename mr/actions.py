@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import os
 from typing import Any
 
 import polars as pl
@@ -166,8 +167,10 @@ class Actions:
 
         if mode not in (None, "error", "overwrite", "append"):
             raise PlanError(f'mode={mode!r}: use "error", "overwrite" or "append"')
+        if not isinstance(path, (str, os.PathLike)):
+            raise PlanError(f"a path is a str, not {path!r}")
         shape = self._node.shape
         known = None if shape is None else shape.schema()
         if known is not None:
             writer.check(known)
-        return declare(Write(shape, self._node, str(path), writer, mode))
+        return declare(Write(shape, self._node, os.fspath(path), writer, mode))

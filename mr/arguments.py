@@ -34,6 +34,20 @@ ELSEWHERE = {
     "unique": "distinct",
     "topk": "top_k",
     "head": "take",
+    "columns": "schema",
+    "dtypes": "schema",
+    "printSchema": "schema",
+    "drop": 'select(pl.exclude("x"))',
+    "rename": 'select(new=pl.col("old"))',
+    "assign": "with_columns",
+    "reduce": "agg, or reduce_by_key",
+    "to_pandas": "take_all, or write_parquet",
+    "toPandas": "take_all, or write_parquet",
+    "mean": 'agg(x=mr.mean("x"))',
+    "sum": 'agg(x=mr.sum("x"))',
+    "min": 'agg(x=mr.min("x"))',
+    "max": 'agg(x=mr.max("x"))',
+    "apply": "map, map_batches or map_groups",
 }
 
 
@@ -57,12 +71,24 @@ def united(a: Shape | None, b: Shape | None) -> Shape | None:
 
 def expressions(columns: Iterable[Column], named: Mapping[str, Column]) -> list[pl.Expr]:
     """Column names and `name=expression` arguments as expressions. Raises PlanError for anything else."""
-    made = [pl.col(c) if isinstance(c, str) else c for c in columns]
-    made += [(pl.col(e) if isinstance(e, str) else e).alias(name) for name, e in named.items()]
-    for expr in made:
-        if not isinstance(expr, pl.Expr):
-            raise PlanError(f"{expr!r} is neither a column name nor a Polars expression")
-    return made
+    return [
+        *(_expression(str(column), column) for column in columns),
+        *(_expression(name, column).alias(name) for name, column in named.items()),
+    ]
+
+
+def _expression(name: str, column: Any) -> pl.Expr:
+    if isinstance(column, str):
+        return pl.col(column)
+    if isinstance(column, pl.Expr):
+        return column
+    if isinstance(column, (list, tuple)):
+        raise PlanError(f"{column!r}: give the columns one by one, not as a list")
+    if callable(column):
+        raise PlanError(f"{name}: a Python function is no expression; use .map() first")
+    raise PlanError(
+        f"{name}: {column!r} is neither a column name nor a Polars expression; pl.lit() makes one of a value"
+    )
 
 
 def column_names(names: str | Sequence[str] | None) -> tuple[str, ...]:

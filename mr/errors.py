@@ -159,6 +159,8 @@ class JobFailed(MillraceError):
     def __init__(self, message: str, detail: str | None = None) -> None:
         super().__init__(message)
         self.detail = detail
+        if detail:
+            self.add_note(detail)  # in a script the traceback ends in the engine; this shows the user's line
 
 
 class JobCancelled(MillraceError):

@@ -41,7 +41,9 @@ def explain_reuse(graph: Graph, splits: Mapping[int, Sequence[Split]], journal: 
             lines.append(f"stage {stage.id}: always runs: {error}")
             continue
         recorded = journal.parts_like(stage.label)
-        if stage.id in splits:
+        if stage.sides:
+            lines.append(f"stage {stage.id}: known when its broadcast side is")
+        elif stage.id in splits:
             found = _recorded(program, splits[stage.id], journal)
             lines.append(f"stage {stage.id}: {found} of {len(splits[stage.id])} tasks have results")
         changed = _changed(program, recorded)

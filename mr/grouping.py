@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -11,7 +11,7 @@ import polars as pl
 from mr.aggregates import Aggregate
 from mr.aggregates import count as count_rows
 from mr.arguments import Names, ordering, unknown
-from mr.errors import PlanError
+from mr.errors import PlanError, TypeConflict
 from mr.kernels.rows import Shape
 from mr.operators.base import rows_shape
 from mr.operators.columns import Select, expand
@@ -73,6 +73,7 @@ class GroupedDataset:
                 ours.append((name, replace(aggregate, column=f"{name}.in")))
         if not ours:
             raise PlanError("agg(): name at least one aggregate, as n=mr.count()")
+        self._check_types(aggregates)
         op = AggregateBy(self._keys, tuple(ours))
         if not exprs:  # only counts rows: whatever columns there are
             return self._dataset._with(GroupBy(op.shape(rows_shape((), ())), self._node, op))
@@ -81,6 +82,20 @@ class GroupedDataset:
         if not (shape.names == rows.known().names and all(e.meta.is_column() for e in single)):
             rows = Apply(shape, rows, Select(single, shape))
         return self._dataset._with(GroupBy(op.shape(shape), rows, op, self._partitions))
+
+    def _check_types(self, aggregates: Mapping[str, Aggregate]) -> None:
+        """Raise PlanError where a column is known to be of a type that cannot be aggregated so."""
+        types = (
+            {} if self._node.shape is None else dict(zip(self._node.shape.names, self._node.shape.types, strict=True))
+        )
+        for name, aggregate in aggregates.items():
+            type_ = types.get(aggregate.column) if isinstance(aggregate.column, str) else None
+            try:
+                _ = None if type_ is None else aggregate.output_type(type_)
+            except TypeConflict as error:
+                raise PlanError(
+                    f"agg(): {name}: {error.message} (for CSV, null_values= may be what is missing)"
+                ) from None
 
     def _with_keys(self) -> tuple[Node, Shape]:
         """The whole rows, with computed keys added as columns."""

@@ -67,6 +67,34 @@ def _parts(rows: Iterator[pa.RecordBatch], keys: tuple[str, ...], value: str | N
             last = [key]
 
 
+class OnePass:
+    """Records that can be read once: going through them again would silently find none, so it is an error.
+
+    >>> rows = OnePass(iter([1, 2]))
+    >>> sum(rows), max(rows)
+    Traceback (most recent call last):
+    ...
+    RuntimeError: the records of a group can be read once; keep them with list(...) to go through them again
+    """
+
+    def __init__(self, records: Iterator[Any]) -> None:
+        self._over = False
+        self._records = self._until_over(records)
+
+    def _until_over(self, records: Iterator[Any]) -> Iterator[Any]:
+        yield from records
+        self._over = True
+
+    def __iter__(self) -> Iterator[Any]:
+        if self._over:
+            cure = "keep them with list(...) to go through them again"
+            raise RuntimeError(f"the records of a group can be read once; {cure}")
+        return self._records
+
+    def __next__(self) -> Any:
+        return next(self._records)
+
+
 class _Group:
     """The records of one group, read at most once; `rest()` skips what was not read."""
 
@@ -117,7 +145,7 @@ def groups(
     part = next(parts, None)
     while part is not None:
         group = _Group(part, parts, env)
-        yield part.key, group.records
+        yield part.key, OnePass(group.records)
         part = group.rest()
 
 
@@ -203,7 +231,7 @@ class PythonCombiner(Combiner):
         outputs: list[Any] = []
         counts: list[int] = []
         for i, key in enumerate(key_values(keys, (KEY,))):
-            pair = (key, iter(values[bounds[i] : bounds[i + 1]]))
+            pair = (key, OnePass(iter(values[bounds[i] : bounds[i + 1]])))
             before = len(outputs)
             outputs.extend(stream(iter((pair,)), self.fn, call))
             counts.append(len(outputs) - before)
