@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import uuid
+from datetime import UTC, datetime
 from typing import Any
 
 from fsspec.spec import AbstractFileSystem
@@ -195,11 +196,12 @@ class DfsFileSystem(AbstractFileSystem):  # type: ignore[misc]
         info = self.store.stat(src, self.at)
         self._change(MakeDir(dst) if info.kind == "dir" else PutFile(dst, self.store.manifest(src, self.at)))
 
-    def created(self, path: str) -> Any:
-        """Not recorded: a store's time is its transaction number."""
-        raise NotImplementedError("dfs:// keeps transaction numbers; see info(path)['version']")
+    def modified(self, path: str) -> datetime:
+        """When the transaction was committed since which the path holds what it holds (UTC)."""
+        version = self.store.stat(self._strip_protocol(path), self.at).version
+        return datetime.fromtimestamp(self.store.time_ms(version) / 1000, tz=UTC)
 
-    modified = created
+    created = modified  # a file is never changed, only another one bound to its path
 
 
 class _WriteFile(io.RawIOBase):

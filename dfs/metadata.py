@@ -227,6 +227,11 @@ class Namespace:
         rows = self.rows("SELECT id, lower(hex(chain)) FROM txn ORDER BY id DESC LIMIT 1")
         return rows[0] if rows else (0, None)
 
+    def time_ms(self, txn: int) -> int:
+        """When a transaction was committed, in ms since the epoch by its writer's clock; 0 for the empty store."""
+        rows = self.rows("SELECT time_ms FROM txn WHERE id = ?", txn)
+        return int(rows[0][0]) if rows else 0
+
     def resolve(self, path: str, at: int) -> Found | None:
         """What a normalised path leads to, or None."""
         found = Found(ROOT, "dir", 0)

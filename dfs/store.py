@@ -210,6 +210,10 @@ class Store:
         is there."""
         return self._namespace.version(normalise(path), self._at(at))
 
+    def time_ms(self, txn: int) -> int:
+        """When a transaction was committed, in ms since the epoch by its writer's clock; 0 for the empty store."""
+        return self._namespace.time_ms(txn)
+
     def chunks(self, path: str, at: int | None = None) -> list[ChunkRef]:
         """The chunks of a file, in order. Raises NotFound, WrongKind for a folder."""
         return self._namespace.chunks(normalise(path), self._at(at))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import pickle
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -211,3 +212,18 @@ def test_rmdir_does_not_remove_a_file(fs: DfsFileSystem) -> None:
     with pytest.raises(WrongKind):
         fs.rmdir("a")
     assert fs.exists("a")
+
+
+def test_duckdb_reads_parquet_of_the_store(tmp_path: Path) -> None:
+    duckdb = pytest.importorskip("duckdb")
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with dfs.init_store(tmp_path / "s"):
+        fs = fsspec.filesystem("dfs", store=str(tmp_path / "s"))
+        with fs.open("t.parquet", "wb") as file:
+            pq.write_table(pa.table({"n": [1, 2, 3]}), file)
+        assert abs(time.time() - fs.modified("t.parquet").timestamp()) < 600
+        database = duckdb.connect()
+        database.register_filesystem(fs)
+        assert database.sql("SELECT sum(n) FROM read_parquet('dfs://t.parquet')").fetchall() == [(6,)]
