@@ -12,7 +12,7 @@ from functools import cache
 
 from mr.errors import MillraceError
 
-NAMES = frozenset({"task.map", "task.reduce", "publish.staged", "publish.store", "publish.done"})
+NAMES = frozenset({"publish.staged", "publish.store", "publish.done"})
 _hits: dict[str, int] = {}
 
 
