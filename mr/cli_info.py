@@ -149,7 +149,7 @@ def new(name: str) -> None:
     for file, text in files.items():
         Path(file).write_text(text)
         click.echo(f"wrote {file}")
-    click.echo(f"try: mr submit {name}.py --input README.md --output counts.csv")
+    click.echo(f"try: mr submit {name}.py --input TEXTFILE --output counts.csv")
 
 
 JOB = '''"""{name}: lines of text -> how often each word occurs."""
