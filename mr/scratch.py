@@ -2,7 +2,7 @@
 
 journal.db   the journal            runs/   run files and parts of outputs, named by fingerprint and outlet
 locks/       one file a job key     tmp/    one folder an attempt, and temporary files: `...<pid>-<attempt>`
-code/        snapshots of jobs
+code/        snapshots of jobs      logs/   what user code printed in a task, by fingerprint
 """
 
 from __future__ import annotations

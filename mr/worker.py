@@ -32,6 +32,7 @@ from mr.kernels.frames import concat
 from mr.operators.base import Run
 from mr.outlets import OutletRun, SchemaGrew, open_outlet
 from mr.pieces import OpenedPiece
+from mr.prints import prints_to
 from mr.program import HEAD, Port, Program
 from mr.scratch import attempt_tag
 from mr.tasks import Attempt, PieceRef, TaskId, TaskResult, TaskSpec
@@ -47,11 +48,13 @@ Report = Callable[[AttemptProgress], None]
 class WorkerEnv:
     """What a worker process keeps between attempts: unpickled programs and built broadcast sides, a few of each.
 
-    `home` is the scratch root that run files lie under; `memory_bytes` is what one attempt may use.
+    `home` is the scratch root that run files lie under; `memory_bytes` is what one attempt may use. `logs_prints`: this
+    process is a worker's own, whose stdout nobody reads: what user code prints goes to the task's log.
     """
 
-    def __init__(self, home: Path, memory_bytes: int) -> None:
+    def __init__(self, home: Path, memory_bytes: int, *, logs_prints: bool = False) -> None:
         self.home = home
+        self.logs_prints = logs_prints
         self.memory_bytes = memory_bytes
         self._code = ""
         self._programs: OrderedDict[str, Program] = OrderedDict()
@@ -88,7 +91,9 @@ def run_attempt(attempt: Attempt, env: WorkerEnv, report: Report) -> AttemptEven
     spec = attempt.spec
     try:
         os.chdir(attempt.folder)  # the master's may have changed since this worker started, or user code did that
-        result = _run(attempt, env, report)
+        log = env.home / "logs" / f"{spec.fingerprint}.log"
+        with prints_to(log, f"task {spec.id}") if env.logs_prints else contextlib.nullcontext():
+            result = _run(attempt, env, report)
         return AttemptSucceeded(attempt.id, result)
     except FetchFailed as error:
         if error.producer is not None:

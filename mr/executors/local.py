@@ -182,7 +182,7 @@ def serve(fd: int, home: str, memory_bytes: int) -> None:
     from mr.worker import WorkerEnv, run_attempt
 
     link: Any = connection.Connection(fd)
-    env = WorkerEnv(Path(home), memory_bytes)
+    env = WorkerEnv(Path(home), memory_bytes, logs_prints=True)
     while True:
         attempt = link.recv()
         link.send(run_attempt(attempt, env, link.send))

@@ -58,7 +58,7 @@ class _Worker:
         from mr.worker import WorkerEnv
 
         keep_freed_memory(memory_bytes)
-        self._env = WorkerEnv(Path(home), memory_bytes)
+        self._env = WorkerEnv(Path(home), memory_bytes, logs_prints=True)
         self._mailbox = mailbox
 
     def pid(self) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import mr
 import mr.executors.ray as on_ray
 from mr.errors import ExecutorError
 from mr.executors.inline import InlineExecutor
@@ -139,3 +140,21 @@ def test_a_cluster_of_several_nodes_is_refused() -> None:
 def test_no_workers_are_refused(tmp_path: Path, on: str) -> None:
     with pytest.raises(ExecutorError, match="--workers must be at least 1"):
         LocalExecutor(tmp_path, 0, MEMORY_BYTES) if on == "local" else RayExecutor(tmp_path, 0, MEMORY_BYTES, None)
+
+
+def test_prints_go_to_the_log_of_the_task_and_the_first_to_stderr(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def talk(n: int) -> int:
+        print("at", n)
+        return n
+
+    with mr.Session(on="local", workers=1, home=tmp_path):
+        assert mr.from_items(range(50)).map(talk).count() == 50
+    shown = capfd.readouterr()
+    assert shown.out == ""
+    told = [line for line in shown.err.splitlines() if line.startswith("[task 0.0] ")]
+    assert told[:20] == [f"[task 0.0] at {n}" for n in range(20)]
+    assert len(told) == 21
+    (log,) = (tmp_path / "logs").iterdir()
+    assert log.read_text().splitlines() == [f"at {n}" for n in range(50)]
