@@ -8,6 +8,7 @@ import polars as pl
 import pyarrow as pa
 
 from mr.batch import Kind, with_kind
+from mr.kernels import types
 
 
 def to_polars(data: pa.RecordBatch | pa.Table) -> pl.DataFrame:
@@ -34,25 +35,8 @@ def plain(column: pa.ChunkedArray | pa.Array) -> pa.Array:
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     if pa.types.is_dictionary(array.type):
         array = array.dictionary_decode()
-    target = plain_type(array.type)
+    target = types.plain(array.type)
     return array if target == array.type else array.cast(target)
-
-
-def plain_type(type: pa.DataType) -> pa.DataType:
-    """The type that columns of `type` have between tasks."""
-    if pa.types.is_dictionary(type):
-        return plain_type(type.value_type)
-    if pa.types.is_string(type) or pa.types.is_string_view(type):
-        return pa.large_string()
-    if pa.types.is_binary(type) or pa.types.is_binary_view(type):
-        return pa.large_binary()
-    if pa.types.is_time(type):
-        return pa.time64("us")
-    if pa.types.is_list(type) or pa.types.is_large_list(type):
-        return pa.large_list(pa.field("item", plain_type(type.value_type)))
-    if pa.types.is_struct(type):
-        return pa.struct([(f.name, plain_type(f.type)) for f in type])
-    return type
 
 
 def concat(batches: Sequence[pa.RecordBatch], schema: pa.Schema) -> pa.RecordBatch:

@@ -195,6 +195,8 @@ def plain(type_: pa.DataType) -> pa.DataType:
         return pa.large_binary()
     if pa.types.is_dictionary(type_) or pa.types.is_run_end_encoded(type_):
         return plain(type_.value_type)
+    if pa.types.is_time(type_):
+        return pa.time64("us")
     if pa.types.is_map(type_):
         return pa.map_(plain(type_.key_type), plain(type_.item_type))
     if is_list(type_):
