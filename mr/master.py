@@ -125,10 +125,6 @@ class Master:
         """What the job looks like now."""
         return self._snapshot
 
-    def cancel(self) -> None:
-        """Ask for the job to end; safe to call from a signal handler."""
-        self._inbox.append(ev.CancelRequested())
-
     def run(self) -> Outcome:
         """Run everything. Raises JobFailed, JobCancelled, and what planning raises (TypeConflict, PlanError)."""
         slots = tuple((node.id, node.slots) for node in self._executor.nodes())
@@ -146,6 +142,10 @@ class Master:
                 if now - ticked >= TICK_SECONDS:
                     ticked = now
                     self._inbox.append(ev.Tick(now))
+        except KeyboardInterrupt:
+            self._record()
+            self._handle(ev.CancelRequested())  # raises JobCancelled, with what runs cancelled
+            raise
         except BaseException:
             for attempt, _, _ in self._snapshot.running:
                 self._executor.kill(attempt)

@@ -191,12 +191,6 @@ class TopByKey(Grouped):
             last = data.slice(data.num_rows - 1)
 
 
-def select_shape(names: tuple[str, ...], given: Shape) -> Shape:
-    """The columns `names` of a shape, in that order."""
-    types = dict(zip(given.names or (), given.types or (), strict=True))
-    return rows_shape(names, [types[name] for name in names])
-
-
 def keep(data: pa.RecordBatch, names: tuple[str, ...], kind: Kind | None = None) -> pa.RecordBatch:
     """The columns `names` of a batch, in that order."""
     return named([data.column(n) for n in names], names, kind or kind_of(data.schema))
