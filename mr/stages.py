@@ -10,10 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
-import pyarrow as pa
-
 from mr.errors import PlanError
-from mr.kernels.types import unify
 from mr.operators.columns import FilterExpr, Select, WithColumns
 from mr.operators.joins import BroadcastJoin, MergeJoin, joined_shape
 from mr.options import BROADCAST_BYTES_MAX
@@ -364,12 +361,4 @@ def _needed_columns(draft: _Draft, port: Port) -> tuple[str, ...] | None:
     return tuple(sorted(needed)) or None  # a batch without columns would not know its number of rows
 
 
-def unified(schemas: list[pa.Schema], where: str) -> pa.Schema:
-    """The schema that all of `schemas` fit into. Raises TypeConflict naming column and both types."""
-    result = schemas[0]
-    for schema in schemas[1:]:
-        result = unify(result, schema, where)
-    return result
-
-
-__all__ = ["Exchange", "Feed", "Graph", "Sink", "Stage", "compile_plan", "unified"]
+__all__ = ["Exchange", "Feed", "Graph", "Sink", "Stage", "compile_plan"]

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from mr.batch import Batch, Kind, Origins
-from mr.errors import PlanError, RecordError
+from mr.errors import PlanError
 from mr.kernels.rows import Shape
 
 OnError = Literal["fail", "skip", "quarantine"]
@@ -44,7 +44,7 @@ REJECTED = pa.schema(
         ("raw", pa.large_string()),
     ]
 )
-"""Rejected records inside a task: positions count from the start of the split's piece `line >> 40` (see `Rejector`)."""
+"""Rejected records inside a task: positions count from the start of piece `line >> 40` of the split (see `heads`)."""
 
 
 class TaskEnv(Protocol):
@@ -182,20 +182,3 @@ def require_columns(given: Shape, names: Iterable[str], call: str) -> Shape:
 def rows_shape(names: Iterable[str], types: Iterable[pa.DataType | None], kind: Kind = "rows") -> Shape:
     """A shape from names and types."""
     return Shape(kind, tuple(names), tuple(types))
-
-
-__all__ = [
-    "REJECTED",
-    "Combiner",
-    "ErrorPolicy",
-    "Grouped",
-    "Narrow",
-    "OnError",
-    "RecordError",
-    "Run",
-    "Stateless",
-    "TaskEnv",
-    "reject_rows",
-    "require_columns",
-    "rows_shape",
-]

@@ -18,7 +18,6 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
-from mr.batch import with_kind
 from mr.errors import FunctionFailed, MillraceError, RecordError
 from mr.kernels.group import group_starts
 from mr.kernels.keys import codes
@@ -274,6 +273,3 @@ class Folded(Grouped):
         yield from batched(
             stream(pairs, lambda _key, records: records, call), rows_shape((KEY, VALUE), self.types), call
         )
-
-
-__all__ = ["KEY", "VALUE", "Folded", "MapGroups", "PythonCombiner", "batched", "groups", "outputs_of", "with_kind"]
