@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from mr.storage import open_store
@@ -25,3 +26,6 @@ def inline(own_state: None) -> Iterator[object]:
 
     with mr.Session(on="inline") as session:
         yield session
+
+hypothesis.settings.register_profile("same", derandomize=True)  # the same examples in every run
+hypothesis.settings.load_profile("same")
