@@ -27,5 +27,6 @@ def inline(own_state: None) -> Iterator[object]:
     with mr.Session(on="inline") as session:
         yield session
 
+
 hypothesis.settings.register_profile("same", derandomize=True)  # the same examples in every run
 hypothesis.settings.load_profile("same")
