@@ -27,12 +27,16 @@ class BenchmarkFailed(Exception):
 
 @dataclass(frozen=True)
 class Contestant:
-    """`command` is run in `environment` (added to ours); `result` reads what it wrote, comparable by ==."""
+    """`command` is run in `environment` (added to ours); `result` reads what it wrote, comparable by ==.
+
+    `prepare` is called before each run and not timed: it takes away what the last run left.
+    """
 
     name: str
     command: Sequence[str]
     result: Callable[[], object]
     environment: Mapping[str, str] = field(default_factory=dict)
+    prepare: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,7 @@ class Timing:
 def run_once(contestant: Contestant) -> float:
     """Run a contestant and return the seconds it took. Raises BenchmarkFailed with the end of what it printed."""
     LOG.parent.mkdir(exist_ok=True)
+    contestant.prepare()
     with LOG.open("wb") as log:
         start = time.perf_counter()
         code = subprocess.run(
@@ -101,6 +106,6 @@ def report(title: str, timings: Sequence[Timing]) -> None:
         out.write(f"{text}\n\n{machine}, median of {len(timings[0].seconds)}\n\n")
 
 
-def millrace() -> str:
-    """The path of the `mr` command that belongs to this Python."""
-    return str(Path(sys.executable).with_name("mr"))
+def own_command(name: str) -> str:
+    """The path of the `mr` or `dfs` command that belongs to this Python."""
+    return str(Path(sys.executable).with_name(name))

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.generate import WORK
-from benchmarks.harness import Contestant, compare, millrace, report
+from benchmarks.harness import Contestant, compare, own_command, report
 
 JOB = Path(__file__).with_name("generator_word_count.py")
 
@@ -24,7 +24,7 @@ def main(rounds: int = 7) -> None:
     contestants = []
     for executor in ("local", "inline"):
         output = WORK / f"start_up-{executor}"
-        command = [millrace(), "submit", str(JOB), "--no-reuse", "--overwrite", "--on", executor]
+        command = [own_command("mr"), "submit", str(JOB), "--no-reuse", "--overwrite", "--on", executor]
         command += ["--input", str(text), "--output", str(output)]
         environment = {"MR_HOME": str(WORK / "home")}
         contestants.append(Contestant(executor, command, (output / "_SUCCESS").exists, environment))

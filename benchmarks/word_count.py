@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.generate import WORK, zipf_text
-from benchmarks.harness import BenchmarkFailed, Contestant, compare, millrace, report
+from benchmarks.harness import BenchmarkFailed, Contestant, compare, own_command, report
 
 HERE = Path(__file__).parent
 SIZE_BYTES = 271_000_000
@@ -36,7 +36,7 @@ def main(size_bytes: int = SIZE_BYTES, rounds: int = 5) -> None:
     text = str(zipf_text(size_bytes))
     ours, theirs = WORK / "word_count-millrace", WORK / "word_count-dask"
     dask = [str(peer), str(HERE / "dask_word_count.py")]
-    submit = [millrace(), "submit", str(HERE / "generator_word_count.py"), "--no-reuse", "--overwrite"]
+    submit = [own_command("mr"), "submit", str(HERE / "generator_word_count.py"), "--no-reuse", "--overwrite"]
     contestants = [
         Contestant(
             "Millrace, Python generator",
