@@ -30,6 +30,9 @@ OPLOG_SEGMENT_BYTES_MAX = 256 * KIB  # only the newest segment is read when a st
 DECOMPRESSED_BYTES_MAX = 1 << 40  # `put --decompress` refuses to write more than this from one file
 DECOMPRESSED_RATIO_MAX = 1_100  # a zip bomb passes this; gzip cannot exceed 1,032:1, real logs reach 30:1
 DECOMPRESSED_FREE_BYTES = 256 * MIB  # the ratio is judged from here on only: small files may compress absurdly well
+COLLECTION_WAIT_S = 30.0  # how long garbage collection waits for writers to finish the batch they are at
+WRITER_WAIT_S = 600.0  # how long a writer waits for a garbage collection: the deletion of millions of files
+LOCK_POLL_S = 0.005  # file locks are asked for again after this: the blocking call has no time limit
 CHUNK_BYTES_AVG = 16 * MIB
 REPLICAS = 3
 
