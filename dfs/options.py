@@ -36,6 +36,10 @@ RACY_NS = 2_000_000_000  # a file younger than this may change again within one 
 COLLECTION_WAIT_S = 30.0  # how long garbage collection waits for writers to finish the batch they are at
 WRITER_WAIT_S = 600.0  # how long a writer waits for a garbage collection: the deletion of millions of files
 LOCK_POLL_S = 0.005  # file locks are asked for again after this: the blocking call has no time limit
+CHECKPOINT_LOG_BYTES_MIN = 64 * MIB  # a checkpoint for less log costs more than the log takes to replay (about 1 s)
+CHECKPOINT_TXNS = 16  # whether one is due is looked at this often: it costs a look at every segment of the log
+CHECKPOINT_COMPRESSED_BYTES_MIN = MIB  # below this, importing the compressor takes longer than writing it raw
+COPY_BYTES = MIB  # what a copy of a database holds at once
 CHUNK_BYTES_AVG = 16 * MIB
 REPLICAS = 3
 
