@@ -4,9 +4,13 @@ DfsError                       1
   UsageProblem                 2   the caller's argument: fix the call
     InvalidPath                2
     InvalidChunkId             2
+    ReadOnly                   2   also a PermissionError
   NotFound                     4   also a FileNotFoundError
   AlreadyExists                1   also a FileExistsError
   WrongKind                    1   a folder where a file is needed, or the reverse
+    IsAFolder                  1   also an IsADirectoryError
+    NotAFolder                 1   also a NotADirectoryError
+    FolderNotEmpty             1   also an OSError
   Conflict                     1   somebody else changed it first: look again and retry
   BadInput                     1   the bytes to be stored cannot be read (a broken gzip, a decompression bomb)
   NoStore                     10   there is no store there, or it is not ours
@@ -46,6 +50,10 @@ class InvalidChunkId(UsageProblem):
     """Not 64 lower-case hex digits."""
 
 
+class ReadOnly(UsageProblem, PermissionError):
+    """A change through something that was opened at a past state."""
+
+
 class NotFound(DfsError, FileNotFoundError):
     """No file or folder has this path at this transaction."""
 
@@ -58,6 +66,18 @@ class AlreadyExists(DfsError, FileExistsError):
 
 class WrongKind(DfsError):
     """A folder where a file is needed, or a file where a folder is needed."""
+
+
+class IsAFolder(WrongKind, IsADirectoryError):
+    """A folder where a file is needed."""
+
+
+class NotAFolder(WrongKind, NotADirectoryError):
+    """A file where a folder is needed."""
+
+
+class FolderNotEmpty(WrongKind, OSError):
+    """A folder that must be empty to be removed."""
 
 
 class Conflict(DfsError):

@@ -26,6 +26,7 @@ PATH_BYTES_MAX = 4096  # PATH_MAX of Linux
 BUSY_TIMEOUT_MS = 30_000  # one writer at a time: how long the next one waits before StoreLocked
 BATCH_BYTES_MAX = 8 * MIB  # small files are written together up to this: one fsync instead of thousands
 BATCH_CHUNKS_MAX = 512  # and up to this many, so that a failure repeats little work
+NODE_REST_S = 30.0  # a node that failed to write is left alone for so long: a full disk is asked twice a minute
 OPLOG_SEGMENT_BYTES_MAX = 256 * KIB  # only the newest segment is read when a store is opened
 DECOMPRESSED_BYTES_MAX = 1 << 40  # `put --decompress` refuses to write more than this from one file
 DECOMPRESSED_RATIO_MAX = 1_100  # a zip bomb passes this; gzip cannot exceed 1,032:1, real logs reach 30:1
@@ -40,6 +41,7 @@ CHECKPOINT_LOG_BYTES_MIN = 64 * MIB  # a checkpoint for less log costs more than
 CHECKPOINT_TXNS = 16  # whether one is due is looked at this often: it costs a look at every segment of the log
 CHECKPOINT_COMPRESSED_BYTES_MIN = MIB  # below this, importing the compressor takes longer than writing it raw
 COPY_BYTES = MIB  # what a copy of a database holds at once
+READ_CACHE_BYTES_MAX = 64 * MIB  # verified chunks that an open dfs:// file keeps: a Parquet reader jumps between few
 CHUNK_BYTES_AVG = 16 * MIB
 REPLICAS = 3
 
