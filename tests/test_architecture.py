@@ -34,7 +34,7 @@ PURE = (
     *("mr/parameters.py", "mr/arguments.py", "mr/aggregates.py", "mr/kernels/*.py", "mr/operators/*.py"),
     *("mr/formats/*.py", "mr/shuffle/run_file.py", "mr/shuffle/source.py", "mr/shuffle/ranges.py"),
     *("dfs/errors.py", "dfs/options.py", "dfs/ids.py", "dfs/paths.py", "dfs/chunking.py", "dfs/codec.py"),
-    *("dfs/changes.py", "dfs/placement.py", "dfs/chunk_store.py"),
+    *("dfs/changes.py", "dfs/chains.py", "dfs/placement.py", "dfs/chunk_store.py"),
     *("jobs/bm25.py", "jobs/charset.py", "jobs/urls.py"),
 )
 IMPURE_MODULES = {"os", "time", "threading", "asyncio", "random", "subprocess"}
