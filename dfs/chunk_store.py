@@ -5,9 +5,19 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 from dfs.codec import Record
 from dfs.ids import ChunkId
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a node holds: how many chunks, their bytes as they are stored, and the bytes in quarantine."""
+
+    chunks: int
+    stored_bytes: int
+    quarantined_bytes: int
 
 
 class ChunkStore(ABC):
@@ -24,7 +34,7 @@ class ChunkStore(ABC):
 
         Idempotent: an id that is already held is verified; a good copy is left alone (False), a bad one is quarantined
         and written anew (True). On an error any subset may have been stored, each of it whole. Raises NodeFailed when
-        the node cannot take it.
+        the node cannot take it: it is full, suspect, or fails.
         """
 
     @abstractmethod
@@ -37,8 +47,18 @@ class ChunkStore(ABC):
         """Which of these are held, without reading their bytes. Raises NodeFailed."""
 
     @abstractmethod
-    def ids(self) -> Iterator[ChunkId]:
-        """Every id that is held, in ascending order. Raises NodeFailed."""
+    def listing(self) -> Iterator[tuple[ChunkId, int]]:
+        """Every id that is held, ascending, and how many bytes are stored under it (unverified). What is put or deleted
+        meanwhile may be in it or not. Raises NodeFailed, ChunkDamaged when what is held cannot be told."""
+
+    @abstractmethod
+    def delete_many(self, chunk_ids: Iterable[ChunkId]) -> tuple[int, int]:
+        """Forget these, good or bad, for collection, repair and draining; on return that is durable. Returns how many
+        were held, and their stored bytes. Idempotent. Raises NodeFailed; any subset may be gone then."""
+
+    @abstractmethod
+    def usage(self) -> Usage:
+        """What is held, counted now. Raises NodeFailed."""
 
     @abstractmethod
     def quarantine(self, chunk_id: ChunkId) -> None:

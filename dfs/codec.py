@@ -34,6 +34,11 @@ class Record:
         """Header and payload in one piece."""
         return self.head + self.payload
 
+    @property
+    def stored_bytes(self) -> int:
+        """How many bytes that is."""
+        return len(self.head) + len(self.payload)
+
 
 def encode(data: bytes, chunk_id: ChunkId | None = None) -> Record:
     """The record of a chunk; compressed when a trial on its first 64 KiB says that it pays.
@@ -85,6 +90,18 @@ def decode(record: bytes, chunk_id: ChunkId) -> bytes:
     if not chunk_id.verifies(data):
         raise ChunkDamaged(f"chunk {chunk_id}: its bytes do not have this hash")
     return data
+
+
+def is_damaged(record: bytes, chunk_id: ChunkId) -> bool:
+    """Whether these bytes are not the record of `chunk_id`. One of a newer release counts as good: it is not for us to
+    judge."""
+    try:
+        decode(record, chunk_id)
+    except ChunkDamaged:
+        return True
+    except Unsupported:
+        return False
+    return False
 
 
 def _decoded(payload: memoryview, length: int, chunk_id: ChunkId) -> bytes:

@@ -20,10 +20,12 @@ from dfs.ids import ChunkId
 
 @dataclass(frozen=True)
 class PlacementNode:
-    """A node that may hold chunks. `weight` is its share relative to the others (> 0)."""
+    """A node that may hold chunks. `weight` is its share relative to the others (> 0); one that is `draining` takes no
+    new chunks."""
 
     id: str
     weight: float = 1.0
+    draining: bool = False
 
 
 def place(chunk_id: ChunkId, nodes: Iterable[PlacementNode]) -> tuple[str, ...]:

@@ -4,40 +4,99 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Literal
 
 from dfs.chunk_store import ChunkStore
 from dfs.codec import Record, encode
 from dfs.errors import ChunkDamaged, ChunkLost, ChunkMissing, DfsError, NodeFailed, NotEnoughNodes, Unsupported
 from dfs.ids import ChunkId
+from dfs.options import NODE_REST_S
 from dfs.placement import PlacementNode, place
 
 log = logging.getLogger("dfs")
 
 
+@dataclass(frozen=True)
+class Copy:
+    """What one node has of a chunk; `reason` says why it is not good.
+
+    "unreadable" is not corruption: the node cannot be read now, or a newer release wrote the copy.
+    """
+
+    state: Literal["good", "missing", "damaged", "unreadable"]
+    reason: str = ""
+
+
 class ReplicatedChunks:
     """All nodes of a store as one place for chunks. Safe for several threads.
 
-    `members` are all nodes, `nodes` those of them that can be reached. `counts` tells what happened: "damaged",
-    "missing" (copies found so while reading), "failover" (reads served by another than the first node), "healed"
-    (copies written anew).
+    `members` are all nodes, `nodes` those of them that can be reached. A node that failed to write takes no chunks for
+    NODE_REST_S by `clock` (s). `counts` tells what happened: "damaged", "missing" (copies found so while reading),
+    "failover" (reads that the first reachable node could not serve), "healed" (copies written anew).
     """
 
-    def __init__(self, members: Sequence[PlacementNode], nodes: Mapping[str, ChunkStore], replicas: int) -> None:
+    def __init__(
+        self,
+        members: Sequence[PlacementNode],
+        nodes: Mapping[str, ChunkStore],
+        replicas: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.members = tuple(members)
         self.nodes = nodes
         self.replicas = replicas
         self.counts: Counter[str] = Counter()
+        self._clock = clock
+        self._active = [member for member in self.members if not member.draining]
+        self._draining = [member for member in self.members if member.draining]
+        self._rests: dict[str, tuple[float, str]] = {}  # node -> until when, why
         self._lock = threading.Lock()
+        self._writers: ThreadPoolExecutor | None = None
+
+    def close(self) -> None:
+        """End the threads. Idempotent; the nodes are not closed."""
+        with self._lock:
+            writers, self._writers = self._writers, None
+        if writers is not None:
+            writers.shutdown()
+
+    # -- which nodes ---------------------------------------------------------------------------------------------------
+
+    def targets(self, chunk_id: ChunkId, replicas: int | None = None) -> tuple[str, ...]:
+        """Ids of the nodes that should hold it, by placement alone: also absent and resting ones, none that drains."""
+        return place(chunk_id, self._active)[: self.replicas if replicas is None else replicas]
 
     def order(self, chunk_id: ChunkId) -> list[ChunkStore]:
-        """The reachable nodes in the order in which they are read and written."""
-        return [self.nodes[node] for node in place(chunk_id, self.members) if node in self.nodes]
+        """The nodes to write to, best first: reachable, not draining, not resting."""
+        resting = self.resting()
+        return [self.nodes[n] for n in place(chunk_id, self._active) if n in self.nodes and n not in resting]
+
+    def reading_order(self, chunk_id: ChunkId) -> list[ChunkStore]:
+        """The reachable nodes in the order in which they are read: those that drain come last."""
+        ids = (*place(chunk_id, self._active), *place(chunk_id, self._draining))
+        return [self.nodes[node] for node in ids if node in self.nodes]
+
+    def resting(self) -> dict[str, str]:
+        """The nodes that take no chunks for now -> why."""
+        with self._lock:
+            now = self._clock()
+            self._rests = {node: rest for node, rest in self._rests.items() if rest[0] > now}
+            return {node: reason for node, (_, reason) in self._rests.items()}
+
+    def _rest(self, node: str, reason: str) -> None:
+        with self._lock:
+            self._rests[node] = (self._clock() + NODE_REST_S, reason)
+
+    # -- what they hold ------------------------------------------------------------------------------------------------
 
     def holders(self, chunk_id: ChunkId) -> tuple[str, ...]:
         """Ids of the nodes that hold it (unverified), in reading order."""
-        return tuple(node.node_id for node in self.order(chunk_id) if _holds(node, chunk_id))
+        return tuple(node.node_id for node in self.reading_order(chunk_id) if _holds(node, chunk_id))
 
     def held(self, chunk_ids: Iterable[ChunkId]) -> set[ChunkId]:
         """Which of these at least one node holds (unverified)."""
@@ -52,35 +111,44 @@ class ReplicatedChunks:
                 break
         return found
 
-    def verified(self, chunk_id: ChunkId) -> bool:
-        """Whether each of the nodes that should hold it has a good copy: then a put has nothing to do."""
-        nodes = self.order(chunk_id)[: self.replicas]
+    def verified(self, chunk_id: ChunkId, replicas: int | None = None) -> bool:
+        """Whether each of the nodes that a put would choose has a good copy: then it has nothing to do."""
+        wanted = self.replicas if replicas is None else replicas
+        nodes = self.order(chunk_id)[:wanted]
         try:
-            return len(nodes) == self.replicas and all(node.get(chunk_id) is not None for node in nodes)
+            return len(nodes) == wanted and all(node.get(chunk_id) is not None for node in nodes)
         except DfsError:
             return False
 
-    def put_many(self, records: Sequence[Record]) -> list[bool]:
-        """Store each on `replicas` nodes; durable on return. Returns for each whether no node had a good copy of it.
+    def verify_all(self, chunk_id: ChunkId) -> dict[str, Copy]:
+        """Read every reachable node's copy; changes nothing."""
+        return {node.node_id: _copy(node, chunk_id) for node in self.reading_order(chunk_id)}
+
+    # -- writing -------------------------------------------------------------------------------------------------------
+
+    def put_many(self, records: Sequence[Record], replicas: int | None = None) -> list[bool]:
+        """Store each on `replicas` nodes (default: the store's); durable on return. Returns for each whether no node
+        had a good copy of it.
 
         A node that fails is passed over for the next one in the chunk's order. Raises NotEnoughNodes when too few are
         left.
         """
+        wanted = self.replicas if replicas is None else replicas
+        unique = {record.id: record for record in records}
         old: set[ChunkId] = set()
-        written = Counter[ChunkId]()
+        done: dict[ChunkId, set[str]] = {chunk: set() for chunk in unique}
         failed: dict[str, str] = {}
-        done: set[tuple[str, ChunkId]] = set()
-        while waiting := self._assign(records, written, failed, done):
-            for node_id, batch in waiting.items():
-                try:
-                    flags = self.nodes[node_id].put_many(batch)
-                except NodeFailed as error:
-                    log.warning("%s", error)
-                    failed[node_id] = str(error)
+        while waiting := self._assign(unique, done, failed, wanted):
+            for node_id, outcome in self._write(waiting).items():
+                if isinstance(outcome, NodeFailed):
+                    log.warning("%s", outcome)
+                    failed[node_id] = str(outcome)
+                    self._rest(node_id, str(outcome))
                     continue
-                old.update(record.id for record, new in zip(batch, flags, strict=True) if not new)
-                written.update(record.id for record in batch)
-                done.update((node_id, record.id) for record in batch)
+                for record, new in zip(waiting[node_id], outcome, strict=True):
+                    done[record.id].add(node_id)
+                    if not new:
+                        old.add(record.id)
         flags = []
         for record in records:
             flags.append(record.id not in old)
@@ -89,31 +157,56 @@ class ReplicatedChunks:
 
     def _assign(
         self,
-        records: Sequence[Record],
-        written: Mapping[ChunkId, int],
+        records: Mapping[ChunkId, Record],
+        done: Mapping[ChunkId, set[str]],
         failed: Mapping[str, str],
-        done: set[tuple[str, ChunkId]],
+        wanted: int,
     ) -> dict[str, list[Record]]:
-        """What is still to be written where."""
+        """What is still to be written where. A resting node is tried before the write is given up."""
         waiting: dict[str, list[Record]] = {}
-        for record in {record.id: record for record in records}.values():
-            lacking = self.replicas - written.get(record.id, 0)
+        resting = self.resting()
+        for record in records.values():
+            lacking = wanted - len(done[record.id])
             if lacking == 0:
                 continue
             free = [
-                n.node_id
-                for n in self.order(record.id)
-                if n.node_id not in failed and (n.node_id, record.id) not in done
+                node
+                for node in place(record.id, self._active)
+                if node in self.nodes and node not in failed and node not in done[record.id]
             ]
+            free.sort(key=lambda node: node in resting)
             if len(free) < lacking:
-                absent = {m.id: "absent" for m in self.members if m.id not in self.nodes}
+                absent = {m.id: "absent" for m in self._active if m.id not in self.nodes}
                 reasons = "; ".join(f"{node}: {reason}" for node, reason in {**absent, **failed}.items())
                 raise NotEnoughNodes(
-                    f"chunk {record.id} needs {self.replicas} nodes, too few can be written to ({reasons})"
+                    f"chunk {record.id} needs {wanted} nodes, too few can be written to ({reasons or 'no others'})"
                 )
             for node_id in free[:lacking]:
                 waiting.setdefault(node_id, []).append(record)
         return waiting
+
+    def _write(self, waiting: Mapping[str, list[Record]]) -> dict[str, list[bool] | NodeFailed]:
+        """Every node's batch, side by side."""
+
+        def write(node_id: str) -> list[bool] | NodeFailed:
+            try:
+                return self.nodes[node_id].put_many(waiting[node_id])
+            except NodeFailed as error:
+                return error
+
+        first, *others = waiting
+        if not others:
+            return {first: write(first)}
+        futures = {node_id: self._pool().submit(write, node_id) for node_id in others}
+        return {first: write(first), **{node_id: future.result() for node_id, future in futures.items()}}
+
+    def _pool(self) -> ThreadPoolExecutor:
+        with self._lock:
+            if self._writers is None:
+                self._writers = ThreadPoolExecutor(2 * len(self.nodes), "dfs-node")
+            return self._writers
+
+    # -- reading -------------------------------------------------------------------------------------------------------
 
     def get(self, chunk_id: ChunkId, path: str | None = None) -> bytes:
         """The chunk's bytes, verified. Copies found damaged on the way are quarantined and, like missing ones, written
@@ -123,40 +216,43 @@ class ReplicatedChunks:
         """
         reasons: list[tuple[str, str]] = [(m.id, "absent") for m in self.members if m.id not in self.nodes]
         bad: list[ChunkStore] = []
-        for rank, node in enumerate(self.order(chunk_id)):
+        failover = False
+        for node in self.reading_order(chunk_id):
             try:
                 data = node.get(chunk_id)
             except (NodeFailed, Unsupported) as error:
                 reasons.append((node.node_id, str(error)))
-                continue
+                failover = True
             except ChunkMissing:
                 reasons.append((node.node_id, "missing"))
-                if rank < self.replicas:
+                if node.node_id in self.targets(chunk_id):
                     bad.append(node)
                     self._count("missing")
-                continue
             except ChunkDamaged as error:
                 reasons.append((node.node_id, str(error)))
                 bad.append(node)
                 self._count("damaged")
-                continue
-            if reasons:
-                self._count("failover")
-                self._heal(chunk_id, data, bad)
-            return data
+            else:
+                if bad or failover:
+                    self._count("failover")
+                    self._heal(chunk_id, data, bad)
+                return data
         where = f" of dfs://{path}" if path else ""
         told = "; ".join(f"node {node}: {reason}" for node, reason in reasons)
         raise ChunkLost(f"chunk {chunk_id}{where} has no good copy left ({told}); put the file again to restore it")
 
     def _heal(self, chunk_id: ChunkId, data: bytes, bad: Sequence[ChunkStore]) -> None:
         """Write good bytes where they were missing or damaged. A failure is logged: the reader has its bytes."""
-        record = encode(data, chunk_id) if bad else None
-        for node in bad:
-            if record is None:
-                return
+        resting = self.resting()
+        nodes = [node for node in bad if node.node_id not in resting]
+        if not nodes:
+            return
+        record = encode(data, chunk_id)
+        for node in nodes:
             try:
                 node.put_many([record])
-            except DfsError as error:
+            except NodeFailed as error:
+                self._rest(node.node_id, str(error))
                 log.warning("chunk %s could not be healed on node %s: %s", chunk_id, node.node_id, error)
             else:
                 self._count("healed")
@@ -172,3 +268,15 @@ def _holds(node: ChunkStore, chunk_id: ChunkId) -> bool:
         return bool(node.held([chunk_id]))
     except (NodeFailed, ChunkDamaged):
         return False
+
+
+def _copy(node: ChunkStore, chunk_id: ChunkId) -> Copy:
+    try:
+        node.get(chunk_id)
+    except ChunkMissing as error:
+        return Copy("missing", str(error))
+    except ChunkDamaged as error:
+        return Copy("damaged", str(error))
+    except (NodeFailed, Unsupported) as error:
+        return Copy("unreadable", str(error))
+    return Copy("good")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import IO, Literal
 
@@ -15,6 +15,7 @@ from dfs.codec import Record, encode
 from dfs.errors import BadInput, UsageProblem
 from dfs.ids import ChunkId
 from dfs.options import BATCH_BYTES_MAX, BATCH_CHUNKS_MAX, MIB, SNIFF_BYTES, ChunkSizes
+from dfs.pins import Pins
 from dfs.replication import ReplicatedChunks
 
 Source = IO[bytes] | bytes | bytearray | memoryview
@@ -23,23 +24,25 @@ Records = Literal["auto", "lines", "none"]
 
 class WritePool:
     """Threads that store chunks; zstd, BLAKE3, write and fsync release the interpreter lock. Started with the first
-    chunk."""
+    chunk. A chunk is pinned before it is looked for or written, so that no collection takes it before it is published.
+    """
 
-    def __init__(self, chunks: ReplicatedChunks) -> None:
+    def __init__(self, chunks: ReplicatedChunks, pins: Pins) -> None:
         self.chunks = chunks
+        self._pins = pins
         self.threads = min(8, (os.cpu_count() or 1) + 2)  # two more than cores: some are always waiting for the disk
         self._executor: ThreadPoolExecutor | None = None
         self._lock = threading.Lock()
         self._storing: dict[ChunkId, threading.Event] = {}
 
-    def submit(self, data: bytes) -> Future[tuple[ChunkId, bool]]:
-        """Store one chunk; the result is its id and whether it is new."""
+    def submit(self, data: bytes, replicas: int | None = None) -> Future[tuple[ChunkId, bool]]:
+        """Store one chunk on `replicas` nodes (default: the store's); the result is its id and whether it is new."""
         with self._lock:
             if self._executor is None:
                 self._executor = ThreadPoolExecutor(self.threads, "dfs-write")
-        return self._executor.submit(self._store, data)
+        return self._executor.submit(self._store, data, replicas)
 
-    def _store(self, data: bytes) -> tuple[ChunkId, bool]:
+    def _store(self, data: bytes, replicas: int | None) -> tuple[ChunkId, bool]:
         chunk_id = ChunkId.of(data)
         with self._lock:
             other = self._storing.get(chunk_id)
@@ -47,13 +50,21 @@ class WritePool:
         if other is not None:  # the same bytes twice at once: let the first be written, so that only it counts as new
             other.wait()
         try:
-            if self.chunks.verified(chunk_id):
-                return chunk_id, False
-            return chunk_id, self.chunks.put_many([encode(data, chunk_id)])[0]
+            with self._pins.writing():
+                self._pins.add([chunk_id])
+                if self.chunks.verified(chunk_id, replicas):
+                    return chunk_id, False
+                return chunk_id, self.chunks.put_many([encode(data, chunk_id)], replicas)[0]
         finally:
             with self._lock:
                 self._storing.pop(chunk_id, None)
             mine.set()
+
+    def put_many(self, records: Sequence[Record], replicas: int | None = None) -> list[bool]:
+        """Store these in the caller's thread; for each whether it is new."""
+        with self._pins.writing():
+            self._pins.add([record.id for record in records])
+            return self.chunks.put_many(records, replicas)
 
     def close(self) -> None:
         """Wait for what was submitted, end the threads."""
@@ -66,13 +77,21 @@ class FileWriter:
     """Takes a file's bytes in blocks and stores its chunks as they are cut. For one thread; a context manager that
     drops an unfinished file."""
 
-    def __init__(self, pool: WritePool, sizes: ChunkSizes, records: Records, name_hint: str | None) -> None:
+    def __init__(
+        self,
+        pool: WritePool,
+        sizes: ChunkSizes,
+        records: Records,
+        name_hint: str | None,
+        replicas: int | None = None,
+    ) -> None:
         if records not in ("auto", "lines", "none"):
             raise UsageProblem(f"records {records!r}: auto, lines or none")
         self._pool = pool
         self._sizes = sizes
         self._records = records
         self._name_hint = name_hint
+        self._replicas = replicas
         self._head = bytearray()  # until the mode is known
         self._cutter: Cutter | None = None
         self._mode: RecordsMode = "none"
@@ -129,7 +148,8 @@ class FileWriter:
     def _store(self, pieces: Iterator[Piece]) -> None:
         for piece in pieces:
             length = len(piece.data)
-            self._running.append((self._pool.submit(piece.data), Piece(b"", piece.records, piece.continues), length))
+            future = self._pool.submit(piece.data, self._replicas)
+            self._running.append((future, Piece(b"", piece.records, piece.continues), length))
             if len(self._running) > self._pool.threads:
                 self._collect()
 
@@ -143,7 +163,11 @@ class FileWriter:
 
 
 def write_batched(
-    pool: WritePool, sizes: ChunkSizes, sources: Iterable[tuple[str, IO[bytes] | bytes]], records: Records
+    pool: WritePool,
+    sizes: ChunkSizes,
+    sources: Iterable[tuple[str, IO[bytes] | bytes]],
+    records: Records,
+    replicas: int | None = None,
 ) -> Iterator[FileManifest]:
     """The manifests of many files, in order; files of one chunk are stored by one `put_many` for up to 512 of them or 8
     MiB."""
@@ -161,20 +185,22 @@ def write_batched(
             size += len(head)
             if size < BATCH_BYTES_MAX and len(batch) < BATCH_CHUNKS_MAX:
                 continue
-        yield from _flush(pool, batch)
+        yield from _flush(pool, batch, replicas)
         batch, size = [], 0 if 0 < len(head) <= sizes.min else size
         if not 0 < len(head) <= sizes.min:
-            with FileWriter(pool, sizes, records, name) as writer:
+            with FileWriter(pool, sizes, records, name, replicas) as writer:
                 writer.write_from(head)
                 if not isinstance(source, (bytes, bytearray, memoryview)):
                     writer.write_from(source)
                 yield writer.finish()
             size = 0
-    yield from _flush(pool, batch)
+    yield from _flush(pool, batch, replicas)
 
 
-def _flush(pool: WritePool, batch: list[tuple[Record, Piece, RecordsMode]]) -> Iterator[FileManifest]:
-    flags = pool.chunks.put_many([record for record, _, _ in batch]) if batch else []
+def _flush(
+    pool: WritePool, batch: list[tuple[Record, Piece, RecordsMode]], replicas: int | None
+) -> Iterator[FileManifest]:
+    flags = pool.put_many([record for record, _, _ in batch], replicas) if batch else []
     for (record, piece, mode), new in zip(batch, flags, strict=True):
         yield build_manifest([(record.id, record.length, piece.records, piece.continues)], mode, int(new))
 

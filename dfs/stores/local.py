@@ -9,382 +9,352 @@ import fcntl
 import logging
 import os
 import secrets
+import stat
 import threading
-import weakref
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
-from typing import BinaryIO, cast
 
-import apsw
-
-from dfs.chunk_store import ChunkStore
-from dfs.codec import Record, decode
-from dfs.errors import (
-    ChunkDamaged,
-    ChunkMissing,
-    DfsError,
-    InvalidChunkId,
-    NodeFailed,
-    NoStore,
-    StoreDamaged,
-    Unsupported,
-)
+from dfs.chunk_store import ChunkStore, Usage
+from dfs.codec import Record, decode, is_damaged
+from dfs.disk import Disk, DiskFile, SyncFailed, mark_suspect, suspect_reason
+from dfs.errors import ChunkDamaged, ChunkMissing, DfsError, InvalidChunkId, NodeFailed
 from dfs.ids import ChunkId
-from dfs.oplog import sync_or_suspect
 from dfs.options import SMALL_CHUNK_BYTES
-from dfs.stores.node import create_small, newest_small, open_small, read_identity, readable_rows
+from dfs.stores.node import read_identity
+from dfs.stores.small import SmallChunks
 
 log = logging.getLogger("dfs")
 
-_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
-_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_MEDIA_ERRORS = (errno.EIO, errno.ELOOP, errno.EISDIR, getattr(errno, "EUCLEAN", errno.EIO))
+_MEDIA_ERRORS = (errno.EIO, errno.ELOOP, errno.EISDIR, errno.ENOTDIR, errno.ENXIO, getattr(errno, "EUCLEAN", errno.EIO))
+_GROUP = 64  # files that are open at once: enough for one fsync to carry others, few enough for any limit
+_FAN_OUT = [f"{byte:02x}" for byte in range(256)]
 
 
 class LocalChunkStore(ChunkStore):
-    """The chunks under one node folder. Raises NodeFailed when the folder is not the node `node_id`."""
+    """The chunks under one node folder, of up to `capacity` bytes (None: what the disk holds). Raises NodeFailed when
+    the folder is not the node `node_id`."""
 
-    def __init__(self, path: Path, node_id: str) -> None:
+    def __init__(self, path: Path, node_id: str, disk: Disk | None = None, capacity: int | None = None) -> None:
         self.path = path
         self.node_id = node_id
+        self.capacity = capacity
         if read_identity(path).get("uuid") != node_id:
             raise NodeFailed(f"node folder {path} is not node {node_id} of this store (another disk mounted there?)")
-        self._folders: set[str] = set()
-        self._local = threading.local()
-        self._connections: weakref.WeakSet[apsw.Connection] = weakref.WeakSet()  # a thread's ends with it
+        self._disk = disk or Disk()
+        self._disk.guard(path)
+        self._durable: set[str] = set()  # chunk folders whose own name is known to be synced
+        self._used: int | None = None  # bytes; counted when they are first needed
         self._lock = threading.Lock()
-        with self._sqlite("opening"):
-            self._small()  # a lost database is found now, not in the middle of a job
+        self._small = SmallChunks(path, self._disk)
         self._sweep()
 
-    # -- reading -----------------------------------------------------------------------------------
+    # -- reading -------------------------------------------------------------------------------------------------------
 
     def get(self, chunk_id: ChunkId) -> bytes:
-        return decode(self._read(chunk_id), chunk_id)
+        return decode(self._record(chunk_id), chunk_id)
 
-    def _read(self, chunk_id: ChunkId) -> bytes:
+    def _record(self, chunk_id: ChunkId) -> bytes:
+        """The row or the file; the one that is good if both are there. Raises ChunkMissing, ChunkDamaged."""
+        problem: DfsError | None = None
+        row = None
         try:
-            with open(os.open(self._file(chunk_id), _READ), "rb", buffering=0) as file:
-                return file.readall()
+            row = self._small.get(chunk_id)
+        except (ChunkDamaged, NodeFailed) as error:
+            problem = error
+        if row is not None and not is_damaged(row, chunk_id):
+            return row
+        file = self._read_file(chunk_id)
+        if file is not None:
+            return file
+        if problem is not None:
+            raise problem
+        if row is not None:
+            return row
+        raise ChunkMissing(f"chunk {chunk_id} is not on node {self.path}")
+
+    def _read_file(self, chunk_id: ChunkId) -> bytes | None:
+        try:
+            return self._disk.read(self._file(chunk_id))
         except FileNotFoundError:
-            return self._read_small(chunk_id)
+            return None
         except OSError as error:
             if error.errno in _MEDIA_ERRORS:
                 raise ChunkDamaged(f"chunk {chunk_id} on node {self.path}: {error.strerror}") from error
             raise NodeFailed(f"node {self.path}: {error}") from error
 
-    def _read_small(self, chunk_id: ChunkId) -> bytes:
-        with self._sqlite(f"chunk {chunk_id}"):
-            row = self._small().execute("SELECT record FROM small_chunk WHERE id = ?", (chunk_id.digest,)).fetchone()
-        if row is None:
-            raise ChunkMissing(f"chunk {chunk_id} is not on node {self.path}")
-        return bytes(row[0])
-
     def held(self, chunk_ids: Iterable[ChunkId]) -> set[ChunkId]:
-        found, rest = set(), []
-        for chunk_id in chunk_ids:
-            if os.path.lexists(self._file(chunk_id)):
-                found.add(chunk_id)
-            else:
-                rest.append(chunk_id)
-        with self._sqlite("looking up chunks"):
-            find = "SELECT 1 FROM small_chunk WHERE id = ?"
-            db = self._small()
-            found.update(i for i in rest if db.execute(find, (i.digest,)).fetchone())
+        wanted = list(chunk_ids)
+        found = self._small.held(wanted)
+        for folder, chunks in groupby(sorted(set(wanted) - found), key=lambda chunk: chunk[:2]):
+            with self._node_errors(), self._chunk_folder(folder) as handle:
+                found.update(chunk for chunk in chunks if handle >= 0 and _size(handle, chunk) is not None)
         return found
 
-    def ids(self) -> Iterator[ChunkId]:
-        names = []
-        try:
-            for folder in os.listdir(self.path / "chunks"):
-                if len(folder) == 2:
-                    names += [name for name in os.listdir(self.path / "chunks" / folder) if name[:2] == folder]
-        except FileNotFoundError:
-            pass  # no chunk here needed a file yet, or they are gone, which is for fsck to tell
-        except OSError as error:
-            raise NodeFailed(f"node {self.path}: {error}") from error
-        with self._sqlite("listing chunks"):
-            names += [row[0] for row in self._small().execute("SELECT lower(hex(id)) FROM small_chunk")]
-        return _chunk_ids(names)
+    def listing(self) -> Iterator[tuple[ChunkId, int]]:
+        for byte, folder in enumerate(_FAN_OUT):
+            sizes = dict(self._small.listing(byte))
+            for chunk, size in self._files(folder):
+                sizes[chunk] = sizes.get(chunk, 0) + size
+            yield from sorted(sizes.items())
 
-    # -- writing -----------------------------------------------------------------------------------
+    def _files(self, folder: str) -> list[tuple[ChunkId, int]]:
+        """What lies under the names of chunks in one chunk folder; somebody else's files are passed over."""
+        found = []
+        with self._node_errors(), self._chunk_folder(folder) as handle:
+            for name in os.listdir(handle) if handle >= 0 else ():
+                size = _size(handle, name) if name.startswith(folder) else None
+                if size is not None:
+                    with contextlib.suppress(InvalidChunkId):
+                        found.append((ChunkId.parse(name), size))
+        return found
 
-    def put_many(self, records: Sequence[Record]) -> list[bool]:
-        if (self.path / "suspect").exists():
-            raise NodeFailed(
-                f"node {self.path} is suspect after a failed fsync; check the disk, then remove {self.path / 'suspect'}"
-            )
-        small = [r for r in records if r.length < SMALL_CHUNK_BYTES]
+    @contextlib.contextmanager
+    def _chunk_folder(self, name: str) -> Iterator[int]:
+        """A handle of a chunk folder; -1, in which nothing is found, when it is not there or no folder."""
+        with contextlib.ExitStack() as stack:
+            try:
+                handle = stack.enter_context(self._disk.folder(self._folder(name)))
+            except (FileNotFoundError, NotADirectoryError):
+                handle = -1
+            yield handle
+
+    def usage(self) -> Usage:
         try:
-            new = self._put_files([r for r in records if r.length >= SMALL_CHUNK_BYTES])
-            new |= self._put_small(small)
-        except OSError as error:
-            raise NodeFailed(f"node {self.path} cannot be written to: {error.strerror or error}") from error
+            chunks, stored = self._small.totals()
         except ChunkDamaged as error:
             raise NodeFailed(str(error)) from error
+        for folder in _FAN_OUT:
+            sizes = [size for _, size in self._files(folder)]
+            chunks, stored = chunks + len(sizes), stored + sum(sizes)
+        with self._node_errors(), self._disk.folder(self.path / "quarantine") as handle:
+            quarantined = sum(_size(handle, name) or 0 for name in os.listdir(handle))
+        return Usage(chunks, stored, quarantined)
+
+    # -- writing -------------------------------------------------------------------------------------------------------
+
+    def put_many(self, records: Sequence[Record]) -> list[bool]:
+        self._check_writable()
+        unique = {record.id: record for record in records}
+        new: set[ChunkId] = set()
+        with self._node_errors(), self._room(unique, new):
+            files = [record for record in unique.values() if record.length >= SMALL_CHUNK_BYTES]
+            for at in range(0, len(files), _GROUP):
+                new |= self._put_files(files[at : at + _GROUP])
+            small = [record for record in unique.values() if record.length < SMALL_CHUNK_BYTES]
+            if small:
+                new |= self._small.put_many(small, self._keep)
         flags = []
         for record in records:
             flags.append(record.id in new)
             new.discard(record.id)  # a duplicate within the batch is written once
         return flags
 
+    def _check_writable(self) -> None:
+        reason = suspect_reason(self.path)
+        if reason is not None:
+            raise NodeFailed(reason)
+
     def _put_files(self, records: Sequence[Record]) -> set[ChunkId]:
+        """Temp files -> fsync of each -> link -> fsync of the folders."""
         new: set[ChunkId] = set()
-        folders = set()
-        for record in records:
-            self.quarantine(record.id)
-            if record.id not in new and self._write_file(record):
-                new.add(record.id)
-            folders.add(record.id[:2])  # also for one that was there: its writer may not have synced the folder yet
-        for folder in folders:
-            self._synced(self.path / "chunks" / folder)
+        with contextlib.ExitStack() as stack:
+            for record in records:
+                self.quarantine(record.id)
+            lacking = [record for record in records if not self._is_there(record.id)]
+            with self._temp_lock(fcntl.LOCK_SH):
+                temps = [(record, *self._new_temp(record, stack)) for record in lacking]
+            for record, _, file in temps:
+                file.write(record.head, record.payload)
+            for _, _, file in temps:
+                file.sync()
+            for record, temp, _ in temps:
+                self._ensure_folder(record.id[:2])
+                with contextlib.suppress(FileExistsError):
+                    self._disk.link(temp, self._file(record.id))
+                    new.add(record.id)
+        for folder in {record.id[:2] for record in records}:  # also of one that was there: its writer may not be so far
+            self._disk.sync_folder(self._folder(folder))
         return new
 
-    def _write_file(self, record: Record) -> bool:
-        """Temp file -> fsync -> link; the caller syncs the folder. False when the name was there already."""
-        final = self._file(record.id)
-        if os.path.lexists(final):
-            return False
-        temp = self.path / "tmp" / f"{record.id}.{os.getpid()}.{secrets.token_hex(4)}"
-        with self._new_temp(temp) as file:
-            try:
-                _write_all(file.fileno(), record.head)
-                _write_all(file.fileno(), record.payload)
-                sync_or_suspect(file.fileno(), self.path)
-                self._ensure_folder(record.id[:2])
-                os.link(temp, final, follow_symlinks=False)
-            except FileExistsError:
-                return False
-            finally:
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(temp)
-        return True
+    def _is_there(self, chunk_id: ChunkId) -> bool:
+        return os.path.lexists(self._file(chunk_id))
+
+    def _new_temp(self, record: Record, stack: contextlib.ExitStack) -> tuple[str, DiskFile]:
+        """An empty temp file, locked, so that no sweep takes it for a dead writer's; removed when `stack` ends."""
+        temp = f"{self.path}/tmp/{record.id}.{os.getpid()}.{secrets.token_hex(4)}"
+        file = stack.enter_context(self._disk.create(temp))
+        stack.callback(self._remove_temp, temp)
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX)
+        return temp, file
+
+    def _remove_temp(self, temp: str) -> None:
+        with contextlib.suppress(OSError):  # a sweep will
+            self._disk.unlink(temp)
 
     def _ensure_folder(self, name: str) -> None:
         """A folder that is there may be another process's, not durable yet: it is synced once in each process."""
-        folder = self.path / "chunks" / name
-        if name not in self._folders or not folder.is_dir():
-            folder.mkdir(exist_ok=True)
-            self._synced(folder.parent)
-            self._folders.add(name)
+        folder = self._folder(name)
+        if os.path.lexists(folder) and not stat.S_ISDIR(os.lstat(folder).st_mode):  # somebody planted it
+            self._disk.rename(folder, f"{self.path}/quarantine/{name}.{secrets.token_hex(4)}")
+        if name not in self._durable or not os.path.isdir(folder):
+            with contextlib.suppress(FileExistsError):
+                self._disk.mkdir(folder)
+            self._disk.sync_folder(self.path / "chunks")
+            self._durable.add(name)
 
-    def _put_small(self, records: Sequence[Record]) -> set[ChunkId]:
-        if not records:
-            return set()
-        while True:
-            which, new = (0, 0), None
-            try:
-                with self._sqlite("writing small chunks"):
-                    db = self._small()
-                    which = self._local.small[1]
-                    new = self._put_rows(db, which, records)
-            except ChunkDamaged as error:
-                if not _is_page_damage(error.__cause__):
-                    raise
-                self._salvage_small(which)
-            if new is not None:
-                return new
+    def delete_many(self, chunk_ids: Iterable[ChunkId]) -> tuple[int, int]:
+        self._check_writable()
+        wanted = sorted(set(chunk_ids))
+        with self._node_errors():
+            gone = dict(self._small.delete_many(wanted))
+            for folder, chunks in groupby(wanted, key=lambda chunk: chunk[:2]):
+                for chunk, size in self._delete_files(folder, chunks):
+                    gone[chunk] = gone.get(chunk, 0) + size
+        with self._lock:
+            if self._used is not None:
+                self._used -= sum(gone.values())
+        return len(gone), sum(gone.values())
 
-    def _put_rows(self, db: apsw.Connection, which: tuple[int, int], records: Sequence[Record]) -> set[ChunkId] | None:
-        """One transaction; None when the database was replaced before the write lock was ours."""
-        new = set()
-        db.execute("BEGIN IMMEDIATE")
+    def _delete_files(self, folder: str, chunks: Iterable[ChunkId]) -> list[tuple[ChunkId, int]]:
+        with self._chunk_folder(folder) as handle:
+            if handle < 0:
+                return []
+            found = [(chunk, size) for chunk in chunks if (size := _size(handle, chunk)) is not None]
+        for chunk, _ in found:
+            with contextlib.suppress(FileNotFoundError):
+                self._disk.unlink(self._file(chunk))
+        self._disk.sync_folder(self._folder(folder))  # also when all were gone: who removed them may not be so far
+        return found
+
+    # -- capacity ------------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _room(self, records: dict[ChunkId, Record], new: set[ChunkId]) -> Iterator[None]:
+        """Count the bytes of the records of which `new` gets the ids. Raises NodeFailed when they would pass the
+        capacity. What other processes write is seen by the next count only."""
+        if self.capacity is None:
+            yield
+            return
+        held = self.held(records)
+        wanted = sum(record.stored_bytes for record in records.values() if record.id not in held)
+        with self._lock:
+            if self._used is None or self._used + wanted > self.capacity:
+                usage = self.usage()
+                self._used = usage.stored_bytes + usage.quarantined_bytes
+            if wanted and self._used + wanted > self.capacity:
+                raise NodeFailed(
+                    f"node {self.path} is full: {self._used} of its capacity of {self.capacity} bytes are used, "
+                    f"{wanted} more are needed; collect garbage, raise its capacity, or add a node"
+                )
+            self._used += wanted
         try:
-            if not self._is_current(which):
-                return None
-            for record in records:
-                row = db.execute("SELECT record FROM small_chunk WHERE id = ?", (record.id.digest,)).fetchone()
-                if row is not None and not _damaged(row[0], record.id):
-                    continue
-                if row is not None:
-                    self._keep(record.id, bytes(row[0]))
-                db.execute("INSERT OR REPLACE INTO small_chunk VALUES (?, ?)", (record.id.digest, record.encoded))
-                new.add(record.id)
-            db.execute("COMMIT")
+            yield
         finally:
-            if db.in_transaction:
-                db.execute("ROLLBACK")
-        return new
+            with self._lock:
+                self._used += sum(records[chunk].stored_bytes for chunk in new) - wanted
+
+    # -- quarantine ----------------------------------------------------------------------------------------------------
 
     def quarantine(self, chunk_id: ChunkId) -> None:
-        try:
-            record = self._read(chunk_id)
-        except ChunkMissing:
-            return
-        except ChunkDamaged:
-            record = b""
-        if not _damaged(record, chunk_id):
-            return
-        log.warning("quarantined a damaged copy of chunk %s on node %s", chunk_id, self.path)
-        kept = self._quarantine_name(chunk_id)
-        try:
-            os.rename(self._file(chunk_id), kept)
-            self._put_back(chunk_id, kept)
-            self._synced(self.path / "chunks" / chunk_id[:2])
-        except FileNotFoundError:
-            self._keep(chunk_id, record)
-            with self._sqlite("quarantine"):
-                self._small().execute("DELETE FROM small_chunk WHERE id = ? AND record = ?", (chunk_id.digest, record))
-        except OSError as error:
-            raise NodeFailed(f"node {self.path}: {error}") from error
+        with self._node_errors():
+            self._quarantine_row(chunk_id)
+            if self._is_there(chunk_id) and self._file_is_damaged(chunk_id):
+                self._quarantine_file(chunk_id)
 
-    def _put_back(self, chunk_id: ChunkId, kept: Path) -> None:
+    def _quarantine_row(self, chunk_id: ChunkId) -> None:
+        try:
+            row = self._small.get(chunk_id)
+        except ChunkDamaged:  # its pages: the next write salvages what is good
+            return
+        if row is not None and is_damaged(row, chunk_id):
+            self._tell_quarantined(chunk_id)
+            self._keep(chunk_id, row)
+            self._small.delete(chunk_id, row)
+
+    def _file_is_damaged(self, chunk_id: ChunkId) -> bool:
+        try:
+            file = self._read_file(chunk_id)
+        except ChunkDamaged:
+            return True
+        return file is not None and is_damaged(file, chunk_id)
+
+    def _quarantine_file(self, chunk_id: ChunkId) -> None:
+        self._tell_quarantined(chunk_id)
+        kept = self._quarantine_name(chunk_id)
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            self._disk.rename(self._file(chunk_id), kept)
+            self._put_back(chunk_id, kept)
+            self._disk.sync_folder(self._folder(chunk_id[:2]))
+
+    def _put_back(self, chunk_id: ChunkId, kept: str) -> None:
         """Undo the move of a good copy, which another writer put there after we had looked."""
         try:
-            with open(os.open(kept, _READ), "rb") as file:
-                good = not _damaged(file.read(), chunk_id)
+            good = not is_damaged(self._disk.read(kept), chunk_id)
         except OSError:
             return
         if good:
             with contextlib.suppress(FileExistsError):
-                os.link(kept, self._file(chunk_id), follow_symlinks=False)
-            os.unlink(kept)
+                self._disk.link(kept, self._file(chunk_id))
+            self._disk.unlink(kept)
 
     def _keep(self, chunk_id: ChunkId, record: bytes) -> None:
-        with open(os.open(self._quarantine_name(chunk_id), _CREATE, 0o644), "wb") as file:
+        with self._disk.create(self._quarantine_name(chunk_id)) as file:
             file.write(record)
 
-    def _quarantine_name(self, chunk_id: ChunkId) -> Path:
-        return self.path / "quarantine" / f"{chunk_id}.{secrets.token_hex(4)}"
+    def _quarantine_name(self, chunk_id: ChunkId) -> str:
+        return f"{self.path}/quarantine/{chunk_id}.{secrets.token_hex(4)}"
 
-    # -- the folder --------------------------------------------------------------------------------
+    def _tell_quarantined(self, chunk_id: ChunkId) -> None:
+        log.warning("quarantined a damaged copy of chunk %s on node %s", chunk_id, self.path)
+
+    # -- the folder ----------------------------------------------------------------------------------------------------
+
+    def _folder(self, name: str) -> str:
+        return f"{self.path}/chunks/{name}"
 
     def _file(self, chunk_id: ChunkId) -> str:
         return f"{self.path}/chunks/{chunk_id[:2]}/{chunk_id}"
 
-    def _synced(self, folder: Path) -> None:
-        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            sync_or_suspect(handle, self.path)
-        finally:
-            os.close(handle)
-
-    def _new_temp(self, temp: Path) -> BinaryIO:
-        """Create a temp file and lock it; the sweep cannot come between the two."""
-        with self._temp_lock(fcntl.LOCK_SH):
-            file = open(os.open(temp, _CREATE, 0o644), "wb", buffering=0)  # noqa: SIM115 - the caller closes it
-            fcntl.flock(file, fcntl.LOCK_EX)
-        return cast(BinaryIO, file)
-
     def _sweep(self) -> None:
         """Remove temp files whose writer is gone: a living one holds the file's flock."""
-        if not os.listdir(self.path / "tmp"):
-            return
-        with self._temp_lock(fcntl.LOCK_EX):
-            for name in os.listdir(self.path / "tmp"):
-                temp = self.path / "tmp" / name
-                with contextlib.suppress(OSError), open(os.open(temp, _READ), "rb") as file:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    os.unlink(temp)
-
-    @contextlib.contextmanager
-    def _temp_lock(self, kind: int) -> Iterator[None]:
-        handle = os.open(self.path / "tmp", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            fcntl.flock(handle, kind)
-            yield
-        finally:
-            os.close(handle)
-
-    # -- SQLite ------------------------------------------------------------------------------------
-
-    def _small(self) -> apsw.Connection:
-        """This thread's connection to the newest database of small chunks."""
-        db, which = getattr(self._local, "small", (None, (0, 0)))
-        if db is None or not self._is_current(which):
-            db, which = self._open_small()
-            self._local.small = (db, which)
-            with self._lock:
-                self._connections.add(db)
-        return cast(apsw.Connection, db)
-
-    def _is_current(self, which: tuple[int, int]) -> bool:
-        """Whether the database (number, inode) is still the one in its place, and has no successor."""
-        number, inode = which
-        try:
-            there = os.stat(self.path / f"small-{number}.db").st_ino == inode
-        except FileNotFoundError:
-            return False
-        return there and not (self.path / f"small-{number + 1}.db").exists()
-
-    def _open_small(self) -> tuple[apsw.Connection, tuple[int, int]]:
-        """Open it. If it is gone or no database any more, the next is begun: its chunks are healed from other nodes."""
-        with open(self.path / "node.json") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            number = newest_small(self.path)
-            try:
-                db = open_small(self.path / f"small-{number}.db")
-            except (NoStore, StoreDamaged) as error:  # not what has a passing cause: too many open files, a lock
-                log.warning("node %s: %s; its small chunks will be healed from other nodes", self.path, error)
-                number += 1
-                create_small(self.path / f"small-{number}.db")
-                db = open_small(self.path / f"small-{number}.db")
-            except Unsupported:
-                raise
-            except DfsError as error:
-                raise NodeFailed(f"node {self.path}: {error}") from error
-            return db, (number, os.stat(self.path / f"small-{number}.db").st_ino)
-
-    def _salvage_small(self, which: tuple[int, int]) -> None:
-        """Copy what can be read of a database with damaged pages to the next one; the rest is healed from other nodes.
-
-        The old one's write lock is held until the new one is in place, and writers look again once they have it.
-        """
-        number, _ = which
-        draft = self.path / f"small-{number + 1}.draft"
-        with open(self.path / "node.json") as lock, self._sqlite("salvage"):
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not self._is_current(which):
+        with self._node_errors(), self._disk.folder(self.path / "tmp") as folder:
+            if not os.listdir(folder):
                 return
-            create_small(draft)
-            with contextlib.closing(open_small(self.path / f"small-{number}.db")) as old:
-                old.execute("BEGIN IMMEDIATE")
-                with contextlib.closing(open_small(draft)) as new, new:
-                    new.executemany("INSERT OR IGNORE INTO small_chunk VALUES (?, ?)", readable_rows(old))
-                os.rename(draft, self.path / f"small-{number + 1}.db")
-                self._synced(self.path)
-            log.warning("node %s: small-%d.db has damaged pages; what was good is kept", self.path, number)
+        with self._node_errors(), self._temp_lock(fcntl.LOCK_EX) as folder:
+            for name in os.listdir(folder):
+                with contextlib.suppress(OSError):
+                    handle = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+                    with open(handle, "rb", buffering=0):
+                        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                        self._disk.unlink(f"{self.path}/tmp/{name}")
 
     @contextlib.contextmanager
-    def _sqlite(self, doing: str) -> Iterator[None]:
+    def _temp_lock(self, kind: int) -> Iterator[int]:
+        """Temp files are made and locked under a shared lock of their folder, and swept under an exclusive one."""
+        with self._disk.folder(self.path / "tmp") as handle:
+            fcntl.flock(handle, kind)
+            yield handle
+
+    @contextlib.contextmanager
+    def _node_errors(self) -> Iterator[None]:
         try:
             yield
-        except (apsw.IOError, apsw.CorruptError) as error:
-            raise ChunkDamaged(f"{doing}: the small chunks of node {self.path} is damaged: {error}") from error
-        except (apsw.Error, OSError) as error:
-            raise NodeFailed(f"{doing}: the small chunks of node {self.path}: {error}") from error
+        except SyncFailed as error:
+            mark_suspect(self._disk, self.path, error)
+            raise NodeFailed(f"node {self.path} cannot be written to: {error.strerror}") from error
+        except OSError as error:
+            raise NodeFailed(f"node {self.path} cannot be used: {error.strerror or error}") from error
+        except ChunkDamaged as error:
+            raise NodeFailed(str(error)) from error
 
     def close(self) -> None:
-        with self._lock:
-            for db in list(self._connections):
-                db.close()
-            self._connections.clear()
-        self._local = threading.local()
+        self._small.close()
 
 
-def _chunk_ids(names: Sequence[str]) -> Iterator[ChunkId]:
-    for name in sorted(set(names)):
-        with contextlib.suppress(InvalidChunkId):  # somebody else's file
-            yield ChunkId.parse(name)
-
-
-def _write_all(handle: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(handle, view) :]
-
-
-def _damaged(record: bytes, chunk_id: ChunkId) -> bool:
+def _size(folder: int, name: str) -> int | None:
+    """Bytes of what is under a name, whatever it is; None when nothing is."""
     try:
-        decode(record, chunk_id)
-    except ChunkDamaged:
-        return True
-    except Unsupported:
-        return False
-    return False
-
-
-def _is_page_damage(error: BaseException | None) -> bool:
-    """A wrong checksum or structure; not a disk that does not answer."""
-    damage = isinstance(error, apsw.IOError) and getattr(error, "extendedresult", 0) == apsw.SQLITE_IOERR_DATA
-    return damage or isinstance(error, apsw.CorruptError)
+        return os.stat(name, dir_fd=folder, follow_symlinks=False).st_size
+    except FileNotFoundError:
+        return None

@@ -6,7 +6,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 
-from dfs.chunk_store import ChunkStore
+from dfs.chunk_store import ChunkStore, Usage
 from dfs.codec import Record, decode
 from dfs.errors import ChunkDamaged, ChunkMissing
 from dfs.ids import ChunkId
@@ -49,9 +49,20 @@ class MemoryChunkStore(ChunkStore):
         with self._lock:
             return {chunk_id for chunk_id in chunk_ids if chunk_id in self.records}
 
-    def ids(self) -> Iterator[ChunkId]:
+    def listing(self) -> Iterator[tuple[ChunkId, int]]:
         with self._lock:
-            return iter(sorted(self.records))
+            return iter(sorted((chunk, len(record)) for chunk, record in self.records.items()))
+
+    def delete_many(self, chunk_ids: Iterable[ChunkId]) -> tuple[int, int]:
+        with self._lock:
+            gone = [self.records.pop(chunk) for chunk in set(chunk_ids) if chunk in self.records]
+        return len(gone), sum(map(len, gone))
+
+    def usage(self) -> Usage:
+        with self._lock:
+            return Usage(
+                len(self.records), sum(map(len, self.records.values())), sum(map(len, self.quarantined.values()))
+            )
 
     def quarantine(self, chunk_id: ChunkId) -> None:
         with self._lock:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -11,9 +12,9 @@ from pathlib import Path
 
 import apsw
 
+from dfs.disk import Disk
 from dfs.errors import NodeFailed, Unsupported
 from dfs.metadata import create_database, open_database
-from dfs.oplog import sync_folder
 
 FORMAT = 1
 _APPLICATION_ID = 0x4D52534D  # "MRSM"
@@ -21,18 +22,20 @@ _SMALL_NAME = re.compile(r"small-(\d+)\.db")
 _SCHEMA = "CREATE TABLE small_chunk(id BLOB PRIMARY KEY CHECK(length(id) = 32), record BLOB NOT NULL) STRICT"
 
 
-def create_node(path: Path, store_uuid: str) -> str:
-    """Make a node folder for a store; returns its new uuid. Raises FileExistsError when it is a node already."""
+def create_node(path: Path, store_uuid: str, disk: Disk | None = None) -> str:
+    """Make a node folder for a store, durably; returns its new uuid. Raises FileExistsError when it is a node already.
+
+    The identity is written last: a folder without it is no node, and may be taken again.
+    """
+    disk = disk or Disk()
+    if os.path.lexists(path / "node.json"):
+        raise FileExistsError(errno.EEXIST, "it is a node already", str(path))
     node_id = str(uuid.uuid4())
     for name in ("chunks", "tmp", "quarantine", "oplog"):
-        (path / name).mkdir(parents=True, exist_ok=True)
+        disk.make_folders(path / name)
     create_small(path / "small-1.db")
     identity = json.dumps({"format": FORMAT, "uuid": node_id, "store": store_uuid})
-    with open(path / "node.json", "x") as file:
-        file.write(identity + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    sync_folder(path)
+    disk.write_whole(path / "node.json", f"{identity}\n".encode())
     return node_id
 
 
@@ -54,9 +57,12 @@ def create_small(path: Path) -> None:
     create_database(path, _SCHEMA, _APPLICATION_ID, FORMAT)
 
 
-def open_small(path: Path) -> apsw.Connection:
-    """Open one. Raises as `dfs.metadata.open_database`."""
-    return open_database(path, _APPLICATION_ID, FORMAT)
+def open_small(path: Path, sync: bool = True) -> apsw.Connection:
+    """Open one; without `sync` its commits are not durable. Raises as `dfs.metadata.open_database`."""
+    db = open_database(path, _APPLICATION_ID, FORMAT)
+    if not sync:
+        db.pragma("synchronous", "OFF")
+    return db
 
 
 def newest_small(node: Path) -> int:

@@ -78,7 +78,7 @@ def test_a_failed_fsync_makes_the_node_suspect(tmp_path: Path, monkeypatch: pyte
         raise OSError(errno.EIO, "Input/output error")
 
     with monkeypatch.context() as patch:
-        patch.setattr("dfs.stores.local.os.fsync", fail)
+        patch.setattr("dfs.disk.os.fsync", fail)
         with pytest.raises(NodeFailed):
             store.put_many([encode(LARGE + b"2")])
     with pytest.raises(NodeFailed, match="suspect"):
@@ -96,7 +96,7 @@ def test_running_out_of_descriptors_is_not_corruption(tmp_path: Path, monkeypatc
         raise OSError(errno.EMFILE, "Too many open files")
 
     with monkeypatch.context() as patch:
-        patch.setattr("dfs.stores.local.os.open", fail)
+        patch.setattr("dfs.disk.os.open", fail)
         with pytest.raises(NodeFailed):
             store.get(record.id)
     assert store.get(record.id) == LARGE
@@ -132,12 +132,12 @@ def test_a_copy_that_another_writer_has_just_healed_is_not_quarantined(
     damage_local(tmp_path / "n", record.id, "zero")
     rename = os.rename
 
-    def heal_first(src: str, dst: str) -> None:
+    def heal_first(*args: Any, **options: Any) -> None:
         monkeypatch.undo()
         LocalChunkStore(tmp_path / "n", store.node_id).put_many([record])
-        rename(src, dst)
+        rename(*args, **options)
 
-    monkeypatch.setattr("dfs.stores.local.os.rename", heal_first)
+    monkeypatch.setattr("dfs.disk.os.rename", heal_first)
     store.quarantine(record.id)
     assert store.get(record.id) == LARGE
     assert len(os.listdir(tmp_path / "n" / "quarantine")) == 1
@@ -151,7 +151,7 @@ def test_files_of_others_among_the_chunks_are_no_chunks(tmp_path: Path) -> None:
     (chunks / record.id[:2] / ("A" * 64)).touch()
     (chunks / "zz").mkdir()
     (chunks / "zz" / ChunkId.of(b"elsewhere")).touch()
-    assert list(store.ids()) == [record.id]
+    assert [chunk for chunk, _ in store.listing()] == [record.id]
 
 
 def test_left_over_temp_files_are_swept_and_living_ones_are_not(tmp_path: Path) -> None:  # F12

@@ -28,7 +28,6 @@ from dfs.ids import ChunkId, content_id
 from dfs.options import MIB, ChunkSizes
 from dfs.paths import normalise
 from dfs.placement import PlacementNode, place
-from dfs.repair import Copies, plan_heal, plan_health
 
 SIZES = ChunkSizes.of_average(4096)
 
@@ -234,21 +233,3 @@ def test_content_ids_depend_on_content_alone() -> None:
     assert content_id(refs) == content_id(list(refs))
     assert content_id(refs) != content_id(refs[:-1])
     assert content_id(refs) != content_id(refs[::-1])
-
-
-def test_health_tells_the_kinds_apart_and_heals_the_worst_first() -> None:
-    a, b, c, d, e = (ChunkId.of(x) for x in (b"a", b"b", b"c", b"d", b"e"))
-    held = {
-        a: Copies(("1", "2")),
-        b: Copies(("1",), (("2", "hash"),)),
-        c: Copies(("3",)),
-        e: Copies(("1",)),
-    }
-    health = plan_health(frozenset({a, b, c, d}), held, 2)
-    assert [
-        [f.chunk for f in kind] for kind in (health.missing, health.corrupt, health.under_replicated, health.orphaned)
-    ] == [[d], [b], [c], [e]]
-    assert health.damaged
-    heals = plan_heal(health, lambda chunk: ["1", "2", "3"], 2)
-    assert {(heal.chunk, heal.targets) for heal in heals} == {(b, ("2",)), (c, ("1",))}
-    assert not plan_health(frozenset({a}), held, 2).damaged, "orphans are no damage"

@@ -1,20 +1,15 @@
-"""Test kit of the store: the conformance suite of ChunkStore, and ways to do damage. Product code never imports it."""
+"""The conformance suite of ChunkStore."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
-from typing import Literal
 
-from dfs.chunk_store import ChunkStore
+from dfs.chunk_store import ChunkStore, Usage
 from dfs.codec import encode
 from dfs.errors import ChunkDamaged, ChunkMissing
 from dfs.ids import ChunkId
-from dfs.stores.node import newest_small, open_small
-
-Damage = Literal["delete", "zero", "truncate", "extend", "flip"]
 
 
 def check_chunk_store(make: Callable[[], ChunkStore], damage: Callable[[ChunkStore, ChunkId], None]) -> None:
@@ -38,6 +33,7 @@ def check_chunk_store(make: Callable[[], ChunkStore], damage: Callable[[ChunkSto
         store.quarantine(record.id)
         assert store.get(record.id) == data, "a good copy is not quarantined"
     _check_listing(store)
+    _check_deletion(store)
     _check_threads(store)
     store.close()
     store.close()
@@ -46,12 +42,35 @@ def check_chunk_store(make: Callable[[], ChunkStore], damage: Callable[[ChunkSto
 def _check_listing(store: ChunkStore) -> None:
     records = [encode(b"listing %d" % i * (1 + i % 2 * 9000)) for i in range(20)]
     assert store.put_many(records) == [True] * 20
-    ids = list(store.ids())
-    assert ids == sorted(set(ids))
-    assert {record.id for record in records} <= set(ids)
+    listing = list(store.listing())
+    ids = [chunk for chunk, _ in listing]
+    assert ids == sorted(set(ids)), "ascending, each once"
+    assert {(record.id, record.stored_bytes) for record in records} <= set(listing)
     absent = ChunkId.of(b"absent")
     assert store.held([*ids, absent]) == set(ids)
+    assert store.held([]) == set()
     store.quarantine(absent)
+    usage = store.usage()
+    assert (usage.chunks, usage.stored_bytes) == (len(ids), sum(size for _, size in listing))
+    assert usage.quarantined_bytes > 0, "what was damaged above is kept"
+
+
+def _check_deletion(store: ChunkStore) -> None:
+    records = [encode(b"deleted %d" % i * (1 + i % 2 * 9000)) for i in range(10)]
+    before = store.usage()
+    store.put_many(records)
+    gone, kept = records[:6], records[6:]
+    size = sum(record.stored_bytes for record in gone)
+    wanted = [record.id for record in gone]
+    assert store.delete_many([*wanted, wanted[0], ChunkId.of(b"absent")]) == (6, size)
+    assert store.delete_many(wanted) == (0, 0), "deleting again does nothing"
+    assert store.delete_many([]) == (0, 0)
+    assert store.held([record.id for record in records]) == {record.id for record in kept}
+    for record in gone:
+        _raises(ChunkMissing, partial(store.get, record.id))
+    assert store.delete_many([record.id for record in kept])[0] == 4
+    assert store.usage() == Usage(before.chunks, before.stored_bytes, before.quarantined_bytes)
+    assert store.put_many(records) == [True] * 10, "what was deleted can be stored again"
 
 
 def _check_threads(store: ChunkStore) -> None:
@@ -74,36 +93,3 @@ def _raises(kind: type[Exception], call: Callable[[], object]) -> None:
     except kind:
         return
     raise AssertionError(f"{kind.__name__} was not raised")
-
-
-def damage_local(node: Path, chunk_id: ChunkId, how: Damage) -> None:
-    """Do damage to what a node folder holds of a chunk, behind the back of everything that has it open."""
-    file = node / "chunks" / chunk_id[:2] / chunk_id
-    if file.exists():
-        damaged = _damaged(file.read_bytes(), how)
-        file.unlink()
-        if damaged is not None:
-            file.write_bytes(damaged)
-        return
-    db = open_small(node / f"small-{newest_small(node)}.db")
-    try:
-        digest = chunk_id.digest
-        record: bytes = db.execute("SELECT record FROM small_chunk WHERE id = ?", (digest,)).get
-        damaged = _damaged(record, how)
-        if damaged is None:
-            db.execute("DELETE FROM small_chunk WHERE id = ?", (digest,))
-        else:
-            db.execute("UPDATE small_chunk SET record = ? WHERE id = ?", (damaged, digest))
-    finally:
-        db.close()
-
-
-def _damaged(record: bytes, how: Damage) -> bytes | None:
-    middle = len(record) // 2
-    return {
-        "delete": None,
-        "zero": bytes(len(record)),
-        "truncate": record[:-1],
-        "extend": record + b"\0",
-        "flip": record[:middle] + bytes([record[middle] ^ 1]) + record[middle + 1 :],
-    }[how]
