@@ -4,7 +4,7 @@ implementation."""
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from dfs.codec import Record
@@ -64,6 +64,18 @@ class ChunkStore(ABC):
     def quarantine(self, chunk_id: ChunkId) -> None:
         """Take a damaged chunk out of service, keeping its bytes for inspection. Does nothing if it is good, or not
         held, by now."""
+
+    @abstractmethod
+    def quarantined(self) -> set[ChunkId]:
+        """The chunks of which damaged records are kept for inspection. Raises NodeFailed."""
+
+    @abstractmethod
+    def discard_quarantined(self, chunk_ids: Container[ChunkId]) -> tuple[int, int]:
+        """Forget the damaged records of these chunks: how many they were, and their bytes. Raises NodeFailed."""
+
+    @abstractmethod
+    def sweep(self) -> int:
+        """Remove what writers that are gone left half-written; how many files. Raises NodeFailed."""
 
     @abstractmethod
     def close(self) -> None:

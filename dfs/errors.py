@@ -17,6 +17,7 @@ DfsError                       1
   StoreLocked                 11   another writer holds it: retry later
   NodeFailed                   1   a node cannot be read or written now; not corruption
   NotEnoughNodes               1
+  CareRefused                  1   a collection, or a removal of a node, that may lose data: look, then force it
   Unsupported                  1   written by a newer release
   StoreDamaged                12   the namespace itself
   ChunkMissing                12   one node does not hold it
@@ -106,6 +107,10 @@ class NodeFailed(DfsError):
 
 class NotEnoughNodes(DfsError):
     """Fewer nodes can be written to than replicas are asked for."""
+
+
+class CareRefused(DfsError):
+    """Garbage collection, or the removal of a node, is not safe now; nothing has changed."""
 
 
 class Unsupported(DfsError):

@@ -156,12 +156,13 @@ class Pinned:
 
     chunks: frozenset[bytes]
     txns: frozenset[int]
-    dead: int = 0  # files of owners that are gone; removed
+    dead: int = 0  # files of owners that are gone
 
 
 @contextlib.contextmanager
-def collecting(folder: Path, wait_s: float = COLLECTION_WAIT_S) -> Iterator[Pinned]:
-    """The exclusive lock, for a collection: nobody pins, stores or publishes in the body. Removes files of dead owners.
+def collecting(folder: Path, *, sweep: bool = True, wait_s: float = COLLECTION_WAIT_S) -> Iterator[Pinned]:
+    """The exclusive lock, for a collection: nobody pins, stores or publishes in the body. Removes files of dead owners
+    (`sweep`; else they are only counted).
 
     Raises StoreLocked when a writer or another collection keeps it for longer than `wait_s` seconds, Unsupported for
     the pins of a newer release.
@@ -175,11 +176,27 @@ def collecting(folder: Path, wait_s: float = COLLECTION_WAIT_S) -> Iterator[Pinn
                 busy = f"{folder}: a writer or another collection holds {name}; try again when it is done"
                 _flock(file.fileno(), fcntl.LOCK_EX, deadline, busy)
                 stack.callback(fcntl.flock, file, fcntl.LOCK_UN)
-            pinned = _read_all(folder)
+            pinned = _read_all(folder, sweep)
         yield pinned
 
 
-def _read_all(folder: Path) -> Pinned:
+@contextlib.contextmanager
+def alone(folder: Path, name: str) -> Iterator[None]:
+    """The exclusive lock `name` in `folder`: of work that two processes must not do at once.
+
+    Raises StoreLocked when another process keeps it for longer than the limit.
+    """
+    with contextlib.ExitStack() as stack:
+        with _typed(folder):
+            folder.mkdir(exist_ok=True)
+            file = stack.enter_context(open(os.open(folder / name, _LOCK, 0o644)))
+            busy = f"{folder}: another process holds {name}; try again when it is done"
+            _flock(file.fileno(), fcntl.LOCK_EX, time.monotonic() + COLLECTION_WAIT_S, busy)
+            stack.callback(fcntl.flock, file, fcntl.LOCK_UN)
+        yield
+
+
+def _read_all(folder: Path, sweep: bool) -> Pinned:
     chunks: set[bytes] = set()
     txns: set[int] = set()
     dead = 0
@@ -194,7 +211,8 @@ def _read_all(folder: Path) -> Pinned:
             except BlockingIOError:
                 _read(path, file, chunks, txns)
             else:
-                path.unlink(missing_ok=True)
+                if sweep:
+                    path.unlink(missing_ok=True)
                 dead += 1
     return Pinned(frozenset(chunks), frozenset(txns), dead)
 

@@ -1,143 +1,282 @@
-"""The health of a store's chunks: what is missing, damaged, too few, or not needed; and what to do about it.
+"""Repair: bring every chunk to its number of copies, on the nodes where placement wants them.
 
-`plan_*` are pure: values in, values out. `survey` and `run_heal` act. Chunks with the fewest good copies come first.
+`plan_repair` is pure. Chunks with the fewest good copies come first, and all copies are made before the first is
+dropped. A copy is dropped only after those that stay have been read and verified, never in safe mode, and never while a
+node that should hold the chunk is absent: a node that comes and goes causes no copying back and forth.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from dfs.chunk_store import ChunkStore
-from dfs.codec import encode
-from dfs.errors import ChunkDamaged, ChunkMissing, DfsError, Unsupported
+from dfs.codec import Record, encode
+from dfs.disk import suspect_reason
+from dfs.errors import ChunkDamaged, ChunkMissing, Conflict, NodeFailed, Unsupported
+from dfs.health import Copies, Finding, Health, examine, fault, urgency
 from dfs.ids import ChunkId
-from dfs.replication import ReplicatedChunks
+from dfs.options import BATCH_BYTES_MAX, BATCH_CHUNKS_MAX
+from dfs.pins import alone
+from dfs.throttle import Throttle
+
+if TYPE_CHECKING:
+    from dfs.store import Store
+
+Progress = Callable[[int, int], None]  # told (chunks done, chunks to do)
 
 
 @dataclass(frozen=True)
-class Copies:
-    """What the nodes hold of one chunk: node ids with a good copy (or one not read), and (node id, reason) of the
-    bad."""
+class Nodes:
+    """What a plan must know of the nodes: `order` gives the active ones for a chunk, best first, absent or not."""
 
-    good: tuple[str, ...]
-    bad: tuple[tuple[str, str], ...] = ()
+    order: Callable[[ChunkId], Sequence[str]]
+    absent: Collection[str]
+    writable: Collection[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """For one chunk: write it to `copies`; quarantine what is bad on `bad`; then, if every node of `wanted` has a good
+    copy, forget it on `drops`."""
+
+    finding: Finding
+    wanted: tuple[str, ...]
+    copies: tuple[str, ...]
+    bad: tuple[str, ...]
+    drops: tuple[str, ...]
+
+
+def plan_repair(findings: Iterable[Finding], nodes: Nodes, *, now: bool = False, drops: bool = True) -> list[Action]:
+    """What to do, in this order. An absent node counts as holding what placement gives it, unless `now`.
+
+    >>> one = ChunkId.of(b"x")
+    >>> there = Nodes(lambda chunk: ["a", "b", "c"], absent=[], writable=["a", "b", "c"])
+    >>> [action] = plan_repair([Finding(one, 1, 2, Copies(("a", "c")))], there)
+    >>> action.copies, action.drops
+    (('b',), ('c',))
+    """
+    actions = []
+    for finding in sorted(findings, key=urgency):
+        good, bad = finding.copies.good, [node for node, _ in finding.copies.bad]
+        if not good:
+            continue
+        waited_for = () if now else nodes.absent
+        order = nodes.order(finding.chunk)
+        wanted = [n for n in order if n in good or n in nodes.writable or n in waited_for][: finding.replicas]
+        copies = [n for n in wanted if n not in good and n not in nodes.absent]
+        whole = len(wanted) == finding.replicas and not any(n in nodes.absent for n in wanted)
+        surplus = [n for n in good if n not in wanted] if drops and whole else []
+        spoilt = [n for n in bad if n not in wanted]
+        if copies or surplus or spoilt:
+            actions.append(Action(finding, tuple(wanted), tuple(copies), tuple(spoilt), tuple(surplus)))
+    return actions
 
 
 @dataclass(frozen=True)
-class Finding:
-    """One chunk that is not as it should be."""
+class Repaired:
+    """What a repair did, or would do (`dry_run`). Bytes are uncompressed; `missing` chunks have no good copy left;
+    `waiting` ones lack a copy that an absent node may hold."""
 
-    chunk: ChunkId
-    copies: Copies
-
-
-@dataclass(frozen=True)
-class Health:
-    """Each unhealthy chunk is in one list: no good copy; a bad copy beside good ones; only too few; held but not
-    needed."""
-
-    chunks: int
-    missing: tuple[Finding, ...]
-    corrupt: tuple[Finding, ...]
-    under_replicated: tuple[Finding, ...]
-    orphaned: tuple[Finding, ...]
+    copies: int
+    copied_bytes: int
+    drops: int
+    dropped_bytes: int
+    missing: int
+    waiting: int
+    failures: tuple[str, ...]
+    dry_run: bool = False
 
     @property
-    def damaged(self) -> bool:
-        """Whether a copy that should be there is not. Orphans are no damage: they wait for garbage collection."""
-        return bool(self.missing or self.corrupt or self.under_replicated)
+    def complete(self) -> bool:
+        """Whether every needed chunk that can be reached has its copies now."""
+        return not self.failures and not self.missing
 
 
-@dataclass(frozen=True)
-class Heal:
-    """Write the chunk, read from a good copy, to these nodes."""
+def repair(
+    store: Store,
+    *,
+    dry_run: bool = False,
+    now: bool = False,
+    rate: float | None = None,
+    health: Health | None = None,
+    progress: Progress = lambda done, of: None,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Repaired:
+    """Write what lacks copies (also onto absent nodes' successors with `now`), move what is misplaced, drop what is too
+    much. `rate`: bytes a second; `health`: judged before, else the nodes are asked what they hold.
 
-    chunk: ChunkId
-    targets: tuple[str, ...]
-
-
-def plan_health(needed: frozenset[ChunkId], held: Mapping[ChunkId, Copies], replicas: int) -> Health:
-    """Judge a survey.
-
-    >>> chunk = ChunkId.of(b"x")
-    >>> plan_health(frozenset({chunk}), {chunk: Copies(("a",), (("b", "hash"),))}, 2).corrupt[0].copies.good
-    ('a',)
+    It may be interrupted and begun again at any time. Raises NodeFailed when a node cannot say what it holds,
+    StoreLocked when another repair is running, Conflict when nodes were added or removed since the store was opened.
     """
-    none = Copies(())
-    findings = sorted((Finding(chunk, held.get(chunk, none)) for chunk in needed), key=_urgency)
-    return Health(
-        len(needed),
-        tuple(f for f in findings if not f.copies.good),
-        tuple(f for f in findings if f.copies.good and f.copies.bad),
-        tuple(f for f in findings if 0 < len(f.copies.good) < replicas and not f.copies.bad),
-        tuple(Finding(chunk, copies) for chunk, copies in sorted(held.items()) if chunk not in needed),
-    )
+    with alone(store.pins.folder, "repair.lock"):
+        check_members(store)
+        found = examine(store) if health is None else health
+        work = Work(store, Throttle(rate, clock, sleep), progress)
+        todo = found.to_repair
+        actions = plan_repair(todo, work.nodes(), now=now, drops=store.safe_mode is None)
+        written_to = {action.finding.chunk for action in actions if action.copies}
+        waiting = sum(finding.chunk not in written_to for finding in found.under_replicated)
+        if dry_run:
+            return work.planned(actions, len(found.missing), waiting)
+        drops: list[Action] = []
+        while actions:
+            unfinished = work.copy(actions)
+            again = {finding.chunk for finding in unfinished}
+            drops += [action for action in actions if action.drops and action.finding.chunk not in again]
+            actions = plan_repair(unfinished, work.nodes(), now=now, drops=store.safe_mode is None)
+        work.drop(drops)
+        return work.report(len(found.missing), waiting)
 
 
-def _urgency(finding: Finding) -> tuple[int, ChunkId]:
-    return len(finding.copies.good), finding.chunk
+def check_members(store: Store) -> None:
+    """Refuse to move copies by an old list of nodes. Raises Conflict."""
+    known = {(member.id, member.draining) for member in store.replicated.members}
+    if known != {(node.id, node.state == "draining") for node in store.namespace.nodes()}:
+        raise Conflict("nodes were added, drained or removed since this store was opened; run it again")
 
 
-def plan_heal(health: Health, order: Callable[[ChunkId], Sequence[str]], replicas: int) -> list[Heal]:
-    """What to write where so that every chunk with a good copy has `replicas` of them; `order` gives a chunk's nodes,
-    best first."""
-    heals = []
-    for finding in sorted([*health.corrupt, *health.under_replicated], key=_urgency):
-        good, bad = finding.copies.good, [node for node, _ in finding.copies.bad]
-        free = [node for node in order(finding.chunk) if node not in good and node not in bad]
-        lacking = max(replicas - len(good), len(bad))
-        heals.append(Heal(finding.chunk, tuple([*bad, *free][:lacking])))
-    return [heal for heal in heals if heal.targets]
+class Work:
+    """Carries plans out, batch by batch; nothing is collected during a batch. A node that fails is left out from then
+    on."""
 
+    def __init__(self, store: Store, throttle: Throttle, progress: Progress = lambda done, of: None) -> None:
+        self._store = store
+        self._nodes = store.replicated.nodes
+        self._throttle = throttle
+        self._progress = progress
+        self._failed: dict[str, str] = {}
+        self._failures: list[str] = []
+        self._copied = _Sum()
+        self._dropped = _Sum()
 
-def survey(
-    chunks: ReplicatedChunks, needed: frozenset[ChunkId], read_data: bool, progress: Callable[[int], None]
-) -> dict[ChunkId, Copies]:
-    """Ask every node what it holds; with `read_data`, read and verify each copy of a needed chunk.
+    def nodes(self) -> Nodes:
+        """The nodes as they are now."""
+        chunks = self._store.replicated
+        absent = [member.id for member in chunks.members if member.id not in chunks.nodes]
+        paths = self._store.node_paths()
+        writable = [node for node in self._nodes if node not in self._failed and not suspect_reason(paths[node])]
+        return Nodes(lambda chunk: chunks.targets(chunk, len(chunks.members)), absent, writable)
 
-    A node that cannot answer (out of file descriptors, no permission) raises NodeFailed: that is not corruption.
-    """
-    good: dict[ChunkId, list[str]] = {}
-    bad: dict[ChunkId, list[tuple[str, str]]] = {}
-    done = 0
-    for node_id, node in sorted(chunks.nodes.items()):
-        read = read_data
+    def copy(self, actions: Sequence[Action]) -> list[Finding]:
+        """Write what is to be written, quarantine what is bad. Returns, with the copies they have now, what could not
+        be written because a node failed."""
+        todo = [action for action in actions if action.copies or action.bad]
+        unfinished: list[Finding] = []
+        done = 0
+        for batch in _batches(todo):
+            self._throttle.spend(sum(action.finding.length * len(action.copies) for action in batch))
+            with self._store.pins.writing():
+                unfinished += self._copy_batch(batch)
+            done += len(batch)
+            self._progress(done, len(todo))
+        return unfinished
+
+    def _copy_batch(self, batch: Sequence[Action]) -> list[Finding]:
+        wanted: dict[str, list[Record]] = {}
+        for action in batch:
+            record = self._record(action) if action.copies else None
+            for node in action.copies if record else ():
+                wanted.setdefault(node, []).append(record)  # type: ignore[arg-type]
+            for node in action.bad:
+                self._nodes[node].quarantine(action.finding.chunk)
+        written: dict[ChunkId, list[str]] = {}
+        lacking: set[ChunkId] = set()
+        for node, records in wanted.items():
+            try:
+                if node not in self._failed:
+                    flags = self._nodes[node].put_many(records)
+            except NodeFailed as error:
+                self._failed[node] = str(error)
+                self._failures.append(str(error))
+            if node in self._failed:
+                lacking.update(record.id for record in records)
+                continue
+            for record, new in zip(records, flags, strict=True):
+                written.setdefault(record.id, []).append(node)
+                self._copied.add(record.length, new)
+        return [_with(action.finding, written) for action in batch if action.finding.chunk in lacking]
+
+    def _record(self, action: Action) -> Record | None:
+        reasons = []
+        for node in action.finding.copies.good:
+            try:
+                return encode(self._nodes[node].get(action.finding.chunk), action.finding.chunk)
+            except (ChunkMissing, ChunkDamaged, Unsupported, NodeFailed) as error:
+                reasons.append(str(error))
+        self._failures.append(f"chunk {action.finding.chunk} cannot be read: {'; '.join(reasons)}")
+        return None
+
+    def drop(self, actions: Sequence[Action]) -> None:
+        """Forget what is too much, where every copy that stays has been read and is good."""
+        done = 0
+        for batch in _batches(actions):
+            self._throttle.spend(sum(action.finding.length * len(action.wanted) for action in batch))
+            drops: dict[str, list[ChunkId]] = {}
+            with self._store.pins.writing():
+                for action in batch:
+                    if self._verified(action):
+                        for node in action.drops:
+                            drops.setdefault(node, []).append(action.finding.chunk)
+                for node, chunks in drops.items():
+                    try:
+                        count, size = self._nodes[node].delete_many(chunks)
+                    except NodeFailed as error:
+                        self._failures.append(str(error))
+                    else:
+                        self._dropped.add(size, count)
+            done += len(batch)
+            self._progress(done, len(actions))
+
+    def _verified(self, action: Action) -> bool:
         try:
-            ids = list(node.ids())
-        except ChunkDamaged:  # its small chunks are damaged in places: ask for every chunk that is needed
-            ids, read = sorted(needed), True
-        for chunk in ids:
-            reason = _fault(node, chunk) if read and chunk in needed else None
-            if reason is None:
-                good.setdefault(chunk, []).append(node_id)
-            elif reason:
-                bad.setdefault(chunk, []).append((node_id, reason))
-            done += 1
-            progress(done)
-    return {chunk: Copies(tuple(good.get(chunk, ())), tuple(bad.get(chunk, ()))) for chunk in {*good, *bad}}
+            return all(fault(self._nodes[node], action.finding.chunk) is None for node in action.wanted)
+        except NodeFailed as error:
+            self._failures.append(str(error))
+            return False
+
+    def planned(self, actions: Sequence[Action], missing: int, waiting: int) -> Repaired:
+        """What `actions` would do."""
+        copies = [action.finding.length for action in actions for _ in action.copies]
+        drops = [action.finding.length for action in actions for _ in action.drops]
+        return Repaired(len(copies), sum(copies), len(drops), sum(drops), missing, waiting, (), dry_run=True)
+
+    def report(self, missing: int, waiting: int) -> Repaired:
+        """What has been done."""
+        copied, dropped = self._copied, self._dropped
+        failures = tuple(dict.fromkeys(self._failures))
+        return Repaired(copied.count, copied.size, dropped.count, dropped.size, missing, waiting, failures)
 
 
-def _fault(node: ChunkStore, chunk: ChunkId) -> str | None:
-    """Why a copy is bad; None when it is good, "" when it is not there."""
-    try:
-        node.get(chunk)
-    except ChunkMissing:
-        return ""
-    except (ChunkDamaged, Unsupported) as error:
-        return str(error)
-    return None
+@dataclass
+class _Sum:
+    count: int = 0
+    size: int = 0
+
+    def add(self, size: int, count: int) -> None:
+        self.count += count
+        self.size += size if count else 0
 
 
-def run_heal(chunks: ReplicatedChunks, heals: Sequence[Heal]) -> tuple[int, list[str]]:
-    """Do it. Returns how many copies were written, and the failures; it goes on after one."""
-    written, failures = 0, []
-    for heal in heals:
-        try:
-            record = encode(chunks.get(heal.chunk), heal.chunk)
-            for target in heal.targets:
-                chunks.nodes[target].put_many([record])
-                written += 1
-        except DfsError as error:
-            failures.append(str(error))
-    return written, failures
+def _with(finding: Finding, written: dict[ChunkId, list[str]]) -> Finding:
+    """The finding with the copies that were written."""
+    new = written.get(finding.chunk, [])
+    bad = tuple((node, reason) for node, reason in finding.copies.bad if node not in new)
+    good = tuple(dict.fromkeys([*finding.copies.good, *new]))
+    return Finding(finding.chunk, finding.length, finding.replicas, Copies(good, bad))
+
+
+def _batches(actions: Iterable[Action]) -> Iterator[list[Action]]:
+    """In order, each of so many chunks and bytes as are written together."""
+    batch: list[Action] = []
+    size = 0
+    for action in actions:
+        if batch and (size + action.finding.length > BATCH_BYTES_MAX or len(batch) == BATCH_CHUNKS_MAX):
+            yield batch
+            batch, size = [], 0
+        batch.append(action)
+        size += action.finding.length
+    if batch:
+        yield batch

@@ -11,7 +11,7 @@ import os
 import secrets
 import stat
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 
@@ -47,7 +47,7 @@ class LocalChunkStore(ChunkStore):
         self._used: int | None = None  # bytes; counted when they are first needed
         self._lock = threading.Lock()
         self._small = SmallChunks(path, self._disk)
-        self._sweep()
+        self.sweep()
 
     # -- reading -------------------------------------------------------------------------------------------------------
 
@@ -308,6 +308,28 @@ class LocalChunkStore(ChunkStore):
     def _tell_quarantined(self, chunk_id: ChunkId) -> None:
         log.warning("quarantined a damaged copy of chunk %s on node %s", chunk_id, self.path)
 
+    def quarantined(self) -> set[ChunkId]:
+        return {chunk for chunk, _ in self._quarantine_files()}
+
+    def _quarantine_files(self) -> list[tuple[ChunkId, str]]:
+        """Kept records by chunk; what else was put there is passed over."""
+        found = []
+        with self._node_errors(), self._disk.folder(self.path / "quarantine") as handle:
+            for name in os.listdir(handle):
+                with contextlib.suppress(InvalidChunkId):
+                    found.append((ChunkId.parse(name.partition(".")[0]), name))
+        return found
+
+    def discard_quarantined(self, chunk_ids: Container[ChunkId]) -> tuple[int, int]:
+        count = size = 0
+        names = [name for chunk, name in self._quarantine_files() if chunk in chunk_ids]
+        with self._node_errors(), self._disk.folder(self.path / "quarantine") as handle:
+            for name in names:
+                size += _size(handle, name) or 0
+                self._disk.unlink(self.path / "quarantine" / name)
+                count += 1
+        return count, size
+
     # -- the folder ----------------------------------------------------------------------------------------------------
 
     def _folder(self, name: str) -> str:
@@ -316,11 +338,12 @@ class LocalChunkStore(ChunkStore):
     def _file(self, chunk_id: ChunkId) -> str:
         return f"{self.path}/chunks/{chunk_id[:2]}/{chunk_id}"
 
-    def _sweep(self) -> None:
-        """Remove temp files whose writer is gone: a living one holds the file's flock."""
+    def sweep(self) -> int:
+        """A living writer holds the file's flock."""
+        count = 0
         with self._node_errors(), self._disk.folder(self.path / "tmp") as folder:
             if not os.listdir(folder):
-                return
+                return 0
         with self._node_errors(), self._temp_lock(fcntl.LOCK_EX) as folder:
             for name in os.listdir(folder):
                 with contextlib.suppress(OSError):
@@ -328,6 +351,8 @@ class LocalChunkStore(ChunkStore):
                     with open(handle, "rb", buffering=0):
                         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                         self._disk.unlink(f"{self.path}/tmp/{name}")
+                        count += 1
+        return count
 
     @contextlib.contextmanager
     def _temp_lock(self, kind: int) -> Iterator[int]:

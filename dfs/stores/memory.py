@@ -4,7 +4,7 @@ those on a disk."""
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 
 from dfs.chunk_store import ChunkStore, Usage
 from dfs.codec import Record, decode
@@ -24,7 +24,7 @@ class MemoryChunkStore(ChunkStore):
     def __init__(self, node_id: str) -> None:
         self.node_id = node_id
         self.records: dict[ChunkId, bytes] = {}
-        self.quarantined: dict[ChunkId, bytes] = {}
+        self.kept: dict[ChunkId, bytes] = {}
         self._lock = threading.Lock()
 
     def put_many(self, records: Sequence[Record]) -> list[bool]:
@@ -60,9 +60,7 @@ class MemoryChunkStore(ChunkStore):
 
     def usage(self) -> Usage:
         with self._lock:
-            return Usage(
-                len(self.records), sum(map(len, self.records.values())), sum(map(len, self.quarantined.values()))
-            )
+            return Usage(len(self.records), sum(map(len, self.records.values())), sum(map(len, self.kept.values())))
 
     def quarantine(self, chunk_id: ChunkId) -> None:
         with self._lock:
@@ -72,7 +70,19 @@ class MemoryChunkStore(ChunkStore):
             try:
                 decode(record, chunk_id)
             except ChunkDamaged:
-                self.quarantined[chunk_id] = self.records.pop(chunk_id)
+                self.kept[chunk_id] = self.records.pop(chunk_id)
+
+    def quarantined(self) -> set[ChunkId]:
+        with self._lock:
+            return set(self.kept)
+
+    def discard_quarantined(self, chunk_ids: Container[ChunkId]) -> tuple[int, int]:
+        with self._lock:
+            gone = [self.kept.pop(chunk) for chunk in list(self.kept) if chunk in chunk_ids]
+        return len(gone), sum(map(len, gone))
+
+    def sweep(self) -> int:
+        return 0
 
     def close(self) -> None:
         return None
