@@ -2,7 +2,8 @@
 
 Rooms, from the bottom: `ids`, `paths`, `chunking`, `codec`, `placement`, `changes` are pure; `chunk_store` is the
 contract of a node, `stores` its implementations; `metadata` and `transactions` are the namespace, `oplog` its truth;
-`replication` and `repair` keep copies; `store` composes them; `filesystem` is `dfs://` for fsspec.
+`replication` and `repair` keep copies; `store` composes them; `filesystem` is `dfs://` for fsspec, `interop` the
+doors to pyarrow and Polars.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from dfs.changes import ANY, Change, ChunkRef, FileManifest, MakeDir, Move, PutFile, PutFolder, Remove
     from dfs.errors import DfsError
     from dfs.ids import ChunkId
+    from dfs.interop import arrow_filesystem, scan_parquet
     from dfs.metadata import FileInfo
     from dfs.store import Store, init_store, open_store
 
@@ -21,6 +23,7 @@ _HOMES = {
     "dfs.changes": "ANY Change ChunkRef FileManifest MakeDir Move PutFile PutFolder Remove",
     "dfs.errors": "DfsError",
     "dfs.ids": "ChunkId",
+    "dfs.interop": "arrow_filesystem scan_parquet",
     "dfs.metadata": "FileInfo",
     "dfs.store": "Store init_store open_store",
 }
@@ -40,8 +43,10 @@ __all__ = [
     "PutFolder",
     "Remove",
     "Store",
+    "arrow_filesystem",
     "init_store",
     "open_store",
+    "scan_parquet",
 ]
 
 
