@@ -1,8 +1,8 @@
 """Scrub: read every copy of every chunk, slowly, and heal what is damaged or gone from another node.
 
-It goes through the chunks of all nodes in ascending order and saves how far it came, so it may be stopped at any time and
-goes on there. A node that does not answer (no file descriptors left, no permission) stops it with NodeFailed: that is not
-corruption.
+It goes through the chunks of all nodes in ascending order and saves how far it came, so it may be stopped at any time
+and goes on there. A node that does not answer (no file descriptors left, no permission) stops it with NodeFailed: that
+is not corruption.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Cursor:
-    """How far a pass over all chunks has come: `after` this id ("": at the beginning); copies and stored bytes read, and
-    bad copies found, since its beginning."""
+    """How far a pass over all chunks has come: `after` this id ("": at the beginning); copies and stored bytes read,
+    and bad copies found, since its beginning."""
 
     after: str = ""
     copies: int = 0
@@ -47,8 +47,8 @@ class Cursor:
 class Scrubbed:
     """What one run did. `done`: the pass has come to its end (the next one begins anew).
 
-    `damaged` are chunks with bad copies, `lacking` those with too few, `lost` those without a good copy; `healed` copies
-    were written; `spoilt` damaged copies that no file needs were put in quarantine.
+    `damaged` are chunks with bad copies, `lacking` those with too few, `lost` those without a good copy; `healed`
+    copies were written; `spoilt` damaged copies that no file needs were put in quarantine.
     """
 
     copies: int
