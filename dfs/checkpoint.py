@@ -13,19 +13,17 @@ import io
 import logging
 import os
 import secrets
-import struct
-import uuid
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from blake3 import blake3
 
+from dfs.checkpoint_file import FOLDER, RAW, ZSTD, Checkpoint, listed, read_header
 from dfs.disk import Disk, DiskFile, SyncFailed, mark_suspect, suspect_reason
-from dfs.errors import DfsError, NodeFailed, NotEnoughNodes, StoreDamaged, StoreLocked, Unsupported
+from dfs.errors import DfsError, NodeFailed, NotEnoughNodes, StoreLocked
 from dfs.failpoints import failpoint
 from dfs.metadata import Namespace
 from dfs.oplog import OpLog, backfill
@@ -42,55 +40,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("dfs")
 
-MAGIC = b"MRCP"
-VERSION = 1
-RAW, ZSTD = 0, 1
-FOLDER = "checkpoints"
-_FIELDS = struct.Struct("<4sBBHQ16s32sQ32s")
-_CHECK = struct.Struct("<I")
-HEADER_BYTES = _FIELDS.size + _CHECK.size
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A copy of the database of `store` (uuid) after transaction `txn`, whose chain is `chain`: `length` bytes
-    (uncompressed) with BLAKE3-256 `digest`."""
-
-    txn: int
-    chain: str
-    store: str
-    length: int
-    digest: bytes
-    codec: int
-
-    @property
-    def header(self) -> bytes:
-        """The first bytes of its file.
-
-        >>> import uuid
-        >>> one = Checkpoint(7, "ab" * 32, str(uuid.UUID(int=1)), 4096, bytes(32), RAW)
-        >>> len(one.header), parse_header(one.header, "here") == one
-        (108, True)
-        """
-        store = uuid.UUID(self.store).bytes
-        chain = bytes.fromhex(self.chain)
-        fields = _FIELDS.pack(MAGIC, VERSION, self.codec, 0, self.txn, store, chain, self.length, self.digest)
-        return fields + _CHECK.pack(zlib.crc32(fields))
-
-
-def parse_header(head: bytes, where: object) -> Checkpoint:
-    """The inverse of `Checkpoint.header`. Raises StoreDamaged, Unsupported, naming `where`."""
-    if len(head) < HEADER_BYTES:
-        raise StoreDamaged(f"checkpoint {where} is damaged: {len(head)} bytes are too few for a header")
-    magic, version, codec, _, txn, store, chain, length, digest = _FIELDS.unpack_from(head)
-    if magic != MAGIC or _CHECK.unpack_from(head, _FIELDS.size)[0] != zlib.crc32(head[: _FIELDS.size]):
-        raise StoreDamaged(f"checkpoint {where} is damaged: its header is")
-    if version > VERSION or codec not in (RAW, ZSTD):
-        raise Unsupported(
-            f"checkpoint {where}: version {version}, codec {codec} is of a newer release; update millrace"
-        )
-    return Checkpoint(txn, chain.hex(), str(uuid.UUID(bytes=store)), length, digest, codec)
-
 
 def due(log_bytes: int, database_bytes: int) -> bool:
     """Whether the log since the last checkpoint has grown so far that the next is worth its cost (sizes in bytes).
@@ -99,60 +48,6 @@ def due(log_bytes: int, database_bytes: int) -> bool:
     (True, False)
     """
     return log_bytes > max(CHECKPOINT_LOG_BYTES_MIN, database_bytes)
-
-
-# -- reading ----------------------------------------------------------------------------------------------------------
-
-
-def listed(node: Path) -> list[tuple[int, Path]]:
-    """(txn, file) of a node's checkpoints by their names, newest first. Raises OSError."""
-    try:
-        names = os.listdir(node / FOLDER)
-    except FileNotFoundError:
-        return []
-    numbers = {name: name.removesuffix(".ckpt") for name in names if name.endswith(".ckpt")}
-    return sorted(((int(n), node / FOLDER / name) for name, n in numbers.items() if n.isdecimal()), reverse=True)
-
-
-def read_header(file: Path) -> Checkpoint:
-    """What a checkpoint says it is; its payload is not read. Raises StoreDamaged, Unsupported, OSError."""
-    with open(file, "rb", buffering=0) as source:
-        return parse_header(source.read(HEADER_BYTES), file)
-
-
-def restore(file: Path, target: Path, disk: Disk) -> Checkpoint:
-    """Write the database of a checkpoint to `target`, verified; durable but for its name. Raises StoreDamaged,
-    Unsupported, OSError."""
-    with open(file, "rb") as source:
-        found = parse_header(source.read(HEADER_BYTES), file)
-        hasher, length = blake3(), 0
-        with disk.create(target) as copy:
-            for block in _decoded(source, found.codec, file):
-                length += len(block)
-                if length > found.length:
-                    break
-                hasher.update(block)
-                copy.write(block)
-            copy.sync()
-    if (length, hasher.digest()) != (found.length, found.digest):
-        raise StoreDamaged(f"checkpoint {file} is damaged: its bytes do not have the check in its header")
-    return found
-
-
-def _decoded(source: IO[bytes], codec: int, file: Path) -> Iterator[bytes]:
-    if codec == RAW:
-        yield from iter(lambda: source.read(COPY_BYTES), b"")
-        return
-    import pyarrow as pa
-
-    try:
-        with pa.CompressedInputStream(source, "zstd") as stream:
-            yield from iter(lambda: stream.read(COPY_BYTES), b"")
-    except OSError as error:  # pyarrow's ArrowIOError: truncated, or no zstd
-        raise StoreDamaged(f"checkpoint {file} is damaged: {error}") from None
-
-
-# -- writing ----------------------------------------------------------------------------------------------------------
 
 
 def write(store: Store) -> Checkpoint:
@@ -171,18 +66,21 @@ def write(store: Store) -> Checkpoint:
 
 def write_if_due(store: Store) -> Checkpoint | None:
     """Called after a publication. A failure is logged: what was published is safe without it."""
-    txn = store.txn()
     folders = [folder for node, folder in sorted(store.node_paths().items()) if node not in store.absent]
     try:
-        if txn % CHECKPOINT_TXNS or not folders:
-            return None
-        newest = max((number for number, _ in listed(folders[0])), default=-1)
-        if newest >= 0 and not due(_log_bytes(folders[0], newest), os.stat(store.path / "store.db").st_size):
-            return None
-        return write(store)
+        return write(store) if folders and _is_due(store, folders[0]) else None
     except (DfsError, OSError) as error:
         log.warning("no checkpoint was written: %s", error)
         return None
+
+
+def _is_due(store: Store, node: Path) -> bool:
+    newest = listed(node)
+    if not newest:
+        return True
+    if store.txn() % CHECKPOINT_TXNS:
+        return False
+    return due(_log_bytes(node, newest[0][0]), os.stat(store.namespace.path).st_size)
 
 
 def _log_bytes(node: Path, txn: int) -> int:
@@ -193,7 +91,7 @@ def _log_bytes(node: Path, txn: int) -> int:
 
 def sweep(root: Path) -> None:
     """Remove what a process left that died while it wrote a checkpoint; called when a store is opened."""
-    if (root / "checkpoint.new").exists():
+    if any(root.glob("checkpoint.new*")):
         with contextlib.suppress(StoreLocked), alone(root):
             pass
 
@@ -214,8 +112,8 @@ def alone(root: Path) -> Iterator[None]:
 
 
 def _remove_copy(root: Path) -> None:
-    for suffix in ("", "-journal", "-wal", "-shm"):
-        (root / f"checkpoint.new{suffix}").unlink(missing_ok=True)
+    for left in root.glob("checkpoint.new*"):
+        left.unlink(missing_ok=True)
 
 
 def save(
@@ -230,7 +128,8 @@ def save(
         raise NotEnoughNodes(f"a checkpoint needs {copies} nodes, {len(usable)} can be written to")
     copy = root / "checkpoint.new"
     txn, chain = namespace.backup(copy)
-    made = _measure(copy, txn, chain, str(namespace.settings()["uuid"]))
+    store = str(namespace.settings()["uuid"])
+    made = _measure(copy, txn, chain or blake3(store.encode()).hexdigest(), store)
     failpoint("checkpoint.copied")
     with contextlib.ExitStack() as stack:
         drafts = []

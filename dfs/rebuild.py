@@ -15,10 +15,10 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dfs import checkpoint
+from dfs import checkpoint, checkpoint_file
 from dfs.chains import Base, Choice, Link, choose, enough
 from dfs.changes import SetNode, changes_to_json
-from dfs.checkpoint import Checkpoint
+from dfs.checkpoint_file import Checkpoint
 from dfs.disk import Disk
 from dfs.errors import DfsError, NodeFailed, NoStore, NotEnoughNodes, StoreDamaged, StoreLocked, UsageProblem
 from dfs.failpoints import failpoint
@@ -116,9 +116,9 @@ class _Node:
         try:
             for segment in sorted((folder / "oplog").glob("*.log")):
                 links.update((r.chain, (r.txn, r.prev, segment)) for r in _records(segment))
-            for number, file in checkpoint.listed(folder):
+            for number, file in checkpoint_file.listed(folder):
                 with contextlib.suppress(StoreDamaged):
-                    header = checkpoint.read_header(file)
+                    header = checkpoint_file.read_header(file)
                     if header.txn == number and header.store == identity["store"]:
                         whole.append((header, file))
         except OSError as error:
@@ -208,7 +208,7 @@ class _Found:
         new = self.root / f"{DATABASE}.new"
         for suffix in ("", "-wal", "-shm", "-journal"):
             Path(f"{new}{suffix}").unlink(missing_ok=True)
-        header = checkpoint.restore(file, new, self.disk)
+        header = checkpoint_file.restore(file, new, self.disk)
         places = {chain: link[2] for node in self.nodes.values() for chain, link in node.links.items()}
         with contextlib.closing(Namespace(new)) as namespace:
             Committer(namespace, [], 0, header.store).apply_logged(_bodies(choice.links, places))
@@ -218,7 +218,7 @@ class _Found:
             namespace.set_local("safe_mode", UNFINISHED)
             members, settings = namespace.nodes(), namespace.settings()
         active = sum(member.state == "active" for member in members)
-        copies = int(settings.get("replicas") or min(REPLICAS, active))
+        copies = max(1, min(int(settings.get("replicas", REPLICAS)), active))
         return _Draft(self, choice, tuple(members), copies)
 
     def _names(self) -> str:
