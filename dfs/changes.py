@@ -10,15 +10,16 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any, Final, Literal
 
 from dfs.chunking import RecordsMode
-from dfs.errors import DfsError, UsageProblem
+from dfs.errors import UsageProblem
 from dfs.ids import ChunkId, content_id
+from dfs.options import NAME_BYTES_MAX
 from dfs.paths import normalise
 
 ANY: Final = "any"  # expected_version=ANY: whatever is there
+FOLDER_MODES: Final = ("create", "replace", "append")
 Expected = int | None | Literal["any"]
 
 
@@ -126,10 +127,27 @@ class Remove:
 
 @dataclass(frozen=True)
 class Move:
-    """Bind what is at `src` to `dst` instead; nothing may be at `dst`."""
+    """Bind what is at `src` to `dst` instead. Nothing may be at `dst`; with `replace`, a file there is replaced, but
+    never a folder."""
 
     src: str
     dst: str
+    replace: bool = False
+
+
+@dataclass(frozen=True)
+class Copy:
+    """Bind `dst` to what `src` held after transaction `at` (None: now), without its bytes being read or written: this
+    is cp, and restore.
+
+    Nothing may be at `dst`; with `replace`, what is there goes. Raises NotFound when `src` was not there, or `at` is no
+    longer kept.
+    """
+
+    src: str
+    dst: str
+    at: int | None = None
+    replace: bool = False
 
 
 @dataclass(frozen=True)
@@ -139,11 +157,91 @@ class MakeDir:
     path: str
 
 
-Change = PutFile | PutFolder | Remove | Move | MakeDir
+@dataclass(frozen=True)
+class SetReplicas:
+    """Keep so many copies of a file's chunks, or of all files below a folder; None: what is said above it, else the
+    store's default."""
+
+    path: str
+    replicas: int | None
+
+
+@dataclass(frozen=True)
+class TakeSnapshot:
+    """Give transaction `at` (None: this one) a name, so that it stays readable until the name is dropped.
+
+    The name is printable text of 1 to 255 bytes without "/", and not all digits. Raises AlreadyExists when it is taken.
+    """
+
+    name: str
+    at: int | None = None
+
+
+@dataclass(frozen=True)
+class DropSnapshot:
+    """Forget a snapshot. Raises NotFound."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class SetNode:
+    """Add a node, or change one. `capacity` in bytes, None: what the disk has. Raises AlreadyExists when another node
+    has the path."""
+
+    id: str
+    path: str
+    weight: float = 1.0
+    capacity: int | None = None
+    state: Literal["active", "draining"] = "active"
+
+
+@dataclass(frozen=True)
+class DropNode:
+    """Forget a node. Raises NotFound."""
+
+    id: str
+
+
+@dataclass(frozen=True)
+class SetRetention:
+    """Keep history for so many days; 0: snapshots only, -1: for ever."""
+
+    days: int
+
+
+@dataclass(frozen=True)
+class Expire:
+    """History begins at transaction `before`: what only older numbers see is forgotten, unless a snapshot sees it, or
+    a number of `keep` (somebody still reads it)."""
+
+    before: int
+    keep: tuple[int, ...] = ()
+
+
+Change = (
+    PutFile
+    | PutFolder
+    | Remove
+    | Move
+    | Copy
+    | MakeDir
+    | SetReplicas
+    | TakeSnapshot
+    | DropSnapshot
+    | SetNode
+    | DropNode
+    | SetRetention
+    | Expire
+)
 
 
 def changes_to_json(changes: Sequence[Change]) -> list[Mapping[str, Any]]:
-    """The changes as JSON values, with normalised paths. Raises InvalidPath."""
+    """The changes as JSON values, with normalised paths. Raises InvalidPath, UsageProblem for a value that cannot be.
+
+    >>> changes_to_json([Move("/a", "dfs://b")])
+    [{'op': 'move', 'src': 'a', 'dst': 'b'}]
+    """
     return [_to_json(change) for change in changes]
 
 
@@ -152,40 +250,67 @@ def _to_json(change: Change) -> dict[str, Any]:
         case PutFile(path, manifest, expected):
             return {"op": "put_file", "path": normalise(path), "manifest": manifest.to_json(), "expected": expected}
         case PutFolder(path, files, mode, expected):
-            if mode not in ("create", "replace", "append"):
-                raise UsageProblem(f"mode {mode!r} of folder {path!r}: create, replace or append")
+            _demand(mode in FOLDER_MODES, f"mode {mode!r} of folder {path!r}", ", ".join(FOLDER_MODES))
             content = {normalise(name): manifest.to_json() for name, manifest in files.items()}
             if "" in content or len(content) < len(files):
                 raise UsageProblem(f"folder {path!r} has a file without a name, or one name twice")
             return {"op": "put_folder", "path": normalise(path), "files": content, "mode": mode, "expected": expected}
         case Remove(path, recursive):
             return {"op": "remove", "path": normalise(path), "recursive": recursive}
-        case Move(src, dst):
-            return {"op": "move", "src": normalise(src), "dst": normalise(dst)}
+        case Move(src, dst, replace):
+            return {"op": "move", "src": normalise(src), "dst": normalise(dst), **_replace(replace)}
+        case Copy(src, dst, at, replace):
+            return {"op": "copy", "src": normalise(src), "dst": normalise(dst), "at": _number(at), **_replace(replace)}
         case MakeDir(path):
             return {"op": "make_dir", "path": normalise(path)}
+        case SetReplicas(path, replicas):
+            _demand(replicas is None or replicas >= 1, f"replica count {replicas} of {path!r}", "1 or more")
+            return {"op": "set_replicas", "path": normalise(path), "replicas": replicas}
+    return _settings_to_json(change)
+
+
+def _settings_to_json(change: Change) -> dict[str, Any]:
+    match change:
+        case TakeSnapshot(name, at):
+            return {"op": "take_snapshot", "name": _snapshot_name(name), "at": _number(at)}
+        case DropSnapshot(name):
+            return {"op": "drop_snapshot", "name": name}
+        case SetNode(node, path, weight, capacity, state):
+            _demand(bool(node and path), f"node {node!r} at {path!r}", "an id and a path")
+            _demand(0 < weight < float("inf"), f"weight {weight} of node {node}", "a finite number above 0")
+            _demand(capacity is None or capacity > 0, f"capacity {capacity} of node {node}", "bytes above 0")
+            _demand(state in ("active", "draining"), f"state {state!r} of node {node}", "active or draining")
+            value = {"id": node, "path": path, "weight": float(weight), "capacity": capacity, "state": state}
+            return {"op": "set_node", **value}
+        case DropNode(node):
+            return {"op": "drop_node", "id": node}
+        case SetRetention(days):
+            _demand(days >= -1, f"retention of {days} days", "0 or more, or -1 for ever")
+            return {"op": "set_retention", "days": days}
+        case Expire(before, keep):
+            return {"op": "expire", "before": _number(before), "keep": sorted(keep)}
     raise UsageProblem(f"not a change: {change!r}")
 
 
-def changes_from_json(values: Sequence[Mapping[str, Any]]) -> list[Change]:
-    """The inverse of `changes_to_json`. Raises DfsError for an operation of a newer release."""
-    return [_from_json(value) for value in values]
+def _demand(fits: bool, what: str, wanted: str) -> None:
+    if not fits:
+        raise UsageProblem(f"{what} cannot be: {wanted}")
 
 
-def _from_json(value: Mapping[str, Any]) -> Change:
-    op = value["op"]
-    if op == "put_file":
-        return PutFile(value["path"], FileManifest.from_json(value["manifest"]), value["expected"])
-    if op == "put_folder":
-        files = {name: FileManifest.from_json(manifest) for name, manifest in value["files"].items()}
-        return PutFolder(value["path"], MappingProxyType(files), value["mode"], value["expected"])
-    if op == "remove":
-        return Remove(value["path"], value["recursive"])
-    if op == "move":
-        return Move(value["src"], value["dst"])
-    if op == "make_dir":
-        return MakeDir(value["path"])
-    raise DfsError(f"operation {op!r} is of a newer release; update millrace")
+def _replace(replace: bool) -> dict[str, bool]:
+    """Written only when it is true: a move has the bytes that it had before there was a choice."""
+    return {"replace": True} if replace else {}
+
+
+def _number(at: int | None) -> int | None:
+    _demand(at is None or at >= 0, f"transaction {at}", "0 or more")
+    return at
+
+
+def _snapshot_name(name: str) -> str:
+    fits = name.isprintable() and "/" not in name and not name.isdecimal() and 1 <= len(name.encode()) <= NAME_BYTES_MAX
+    _demand(fits, f"snapshot name {name[:80]!r}", 'printable text of 1 to 255 bytes, without "/", not all digits')
+    return name
 
 
 def canonical_json(value: object) -> bytes:

@@ -12,6 +12,7 @@ DfsError                       1
     NotAFolder                 1   also a NotADirectoryError
     FolderNotEmpty             1   also an OSError
   Conflict                     1   somebody else changed it first: look again and retry
+  OutcomeUnknown               1   decided but not finished: ask again with the same request id
   BadInput                     1   the bytes to be stored cannot be read (a broken gzip, a decompression bomb)
   NoStore                     10   there is no store there, or it is not ours
   StoreLocked                 11   another writer holds it: retry later
@@ -83,6 +84,10 @@ class FolderNotEmpty(WrongKind, OSError):
 
 class Conflict(DfsError):
     """The destination no longer has the expected version, or a request id was used for other changes."""
+
+
+class OutcomeUnknown(DfsError):
+    """A transaction is in the log but could not be committed: it will be done. The same request id tells when."""
 
 
 class BadInput(DfsError):

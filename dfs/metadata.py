@@ -1,4 +1,4 @@
-"""The namespace in SQLite: opening it safely, and every question about it. Transactions are in `dfs.transactions`.
+"""The namespace in SQLite: every question about it. Transactions are in `dfs.transactions`.
 
 The tables are temporal (dfs/schema.sql, docs/formats/namespace.md): a question is asked *at* a transaction number, and
 answered by rows with `from_txn <= at < to_txn`. So a caller that fixes `at` sees one state, whatever is committed
@@ -9,30 +9,24 @@ from __future__ import annotations
 
 import contextlib
 import os
-import threading
-import weakref
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-import apsw
-import apsw.sqlite_extra
-
 from dfs.changes import ChunkRef
 from dfs.chunking import RecordsMode
-from dfs.errors import DfsError, NoStore, NotFound, StoreDamaged, StoreLocked, Unsupported, WrongKind
+from dfs.database import Database, create_database, open_database
+from dfs.errors import NotFound, UsageProblem, WrongKind
+from dfs.history import Difference, PathVersion, compare, versions_of
 from dfs.ids import ChunkId
-from dfs.options import BUSY_TIMEOUT_MS
+from dfs.marking import ROOT, marked, needed_chunks, paths_of
+from dfs.migration import FORMAT, migrate
 from dfs.paths import join
 
 APPLICATION_ID = 0x4D524446  # "MRDF"
-FORMAT = 1
-FOREVER = 1 << 62
-ROOT = 1
-_VFS = "cksmvfs"
-_VFS_LOCK = threading.Lock()
+RETENTION_DAYS = 7
 
 
 @dataclass(frozen=True)
@@ -51,6 +45,37 @@ class FileInfo:
 
 
 @dataclass(frozen=True)
+class StorageNode:
+    """A node as the namespace knows it; `capacity` in bytes, None: what the disk has."""
+
+    id: str
+    path: str
+    weight: float
+    capacity: int | None
+    state: Literal["active", "draining"]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A name for a transaction's number, and when it was given (ms since the epoch)."""
+
+    name: str
+    txn: int
+    time_ms: int
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Sums over files: each counted as often as it is there (`logical_bytes`), and each chunk once (`unique_*`)."""
+
+    files: int
+    folders: int
+    logical_bytes: int
+    unique_chunks: int
+    unique_bytes: int
+
+
+@dataclass(frozen=True)
 class Found:
     """A resolved path: its node, kind, and the newest `from_txn` on the way to it."""
 
@@ -59,98 +84,17 @@ class Found:
     since: int
 
 
-def create_database(path: Path, schema: str, application_id: int, version: int) -> None:
-    """Make a database under a temporary name and rename it into place: it exists whole or not at all."""
-    _load_checksums()
-    temp = path.with_name(path.name + ".new")
-    temp.unlink(missing_ok=True)
-    db = apsw.Connection(str(temp), vfs=_VFS)
-    try:
-        db.reserve_bytes(reserve=8)
-        _demand(db, "journal_mode", "wal", "wal")
-        db.execute(
-            f"BEGIN; {schema}; PRAGMA application_id = {application_id}; PRAGMA user_version = {version}; COMMIT"
-        )
-    finally:
-        db.close()
-    os.rename(temp, path)
+__all__ = ["Difference", "FileInfo", "Found", "Namespace", "PathVersion", "Snapshot", "StorageNode", "Totals"]
 
 
-def open_database(path: Path, application_id: int, version: int) -> apsw.Connection:
-    """Open a database that `create_database` made, with every setting read back.
-
-    Raises NoStore when it is missing or foreign, Unsupported when newer, StoreDamaged when empty, truncated or corrupt,
-    DfsError when it cannot be opened now (too many open files, no permission), which is no damage.
-    """
-    _load_checksums()
-    if not path.exists():
-        raise NoStore(f"there is no {path}; only `dfs init` makes a store")
-    try:
-        db = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE, vfs=_VFS)
-        _check_file(db, path)
-        db.set_busy_timeout(BUSY_TIMEOUT_MS)
-        found = db.pragma("application_id")
-        if found != application_id:
-            db.close()
-            raise NoStore(f"{path} is not a database of this store (application id {found:#x})")
-        if db.pragma("user_version") > version:
-            raise Unsupported(f"{path} has format {db.pragma('user_version')} of a newer release; update millrace")
-        _demand(db, "journal_mode", None, "wal")
-        _demand(db, "synchronous", "FULL", 2)
-        _demand(db, "foreign_keys", "ON", 1)
-        _demand(db, "checksum_verification", "ON", 1)
-    except apsw.BusyError as error:
-        raise StoreLocked(f"{path} is locked by another process") from error
-    except (apsw.CantOpenError, apsw.PermissionsError, apsw.NoMemError) as error:
-        raise DfsError(f"{path} cannot be opened now: {error}") from error
-    except apsw.Error as error:
-        raise StoreDamaged(f"{path} is damaged: {error}") from error
-    return db
-
-
-def _check_file(db: apsw.Connection, path: Path) -> None:
-    """Refuse what SQLite would take for a new database, or would only notice when it reads the missing part.
-
-    It is read through SQLite: to close another handle of the file would drop the locks that this process has on it.
-    """
-    head, size = db.read("main", 0, 0, 100)[1], path.stat().st_size
-    if size == 0:
-        raise StoreDamaged(f"{path} is empty; it is refused, so that nothing is lost by starting anew")
-    if size < 100 or head[:16] != b"SQLite format 3\0":
-        raise StoreDamaged(f"{path} is not an SQLite database any more")
-    page = int.from_bytes(head[16:18], "big") or 1
-    pages = int.from_bytes(head[28:32], "big")
-    wal = Path(f"{path}-wal")
-    if size < pages * (65536 if page == 1 else page) and not (wal.exists() and wal.stat().st_size):
-        raise StoreDamaged(f"{path} is truncated: {size} bytes where its header says {pages} pages")
-
-
-def _demand(db: apsw.Connection, name: str, value: str | None, expected: object) -> None:
-    if value is not None:
-        db.pragma(name, value)
-    found = db.pragma(name)
-    if str(found) != str(expected):
-        raise DfsError(f"SQLite has {name} = {found} where {expected} is needed")
-
-
-def _load_checksums() -> None:
-    """Register cksumvfs, once a process; loading it needs some connection."""
-    with _VFS_LOCK:
-        if _VFS not in apsw.vfs_names():
-            with contextlib.closing(apsw.Connection(":memory:")) as db:
-                apsw.sqlite_extra.load(db, "cksumvfs")
-
-
-class Namespace:
-    """`store.db`, one connection a thread. Every method raises StoreDamaged on corruption and StoreLocked when it
-    waited too long."""
+class Namespace(Database):
+    """`store.db`, opened; one of an older format is migrated first. Raises as `open_database`."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self._local = threading.local()
-        self._connections: weakref.WeakSet[apsw.Connection] = weakref.WeakSet()  # a thread's ends with it
-        self._lock = threading.Lock()
-        self.db()
+        super().__init__(path, APPLICATION_ID, FORMAT)
+        migrate(self)
+        self._durable = self.settings()["durability"] != "none"
+        super().close()  # what was opened before the setting was known
 
     @classmethod
     def create(cls, path: Path, settings: dict[str, Any], nodes: list[tuple[str, str]]) -> None:
@@ -161,76 +105,79 @@ class Namespace:
         create_database(draft, schema, APPLICATION_ID, FORMAT)
         with contextlib.closing(open_database(draft, APPLICATION_ID, FORMAT)) as db, db:
             db.executemany("INSERT INTO store VALUES (?, ?)", list(settings.items()))
-            db.executemany("INSERT INTO storage_node VALUES (?, ?, 1.0)", nodes)
+            db.executemany("INSERT INTO storage_node(id, path, weight) VALUES (?, ?, 1.0)", nodes)
         os.rename(draft, path)
 
-    def db(self) -> apsw.Connection:
-        """This thread's connection."""
-        db: apsw.Connection | None = getattr(self._local, "db", None)
-        if db is None:
-            db = self._local.db = open_database(self.path, APPLICATION_ID, FORMAT)
-            with self._lock:
-                self._connections.add(db)
-        return db
-
-    def close(self) -> None:
-        """Close all connections. Idempotent."""
-        with self._lock:
-            for db in list(self._connections):
-                db.close()
-            self._connections.clear()
-        self._local = threading.local()
-
-    def rows(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
-        """All rows of a question."""
-        with self._errors():
-            return self.db().execute(sql, values).fetchall()
-
-    @contextlib.contextmanager
-    def write(self) -> Iterator[apsw.Connection]:
-        """The store's one write lock, held for the body; committed at its end, rolled back when it raises."""
-        with self._errors():
-            db = self.db()
-            db.execute("BEGIN IMMEDIATE")
-            try:
-                yield db
-                db.execute("COMMIT")
-            finally:
-                if db.in_transaction:
-                    db.execute("ROLLBACK")
-
-    @contextlib.contextmanager
-    def _errors(self) -> Iterator[None]:
-        try:
-            yield
-        except apsw.BusyError as error:
-            raise StoreLocked(
-                f"{self.path}: another writer held the lock for {BUSY_TIMEOUT_MS // 1000} s; retry later"
-            ) from error
-        except (apsw.FullError, apsw.ReadOnlyError, apsw.CantOpenError) as error:
-            raise DfsError(f"{self.path} cannot be written: {error}") from error
-        except (apsw.IOError, apsw.CorruptError, apsw.NotADBError) as error:
-            raise StoreDamaged(f"{self.path} is damaged: {error}") from error
-
-    # -- questions ---------------------------------------------------------------------------------
+    # -- the store as a whole ----------------------------------------------------------------------
 
     def settings(self) -> dict[str, Any]:
-        """What `dfs init` fixed."""
-        return dict(self.rows("SELECT key, value FROM store"))
+        """Table `store` (docs/formats/namespace.md); durability, retention_days and horizon are always there."""
+        absent = {"durability": "fsync", "retention_days": RETENTION_DAYS, "horizon": 0}
+        return {**absent, **dict(self.rows("SELECT key, value FROM store"))}
 
-    def nodes(self) -> list[tuple[str, str, float]]:
-        """(uuid, path, weight) of every node, by uuid."""
-        return self.rows("SELECT id, path, weight FROM storage_node ORDER BY id")
+    def set_local(self, key: Literal["safe_mode", "clock_ms"], value: str | int | None) -> None:
+        """Set a key that is in no log (None: remove it), durable on return."""
+        with self.write() as db:
+            if value is None:
+                db.execute("DELETE FROM store WHERE key = ?", (key,))
+            else:
+                db.execute("INSERT OR REPLACE INTO store VALUES (?, ?)", (key, value))
+
+    def nodes(self) -> list[StorageNode]:
+        """Every node, by id."""
+        rows = self.rows("SELECT id, path, weight, capacity, state FROM storage_node ORDER BY id")
+        return [StorageNode(*row) for row in rows]
+
+    def snapshots(self) -> list[Snapshot]:
+        """Every snapshot, oldest number first."""
+        return [Snapshot(*row) for row in self.rows("SELECT name, txn, time_ms FROM snapshot ORDER BY txn, name")]
 
     def last(self) -> tuple[int, str | None]:
         """(number, chain) of the newest transaction; (0, None) when there is none."""
         rows = self.rows("SELECT id, lower(hex(chain)) FROM txn ORDER BY id DESC LIMIT 1")
         return rows[0] if rows else (0, None)
 
+    def txn_of(self, request: str) -> int | None:
+        """The number that a request got, None when it is not known (any more)."""
+        rows = self.rows("SELECT id FROM txn WHERE request = ?", request)
+        return int(rows[0][0]) if rows else None
+
     def time_ms(self, txn: int) -> int:
         """When a transaction was committed, in ms since the epoch by its writer's clock; 0 for the empty store."""
         rows = self.rows("SELECT time_ms FROM txn WHERE id = ?", txn)
         return int(rows[0][0]) if rows else 0
+
+    def txn_at_time(self, time_ms: int) -> int:
+        """The newest transaction that is not later. Raises NotFound when history does not reach so far back."""
+        rows = self.rows("SELECT id FROM txn WHERE time_ms <= ? ORDER BY id DESC LIMIT 1", time_ms)
+        txn, horizon = int(rows[0][0]) if rows else 0, self.settings()["horizon"]
+        if txn < horizon:
+            raise NotFound(f"no state of that time is kept any more: {self._kept(horizon)}")
+        return txn
+
+    def check_kept(self, at: int) -> int:
+        """`at`, when it can be read. Raises UsageProblem for a number of the future, NotFound for one that is not kept
+        any more."""
+        newest, horizon = self.last()[0], self.settings()["horizon"]
+        if not 0 <= at <= newest:
+            raise UsageProblem(f"there is no transaction {at}; the newest is {newest}")
+        if at < horizon and not self.rows("SELECT 1 FROM snapshot WHERE txn = ?", at):
+            raise NotFound(f"transaction {at} is no longer kept ({self._kept(horizon)})")
+        return at
+
+    def _kept(self, horizon: int) -> str:
+        names = ", ".join(f"{snapshot.name} = {snapshot.txn}" for snapshot in self.snapshots())
+        return f"history begins at {horizon}; snapshots: {names or 'none'}"
+
+    def backup(self, target: Path) -> tuple[int, str]:
+        """A consistent copy of the database, durable on return; returns (number, chain) of the newest transaction in
+        it, the chain "" for number 0."""
+        self.copy_to(target)
+        with contextlib.closing(Database(target, APPLICATION_ID, FORMAT)) as copy:
+            rows = copy.rows("SELECT id, lower(hex(chain)) FROM txn ORDER BY id DESC LIMIT 1")
+        return (rows[0][0], rows[0][1]) if rows else (0, "")
+
+    # -- paths -------------------------------------------------------------------------------------
 
     def resolve(self, path: str, at: int) -> Found | None:
         """What a normalised path leads to, or None."""
@@ -264,34 +211,54 @@ class Namespace:
     def _version(self, found: Found, at: int) -> int:
         if found.kind == "file":
             return found.since
-        rows = self.rows(
-            "WITH RECURSIVE tree(node) AS (SELECT ?1 UNION"
-            "  SELECT d.node FROM tree JOIN dentry d ON d.parent = tree.node WHERE d.from_txn <= ?2 AND d.to_txn > ?2)"
-            " SELECT max(iif(d.to_txn <= ?2, d.to_txn, d.from_txn)) FROM tree JOIN dentry d ON d.parent = tree.node"
-            " WHERE d.from_txn <= ?2",
-            *(found.node, at),
-        )
+        rows = self.rows("SELECT max(txn) FROM changed WHERE node = ? AND txn <= ?", found.node, at)
         return max(found.since, rows[0][0] or 0)
 
     def stat(self, path: str, at: int) -> FileInfo:
         """One path. Raises NotFound."""
         found = self.need(path, at)
         if found.kind == "dir":
-            return self._folder(path, found, at)
-        return self._files([(path, found.since, found.node)])[0]
+            return _folder_info(path, self._version(found, at))
+        rows = self.rows(f"SELECT {_FILE_COLUMNS} FROM file f WHERE f.node = ?", found.node)
+        return _file_info(path, found.since, *rows[0])
 
     def find(self, path: str, at: int) -> list[FileInfo]:
-        """Every file at or below, in bytewise order of paths, by one query. Raises NotFound."""
+        """Every file at or below, in bytewise order of paths. Raises NotFound."""
+        return list(self.walk(path, at))
+
+    def walk(self, path: str, at: int) -> Iterator[FileInfo]:
+        """Like `find`, for more files than memory should hold: it keeps one folder a level."""
         found = self.need(path, at)
+        if found.kind == "file":
+            yield self.stat(path, at)
+            return
+        pending = [self._entries(path, found, at)]
+        while pending:
+            entry = next(pending[-1], None)
+            if entry is None:
+                pending.pop()
+                continue
+            child, below = entry
+            if isinstance(child, FileInfo):
+                yield child
+            else:
+                pending.append(self._entries(below, child, at))
+
+    def _entries(self, path: str, folder: Found, at: int) -> Iterator[tuple[FileInfo | Found, str]]:
+        """Files and folders (with their paths), so that all paths come in bytewise order: a folder sorts as `name/`."""
         rows = self.rows(
-            "WITH RECURSIVE tree(path, since, node) AS (SELECT ?1, ?2, ?3 UNION ALL"
-            "  SELECT iif(tree.path = '', d.name, tree.path || '/' || d.name), max(tree.since, d.from_txn), d.node"
-            "  FROM tree JOIN dentry d ON d.parent = tree.node WHERE d.from_txn <= ?4 AND d.to_txn > ?4)"
-            f" SELECT tree.path, tree.since, {_FILE_COLUMNS} FROM tree JOIN file f ON f.node = tree.node"
-            " ORDER BY tree.path",
-            *(path, found.since, found.node, at),
+            f"SELECT d.name, d.node, max(d.from_txn, ?2), {_FILE_COLUMNS}"
+            " FROM dentry d LEFT JOIN file f ON f.node = d.node"
+            " WHERE d.parent = ?1 AND d.from_txn <= ?3 AND d.to_txn > ?3"
+            " ORDER BY d.name || iif(f.node IS NULL, '/', '')",
+            *(folder.node, folder.since, at),
         )
-        return [_file_info(row) for row in rows]
+        for name, node, since, *columns in rows:
+            child = join(path, name)
+            if columns[0] is None:
+                yield Found(node, "dir", since), child
+            else:
+                yield _file_info(child, since, *columns), child
 
     def ls(self, path: str, at: int) -> list[FileInfo]:
         """A folder's entries by name, or the one file. Raises NotFound."""
@@ -299,21 +266,18 @@ class Namespace:
         if found.kind == "file":
             return [self.stat(path, at)]
         rows = self.rows(
-            f"SELECT d.name, max(d.from_txn, ?2), {_FILE_COLUMNS}, d.node"
-            " FROM dentry d LEFT JOIN file f ON f.node = d.node"
+            "SELECT d.name, max(d.from_txn, ?2, iif(f.node IS NOT NULL, 0,"
+            "    coalesce((SELECT max(c.txn) FROM changed c WHERE c.node = d.node AND c.txn <= ?3), 0))),"
+            f" {_FILE_COLUMNS} FROM dentry d LEFT JOIN file f ON f.node = d.node"
             " WHERE d.parent = ?1 AND d.from_txn <= ?3 AND d.to_txn > ?3 ORDER BY d.name",
             *(found.node, found.since, at),
         )
-        entries = []
-        for name, since, *columns, node in rows:
-            child = join(path, name)
-            is_folder = columns[0] is None
-            entries.append(
-                self._folder(child, Found(node, "dir", since), at)
-                if is_folder
-                else _file_info((child, since, *columns))
-            )
-        return entries
+        return [
+            _folder_info(join(path, name), since)
+            if columns[0] is None
+            else _file_info(join(path, name), since, *columns)
+            for name, since, *columns in rows
+        ]
 
     def chunks(self, path: str, at: int) -> list[ChunkRef]:
         """A file's chunks in order. Raises NotFound, WrongKind."""
@@ -323,44 +287,90 @@ class Namespace:
         )
         return [ChunkRef(ChunkId.from_digest(i), offset, n, records, bool(c)) for i, offset, n, records, c in rows]
 
-    def check(self) -> list[str]:
-        """What SQLite's own check (with every page's checksum) finds wrong; empty when all is well."""
-        try:
-            found = [row[0] for row in self.rows("PRAGMA integrity_check")]
-        except StoreDamaged as error:
-            return [str(error)]
-        return [] if found == ["ok"] else found
+    def replicas_of(self, path: str, at: int) -> int | None:
+        """The replica count set for a path or the nearest folder above it, None when none is. Raises NotFound."""
+        self.need(path, at)
+        names = path.split("/") if path else []
+        for depth in range(len(names), -1, -1):
+            found = self.need("/".join(names[:depth]), at)
+            rows = self.rows("SELECT replicas FROM replication WHERE node = ?", found.node)
+            if rows:
+                return int(rows[0][0])
+        return None
 
-    def referenced(self) -> dict[ChunkId, int]:
-        """Every chunk of every retained file -> its length in bytes."""
-        rows = self.rows("SELECT chunk, max(length) FROM file_chunk GROUP BY chunk")
-        return {ChunkId.from_digest(digest): length for digest, length in rows}
+    # -- history -----------------------------------------------------------------------------------
+
+    def versions(self, path: str) -> list[PathVersion]:
+        """What a path held in retained history, newest first. Raises NotFound when it never held anything."""
+        return versions_of(self, path)
+
+    def diff(self, a: int, b: int, path: str = "") -> Iterator[Difference]:
+        """What differs at or below `path` between two retained numbers, by path. Raises NotFound when nothing is there
+        in either. Its cost follows the changes, not the files."""
+        return compare(self, a, b, path)
+
+    # -- chunks ------------------------------------------------------------------------------------
+
+    def totals(self, path: str, at: int) -> Totals:
+        """Sums over the files at or below a path. Raises NotFound."""
+        found = self.need(path, at)
+        tree = (
+            "WITH RECURSIVE tree(node) AS (SELECT ?1 UNION ALL SELECT d.node FROM tree JOIN dentry d"
+            " ON d.parent = tree.node WHERE d.from_txn <= ?2 AND d.to_txn > ?2) "
+        )
+        rows = self.rows(
+            f"{tree} SELECT count(f.node), count(*) - count(f.node), coalesce(sum(f.size), 0)"
+            " FROM tree LEFT JOIN file f ON f.node = tree.node",
+            *(found.node, at),
+        )
+        unique = self.rows(
+            f"{tree} SELECT count(*), coalesce(sum(length), 0) FROM (SELECT c.chunk, max(c.length) AS length"
+            " FROM tree JOIN file_chunk c ON c.node = tree.node GROUP BY c.chunk)",
+            *(found.node, at),
+        )
+        files, folders, size = rows[0]
+        return Totals(files, folders - (found.kind == "dir"), size, *unique[0])
+
+    def usage(self) -> Totals:
+        """Sums over all that is kept, with history."""
+        rows = self.rows(
+            "SELECT count(*), (SELECT count(*) - 1 FROM node WHERE kind = 'dir'), coalesce(sum(size), 0) FROM file"
+        )
+        unique = self.rows(
+            "SELECT count(*), coalesce(sum(length), 0)"
+            " FROM (SELECT max(length) AS length FROM file_chunk GROUP BY chunk)"
+        )
+        return Totals(*rows[0], *unique[0])
+
+    def needed(self, horizon: int | None = None, also: Collection[int] = ()) -> Iterator[tuple[ChunkId, int, int]]:
+        """(chunk, length in bytes, replicas) of every file that a retained number sees, or a number of `also`; each
+        chunk once, ascending.
+
+        `horizon`: as if history began there. `replicas` is the largest count set for a file of the chunk, 0 where none
+        is. It reads one state, on a connection of its own, and keeps little in memory.
+        """
+        with self.reading() as db, marked(db, horizon, also):
+            yield from needed_chunks(db)
 
     def files_of(self, chunk_id: ChunkId, at: int) -> list[str]:
-        """Paths of the files that hold this chunk now; an older version of a file is shown with the transaction that
-        ended it."""
-        rows = self.rows(
-            "WITH RECURSIVE up(path, parent, ended) AS ("
-            "  SELECT d.name, d.parent, d.to_txn FROM dentry d"
-            "    WHERE d.node IN (SELECT node FROM file_chunk WHERE chunk = ?1) AND d.from_txn <= ?2"
-            "  UNION SELECT d.name || '/' || up.path, d.parent, min(up.ended, d.to_txn)"
-            "    FROM up JOIN dentry d ON d.node = up.parent)"
-            " SELECT DISTINCT path, ended FROM up WHERE parent = 1 ORDER BY ended DESC, path",
-            *(chunk_id.digest, at),
-        )
-        return [path if ended > at else f"{path} (until transaction {ended})" for path, ended in rows]
+        """Paths of the files that hold this chunk; see `files_of_many`."""
+        return self.files_of_many([chunk_id], at)[chunk_id]
 
-    def _folder(self, path: str, found: Found, at: int) -> FileInfo:
-        return FileInfo(path, "dir", 0, None, 0, "", self._version(found, at), "")
-
-    def _files(self, found: list[tuple[str, int, int]]) -> list[FileInfo]:
-        query = f"SELECT {_FILE_COLUMNS} FROM file f WHERE f.node = ?"
-        return [_file_info((path, since, *self.rows(query, node)[0])) for path, since, node in found]
+    def files_of_many(self, chunks: Collection[ChunkId], at: int) -> dict[ChunkId, list[str]]:
+        """For each chunk the paths of the files that hold it at `at`, and then of older versions, each with the
+        transaction that ended it. One scan for all of them."""
+        with self.reading() as db:
+            return paths_of(db, chunks, at)
 
 
 _FILE_COLUMNS = "f.size, f.records, f.chunk_count, lower(hex(f.content_id)), f.records_mode"
 
 
-def _file_info(row: tuple[Any, ...]) -> FileInfo:
-    path, since, size, records, chunk_count, content, mode = row
+def _folder_info(path: str, version: int) -> FileInfo:
+    return FileInfo(path, "dir", 0, None, 0, "", version, "")
+
+
+def _file_info(
+    path: str, since: int, size: int, records: int | None, chunk_count: int, content: str, mode: RecordsMode
+) -> FileInfo:
     return FileInfo(path, "file", size, records, chunk_count, content, since, mode)

@@ -44,8 +44,8 @@ ONLY_IN = {
     "ray": ("mr/executors/ray.py",),
     "click": ("mr/cli*.py", "mr/render*.py", "dfs/cli*.py", "dfs/render*.py"),
     "rich": ("mr/cli*.py", "mr/render*.py", "dfs/cli*.py", "dfs/render*.py"),
-    # dfs/stores/node.py names apsw's connection type only; it opens its database through dfs/metadata.py.
-    "apsw": ("mr/journal.py", "dfs/metadata.py", "dfs/stores/*.py"),
+    # dfs/stores/node.py names apsw's connection type only; it opens its database through dfs/database.py.
+    "apsw": ("mr/journal.py", "dfs/database.py", "dfs/stores/*.py"),
     "sqlite3": (),
 }
 
