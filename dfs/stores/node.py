@@ -12,9 +12,9 @@ from pathlib import Path
 
 import apsw
 
+from dfs.database import create_database, open_database
 from dfs.disk import Disk
 from dfs.errors import NodeFailed, Unsupported
-from dfs.metadata import create_database, open_database
 
 FORMAT = 1
 _APPLICATION_ID = 0x4D52534D  # "MRSM"
@@ -58,7 +58,7 @@ def create_small(path: Path) -> None:
 
 
 def open_small(path: Path, sync: bool = True) -> apsw.Connection:
-    """Open one; without `sync` its commits are not durable. Raises as `dfs.metadata.open_database`."""
+    """Open one; without `sync` its commits are not durable. Raises as `dfs.database.open_database`."""
     db = open_database(path, _APPLICATION_ID, FORMAT)
     if not sync:
         db.pragma("synchronous", "OFF")

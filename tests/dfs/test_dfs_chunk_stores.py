@@ -117,7 +117,7 @@ def test_a_small_db_that_cannot_be_opened_now_is_not_given_up(
         return real(*args, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr("dfs.metadata.apsw.Connection", fail_once)
+        patch.setattr("dfs.database.apsw.Connection", fail_once)
         with pytest.raises(NodeFailed):
             LocalChunkStore(tmp_path / "n", store.node_id)
     assert newest_small(tmp_path / "n") == 1
