@@ -12,20 +12,41 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dfs.changes import ANY, Change, ChunkRef, FileManifest, MakeDir, Move, PutFile, PutFolder, Remove
+    from dfs.changes import (
+        ANY,
+        Change,
+        ChunkRef,
+        Copy,
+        DropNode,
+        DropSnapshot,
+        Expire,
+        FileManifest,
+        MakeDir,
+        Move,
+        PutFile,
+        PutFolder,
+        Remove,
+        SetNode,
+        SetReplicas,
+        SetRetention,
+        TakeSnapshot,
+    )
+    from dfs.creation import init_store
     from dfs.errors import DfsError
     from dfs.ids import ChunkId
     from dfs.interop import arrow_filesystem, scan_parquet
     from dfs.metadata import FileInfo
-    from dfs.store import Store, init_store, open_store
+    from dfs.store import Store, open_store
 
 _HOMES = {
-    "dfs.changes": "ANY Change ChunkRef FileManifest MakeDir Move PutFile PutFolder Remove",
+    "dfs.changes": "ANY Change ChunkRef Copy DropNode DropSnapshot Expire FileManifest MakeDir Move PutFile PutFolder "
+    "Remove SetNode SetReplicas SetRetention TakeSnapshot",
     "dfs.errors": "DfsError",
     "dfs.ids": "ChunkId",
     "dfs.interop": "arrow_filesystem scan_parquet",
     "dfs.metadata": "FileInfo",
-    "dfs.store": "Store init_store open_store",
+    "dfs.creation": "init_store",
+    "dfs.store": "Store open_store",
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
 
@@ -34,7 +55,11 @@ __all__ = [
     "Change",
     "ChunkId",
     "ChunkRef",
+    "Copy",
     "DfsError",
+    "DropNode",
+    "DropSnapshot",
+    "Expire",
     "FileInfo",
     "FileManifest",
     "MakeDir",
@@ -42,7 +67,11 @@ __all__ = [
     "PutFile",
     "PutFolder",
     "Remove",
+    "SetNode",
+    "SetReplicas",
+    "SetRetention",
     "Store",
+    "TakeSnapshot",
     "arrow_filesystem",
     "init_store",
     "open_store",

@@ -1,51 +1,69 @@
 """Store: the library API of the embedded store. It composes namespace, nodes and operation log; the rules live in those
 rooms.
 
-init_store(path, *, nodes=(), replicas=None, chunk_bytes_avg=None) -> Store
 open_store(path=None) -> Store                        # path > DFS_STORE > default; NoStore
-store.path, .uuid, .sizes, .replicas, .close()        # a context manager; safe for threads; pickles as its path
-store.txn() -> int
+store.path, .uuid, .sizes, .replicas, .durability     # a context manager; safe for threads; pickles as its path
+store.txn() -> int;  store.at(moment) -> int          # every `at=`: a number, a snapshot's name, a time; None: now
 store.stat(path, at=None) -> FileInfo                 # NotFound
 store.exists(path, at=None) -> bool
 store.find(path, at=None) / .ls(path, at=None) -> list[FileInfo]
 store.version(path, at=None) -> int | None
+store.versions(path) -> list[PathVersion];  store.diff(a, b, path="") -> Iterator[Difference]
+store.snapshots() -> list[Snapshot]                   # TakeSnapshot and DropSnapshot are changes
 store.chunks(path, at=None) -> list[ChunkRef]
 store.manifest(path, at=None) -> FileManifest         # to publish a stored file under another path too
+store.replicas_of(path, at=None) -> int
 store.nodes_of(chunk_id) -> tuple[str, ...]           # node ids, in reading order
 store.node_paths() -> dict[str, Path]
 store.read_chunk(chunk_id, *, path=None) -> bytes     # verified, failover, heal; ChunkLost
-store.open(path, at=None) -> StoredFile           # a seekable BufferedReader
-store.write_file(stream_or_bytes, *, records="auto", name_hint=None) -> FileManifest
-store.writer(*, records="auto", name_hint=None) -> FileWriter     # write(block) ... finish() -> FileManifest
-store.write_files([(name_hint, stream or bytes), ...], *, records="auto") -> Iterator[FileManifest]   # fast for many
-store.publish(changes, *, request_id) -> int          # PutFile, PutFolder, Remove, Move, MakeDir; all or nothing
+store.open(path, at=None) -> StoredFile               # a seekable BufferedReader
+store.write_file(stream_or_bytes, *, records="auto", name_hint=None, replicas=None) -> FileManifest
+store.writer(*, records="auto", name_hint=None, replicas=None) -> FileWriter     # write(block) ... finish()
+store.write_files([(name_hint, stream or bytes), ...], *, records="auto", replicas=None) -> Iterator[FileManifest]
+store.publish(changes, *, request_id) -> int          # the changes of `dfs.changes`; all or nothing
+store.pin(manifests), store.hold(txn)                 # kept from garbage collection until the store is closed
 store.counts -> Counter                               # of reads: "damaged", "missing", "failover", "healed"
+
+Care is in rooms of its own: `creation`, `gc`, `scrub`, `repair`, `members`, `checkpoint`, `rebuild`.
 """
 
 from __future__ import annotations
 
 import os
 import time
-import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Literal
 
-from dfs.changes import Change, ChunkRef, FileManifest, PutFile, PutFolder, build_manifest, changes_to_json
+from dfs import checkpoint
+from dfs.changes import (
+    Change,
+    ChunkRef,
+    DropNode,
+    FileManifest,
+    PutFile,
+    PutFolder,
+    SetNode,
+    build_manifest,
+    changes_to_json,
+)
 from dfs.chunk_store import ChunkStore
 from dfs.chunking import RecordsMode
-from dfs.errors import AlreadyExists, DfsError, NodeFailed, NoStore, NotEnoughNodes, UsageProblem
+from dfs.disk import Disk
+from dfs.errors import NodeFailed, NotEnoughNodes, UsageProblem
+from dfs.history import Difference, PathVersion
 from dfs.ids import ChunkId
-from dfs.metadata import FileInfo, Namespace
-from dfs.oplog import OpLog, sync_folder
-from dfs.options import CHUNK_BYTES_AVG, REPLICAS, ChunkSizes
+from dfs.metadata import FileInfo, Namespace, Snapshot, StorageNode
+from dfs.moments import Moment, time_ms, transaction_number
+from dfs.oplog import OpLog
+from dfs.options import REPLICAS, ChunkSizes
 from dfs.paths import normalise
+from dfs.pins import Pins
 from dfs.placement import PlacementNode
 from dfs.reading import StoredFile
 from dfs.replication import ReplicatedChunks, log
 from dfs.stores.local import LocalChunkStore
-from dfs.stores.node import create_node
 from dfs.transactions import Committer
 from dfs.writing import FileWriter, WritePool, write_batched
 
@@ -62,56 +80,6 @@ def default_path() -> Path:
     return (Path(data) if data else Path.home() / ".local" / "share") / "millrace" / "store"
 
 
-def init_store(
-    path: str | os.PathLike[str],
-    *,
-    nodes: Sequence[str | os.PathLike[str]] = (),
-    replicas: int | None = None,
-    chunk_bytes_avg: int | None = None,
-) -> Store:
-    """Make a store at `path` and open it. Without `nodes` it has one node, inside `path`.
-
-    `replicas` defaults to min(3, nodes); `chunk_bytes_avg` (bytes) to 16 MiB, min and max are a quarter and four times
-    of it. All three are fixed. Raises AlreadyExists when a store or a node is there, UsageProblem for numbers that
-    cannot be.
-
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder, init_store(folder + "/s") as store:
-    ...     _ = store.publish([PutFile("a.txt", store.write_file(b"one\\ntwo\\n"))], request_id="1")
-    ...     store.stat("a.txt").records, store.open("a.txt").read()
-    (2, b'one\\ntwo\\n')
-    """
-    root = Path(path)
-    if (root / DATABASE).exists():
-        raise AlreadyExists(f"{root} is a store already")
-    folders = [Path(os.path.abspath(node)) for node in nodes] or [Path(os.path.abspath(root)) / "node-1"]
-    if len(set(folders)) != len(folders):
-        raise UsageProblem("a node folder is given twice")
-    copies = min(REPLICAS, len(folders)) if replicas is None else replicas
-    if not 1 <= copies <= len(folders):
-        raise UsageProblem(f"{copies} replicas need as many nodes; {len(folders)} are given")
-    sizes = ChunkSizes.of_average(chunk_bytes_avg or CHUNK_BYTES_AVG)
-    for folder in folders:  # before anything is made
-        if (folder / "node.json").exists():
-            raise AlreadyExists(f"{folder} is a node of a store already; choose another folder")
-    store_uuid = str(uuid.uuid4())
-    made: list[tuple[str, str]] = []
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        for folder in folders:
-            made.append((create_node(folder, store_uuid), _relative(folder, root)))  # noqa: PERF401 - known after an error
-        settings = {"uuid": store_uuid, "replicas": copies, "min": sizes.min, "avg": sizes.avg, "max": sizes.max}
-        Namespace.create(root / DATABASE, settings, made)
-        sync_folder(root)
-    except (DfsError, OSError) as error:
-        for _, where in made:  # they are no nodes of any store; a second try may take them
-            (root / where / "node.json").unlink(missing_ok=True)
-        if isinstance(error, DfsError):
-            raise
-        raise DfsError(f"a store cannot be made at {root}: {error}") from error
-    return Store(root)
-
-
 def open_store(path: str | os.PathLike[str] | None = None) -> Store:
     """Open the store at `path`, else at $DFS_STORE, else at the default under the user's data folder.
 
@@ -125,42 +93,65 @@ class Store:
 
     def __init__(self, path: Path) -> None:
         self.path = Path(os.path.abspath(path))
-        self._namespace = Namespace(self.path / DATABASE)
-        settings = self._namespace.settings()
+        self.namespace = Namespace(self.path / DATABASE)
+        settings = self.namespace.settings()
         self.uuid: str = settings["uuid"]
-        self.replicas: int = settings["replicas"]
+        self.durability: str = settings["durability"]
         self.sizes = ChunkSizes(settings["min"], settings["avg"], settings["max"])
-        rows = self._namespace.nodes()
-        self._node_paths = {node: self.path / where for node, where, _ in rows}
+        self.disk = Disk(sync=self.durability == "fsync")
+        self.pins = Pins(self.path / "pins")
+        self._held: set[int] = set()
+        self._attach(self.namespace.nodes())
+        self.committer.recover()
+        checkpoint.sweep(self.path)
+
+    def _attach(self, members: Sequence[StorageNode]) -> None:
+        """Take up these nodes as the store's."""
+        self._members = members
+        self._node_paths = {node.id: self.path / node.path for node in members}
+        active = sum(node.state == "active" for node in members)
+        self.replicas: int = self.namespace.settings().get("replicas") or max(1, min(REPLICAS, active))
         self.absent: dict[str, str] = {}  # node id -> why it cannot be used
-        self.replicated = ReplicatedChunks(
-            [PlacementNode(node, weight) for node, _, weight in rows], self._open_nodes(), self.replicas
-        )
-        if not self.replicated.nodes:
+        nodes = self._open_nodes(members)
+        placed = [PlacementNode(node.id, node.weight, node.state == "draining") for node in members]
+        self.replicated = ReplicatedChunks(placed, nodes, self.replicas)
+        if not nodes:
             self.close()
             raise NotEnoughNodes(f"no node of the store {self.path} can be used: {'; '.join(self.absent.values())}")
-        logs = [OpLog(self._node_paths[node]) for node in self.replicated.nodes]
-        self._committer = Committer(self._namespace, logs, self.replicas, self.uuid)
-        self._committer.recover()
-        self._pool = WritePool(self.replicated)
+        self._logs = [OpLog(self._node_paths[node], self.disk) for node in nodes]
+        self.committer = Committer(self.namespace, self._logs, min(self.replicas, max(1, active)), self.uuid)
+        self._pool = WritePool(self.replicated, self.pins)
 
-    def _open_nodes(self) -> dict[str, ChunkStore]:
+    def _open_nodes(self, members: Sequence[StorageNode]) -> dict[str, ChunkStore]:
         nodes: dict[str, ChunkStore] = {}
-        for node, where in self._node_paths.items():
+        for node in members:
+            where = self._node_paths[node.id]
             try:
-                nodes[node] = LocalChunkStore(where, node)
+                nodes[node.id] = LocalChunkStore(where, node.id, self.disk, node.capacity)
             except (NodeFailed, OSError) as error:
-                log.warning("node %s is absent: %s", node, error)
-                self.absent[node] = str(error)
+                log.warning("node %s is absent: %s", node.id, error)
+                self.absent[node.id] = str(error)
         return nodes
 
-    def close(self) -> None:
-        """Release files and threads. Idempotent."""
+    def reload(self) -> None:
+        """Take up nodes that were added, drained or removed since the store was opened, also by another process."""
+        members = self.namespace.nodes()
+        if members != self._members:
+            self._release()
+            self._attach(members)
+
+    def _release(self) -> None:
         if hasattr(self, "_pool"):
             self._pool.close()
+            self.replicated.close()
         for node in self.replicated.nodes.values():
             node.close()
-        self._namespace.close()
+
+    def close(self) -> None:
+        """Release files, threads and pins. Idempotent."""
+        self._release()
+        self.pins.close()
+        self.namespace.close()
 
     def __enter__(self) -> Store:
         return self
@@ -181,60 +172,85 @@ class Store:
 
     def txn(self) -> int:
         """Number of the newest transaction; 0 for a new store."""
-        return self._namespace.last()[0]
+        return self.namespace.last()[0]
 
-    def _at(self, at: int | None) -> int:
-        newest = self.txn()
-        if at is not None and not 0 <= at <= newest:
-            raise UsageProblem(f"there is no transaction {at}; the newest is {newest}")
-        return newest if at is None else at
+    def at(self, moment: Moment | None) -> int:
+        """The transaction that a moment names: a number, a snapshot's name, a time (ISO text or datetime; the newest
+        transaction until then), None for now. Raises NotFound when it is no longer kept, UsageProblem when it never
+        was."""
+        if moment is None:
+            return self.txn()
+        number = transaction_number(moment)
+        if number is None:
+            named = {snapshot.name: snapshot.txn for snapshot in self.namespace.snapshots()}
+            number = named.get(str(moment))
+        if number is None:
+            number = self.namespace.txn_at_time(time_ms(moment))
+        return number if number in self._held else self.namespace.check_kept(number)
 
-    def stat(self, path: str, at: int | None = None) -> FileInfo:
+    def stat(self, path: str, at: Moment | None = None) -> FileInfo:
         """What is at `path`, now or after transaction `at`. Raises NotFound, InvalidPath."""
-        return self._namespace.stat(normalise(path), self._at(at))
+        return self.namespace.stat(normalise(path), self.at(at))
 
-    def exists(self, path: str, at: int | None = None) -> bool:
+    def exists(self, path: str, at: Moment | None = None) -> bool:
         """Whether a file or folder is at `path`. Raises InvalidPath."""
-        return self._namespace.resolve(normalise(path), self._at(at)) is not None
+        return self.namespace.resolve(normalise(path), self.at(at)) is not None
 
-    def find(self, path: str, at: int | None = None) -> list[FileInfo]:
+    def find(self, path: str, at: Moment | None = None) -> list[FileInfo]:
         """Every file at or below `path`, in bytewise order of paths. Raises NotFound."""
-        return self._namespace.find(normalise(path), self._at(at))
+        return self.namespace.find(normalise(path), self.at(at))
 
-    def ls(self, path: str, at: int | None = None) -> list[FileInfo]:
+    def ls(self, path: str, at: Moment | None = None) -> list[FileInfo]:
         """The entries of a folder by name; of a file, itself. Raises NotFound."""
-        return self._namespace.ls(normalise(path), self._at(at))
+        return self.namespace.ls(normalise(path), self.at(at))
 
-    def version(self, path: str, at: int | None = None) -> int | None:
+    def version(self, path: str, at: Moment | None = None) -> int | None:
         """Transaction since which `path` holds what it holds (a folder: newest change at or below); None when nothing
         is there."""
-        return self._namespace.version(normalise(path), self._at(at))
+        return self.namespace.version(normalise(path), self.at(at))
 
     def time_ms(self, txn: int) -> int:
         """When a transaction was committed, in ms since the epoch by its writer's clock; 0 for the empty store."""
-        return self._namespace.time_ms(txn)
+        return self.namespace.time_ms(txn)
 
-    def chunks(self, path: str, at: int | None = None) -> list[ChunkRef]:
+    def chunks(self, path: str, at: Moment | None = None) -> list[ChunkRef]:
         """The chunks of a file, in order. Raises NotFound, WrongKind for a folder."""
-        return self._namespace.chunks(normalise(path), self._at(at))
+        return self.namespace.chunks(normalise(path), self.at(at))
 
-    def manifest(self, path: str, at: int | None = None) -> FileManifest:
+    def manifest(self, path: str, at: Moment | None = None) -> FileManifest:
         """The manifest of a stored file, to publish it under another path too. Raises NotFound, WrongKind."""
         info, refs = self.stat(path, at), self.chunks(path, at)
         mode: RecordsMode = "lines" if info.records_mode == "lines" else "none"
         return build_manifest([(ref.id, ref.length, ref.records, ref.continues) for ref in refs], mode, 0)
 
-    def files_of(self, chunk_id: ChunkId) -> list[str]:
-        """Paths of the files that a chunk belongs to."""
-        return self._namespace.files_of(chunk_id, self.txn())
+    def versions(self, path: str) -> list[PathVersion]:
+        """What `path` held over the time that is kept, newest first. Raises NotFound when it never was."""
+        return self.namespace.versions(normalise(path))
 
-    def referenced(self) -> dict[ChunkId, int]:
-        """Every chunk that some retained version of a file needs -> its length in bytes."""
-        return self._namespace.referenced()
+    def diff(self, a: Moment | None, b: Moment | None = None, path: str = "") -> Iterator[Difference]:
+        """What differs at or below `path` between two moments; the cost follows the differences."""
+        return self.namespace.diff(self.at(a), self.at(b), normalise(path))
+
+    def snapshots(self) -> list[Snapshot]:
+        """Names of transactions, by name."""
+        return self.namespace.snapshots()
+
+    def replicas_of(self, path: str, at: Moment | None = None) -> int:
+        """How many copies the chunks of a file at `path` shall have: its own number, else the nearest folder's, else
+        the store's. The path need not exist."""
+        return self.namespace.replicas_of(normalise(path), self.at(at)) or self.replicas
+
+    @property
+    def safe_mode(self) -> str | None:
+        """Why nothing may be collected or dropped until `fsck` has run; None when it may."""
+        reason: str | None = self.namespace.settings().get("safe_mode")
+        return reason
 
     def check_namespace(self) -> list[str]:
         """Faults of the namespace's database; empty when it is whole."""
-        return self._namespace.check()
+        return self.namespace.check()
+
+    # -- changing it -------------------------------------------------------------------------------
 
     def publish(self, changes: Sequence[Change], *, request_id: str) -> int:
         """Make all changes in one transaction and return its number; on an error nothing has changed.
@@ -246,13 +262,49 @@ class Store:
         if not request_id or not request_id.isprintable():
             raise UsageProblem(f"request id {request_id!r}: a printable text is needed")
         values = changes_to_json(changes)
+        now_ms = time.time_ns() // 1_000_000
+        with self.pins.writing():  # nothing is collected between the look and the commit
+            self.reload()
+            if self.namespace.txn_of(request_id) is None:
+                self._require(changes)
+            txn = self._committer_for(changes).commit(values, request_id, now_ms)
+            self.reload()
+        checkpoint.write_if_due(self)
+        return txn
+
+    def _committer_for(self, changes: Sequence[Change]) -> Committer:
+        """The log needs as many nodes as there are replicas; fewer, when these changes leave fewer (a lost node's
+        removal must not wait for that node)."""
+        left = {node.id for node in self._members if node.state == "active"}
+        for change in changes:
+            if isinstance(change, DropNode) or (isinstance(change, SetNode) and change.state != "active"):
+                left.discard(change.id)
+        return Committer(self.namespace, self._logs, min(self.replicas, max(1, len(left))), self.uuid)
+
+    def _require(self, changes: Sequence[Change]) -> None:
+        """All chunks of what is published must be here."""
         wanted = {ref.id for manifest in _manifests(changes) for ref in manifest.chunks}
         lacking = wanted - self.replicated.held(wanted)
         if lacking:
             raise UsageProblem(
-                f"{len(lacking)} chunks of a manifest are not in this store, the first is {min(lacking)}"
+                f"{len(lacking)} chunks of a manifest are not in this store, the first is {min(lacking)}; store the "
+                "file again (chunks that nothing pins are collected)"
             )
-        return self._committer.commit(values, request_id, time.time_ns() // 1_000_000)
+
+    def pin(self, manifests: Iterable[FileManifest]) -> bool:
+        """Keep the chunks of these from garbage collection until the store is closed, also if whoever stored them ends.
+        Returns whether all of them are here."""
+        wanted = {ref.id for manifest in manifests for ref in manifest.chunks}
+        with self.pins.writing():
+            self.pins.add(wanted)
+            return self.replicated.held(wanted) == wanted
+
+    def hold(self, txn: int) -> None:
+        """Keep a transaction readable, whatever is removed meanwhile, until the store is closed. Raises NotFound when
+        it is no longer kept."""
+        with self.pins.writing():
+            self._held.add(self.at(txn))
+            self.pins.hold(txn)
 
     # -- bytes -------------------------------------------------------------------------------------
 
@@ -272,15 +324,17 @@ class Store:
         """
         return self.replicated.get(ChunkId.parse(chunk_id), path)
 
-    def open(self, path: str, at: int | None = None) -> StoredFile:
+    def open(self, path: str, at: Moment | None = None) -> StoredFile:
         """A seekable binary file that holds one chunk at a time. Raises NotFound, WrongKind; reading raises
         ChunkLost."""
         name = normalise(path)
         return StoredFile(self.replicated, name, self.chunks(name, at))
 
-    def writer(self, *, records: Records = "auto", name_hint: str | None = None) -> FileWriter:
+    def writer(
+        self, *, records: Records = "auto", name_hint: str | None = None, replicas: int | None = None
+    ) -> FileWriter:
         """A file to push blocks into: `write(block)`, then `finish()` for its manifest."""
-        return FileWriter(self._pool, self.sizes, records, name_hint)
+        return FileWriter(self._pool, self.sizes, records, name_hint, replicas)
 
     def write_file(
         self,
@@ -288,22 +342,28 @@ class Store:
         *,
         records: Records = "auto",
         name_hint: str | None = None,
+        replicas: int | None = None,
     ) -> FileManifest:
         """Store a file's chunks durably, invisible until `publish`. Memory is bounded whatever its size.
 
         `records`: "lines" cuts at line ends and counts lines, "none" does neither, "auto" decides by the first 64 KiB
-        and `name_hint`. Raises NotEnoughNodes when too few nodes can be written to.
+        and `name_hint`. `replicas`: how many copies (default: the store's). Raises NotEnoughNodes when too few nodes
+        can be written to.
         """
-        with self.writer(records=records, name_hint=name_hint) as writer:
+        with self.writer(records=records, name_hint=name_hint, replicas=replicas) as writer:
             writer.write_from(source)
             return writer.finish()
 
     def write_files(
-        self, sources: Iterable[tuple[str, IO[bytes] | bytes]], *, records: Records = "auto"
+        self,
+        sources: Iterable[tuple[str, IO[bytes] | bytes]],
+        *,
+        records: Records = "auto",
+        replicas: int | None = None,
     ) -> Iterator[FileManifest]:
         """Like `write_file` for each (name_hint, source), in order; the small ones are made durable together, which is
         much faster."""
-        return write_batched(self._pool, self.sizes, sources, records)
+        return write_batched(self._pool, self.sizes, sources, records, replicas)
 
 
 def _manifests(changes: Sequence[Change]) -> Iterator[FileManifest]:
@@ -312,11 +372,3 @@ def _manifests(changes: Sequence[Change]) -> Iterator[FileManifest]:
             yield change.manifest
         elif isinstance(change, PutFolder):
             yield from change.files.values()
-
-
-def _relative(folder: Path, root: Path) -> str:
-    base = Path(os.path.abspath(root))
-    return str(folder.relative_to(base)) if folder.is_relative_to(base) else str(folder)
-
-
-__all__ = ["ChunkRef", "FileInfo", "FileManifest", "NoStore", "Store", "default_path", "init_store", "open_store"]

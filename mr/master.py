@@ -37,7 +37,7 @@ from mr.program import JoinHead, PartOutlet, ReadHead
 from mr.progress import Snapshot, StageProgress
 from mr.scheduler import Scheduler, StageShape
 from mr.stages import Graph, Stage
-from mr.storage import store_holds
+from mr.storage import store_keep
 from mr.tasks import Attempt, Output, Place, Split, TaskId, TaskResult, TaskSpec
 
 WAIT_SECONDS = 0.5
@@ -182,6 +182,9 @@ class Master:
         self._results[task] = event.result
         self._ran.add(task)
         planned = self._planned[task.stage]
+        for output, outlet in zip(event.result.outputs, self._graph.stages[task.stage].program.outlets, strict=True):
+            if output.manifest:
+                self._present(output, outlet)
         identity = planned.identities[task.index]
         if identity is not None:
             self._fresh.append((identity, self._graph.stages[task.stage].label, event.result))
@@ -280,7 +283,7 @@ class Master:
         """Whether the files of a recorded output are still there and, if they will be published, unchanged."""
         if output.manifest:
             spec = outlet.spec  # type: ignore[attr-defined]
-            return store_holds(spec.store, output.manifest)
+            return store_keep(spec.store, output.manifest)
         if not output.path:
             return True
         path: Path = self._home / output.path

@@ -134,6 +134,7 @@ def _list_dfs(path: str) -> list[InputFile] | None:
     store = open_store(None)
     name = path.removeprefix(SCHEME).strip("/")
     at = store.txn()
+    store.hold(at)  # what is removed while the job runs stays readable
     if glob.has_magic(name) and not store.exists(name, at):
         system = fsspec.filesystem("dfs", store=str(store.path))
         names = [n.removeprefix(SCHEME).strip("/") for n in system.glob(name)]
@@ -202,11 +203,11 @@ def store_file(store: str, path: Path, extension: str) -> str:
         raise OutputError(f"the store {store} cannot take a part: {error}") from None
 
 
-def store_holds(store: str, manifest: str) -> bool:
-    """Whether a store still has all chunks of a manifest that `store_file` gave."""
+def store_keep(store: str, manifest: str) -> bool:
+    """Keep the chunks of a manifest that `store_file` gave from garbage collection, for as long as this process runs
+    (the worker that stored them may end before they are published). False when some are gone."""
     try:
-        wanted = {ref.id for ref in dfs.FileManifest.from_json(json.loads(manifest)).chunks}
-        return wanted <= open_store(store).replicated.held(wanted)
+        return open_store(store).pin([dfs.FileManifest.from_json(json.loads(manifest))])
     except dfs.DfsError:
         return False
 

@@ -35,7 +35,7 @@ from dfs.errors import (
     UsageProblem,
     WrongKind,
 )
-from dfs.repair import plan_health, survey
+from dfs.health import examine
 from dfs.testing import Damage, damage_local
 
 AVERAGE = 1 << 15
@@ -628,7 +628,7 @@ def test_one_of_many_racing_writers_wins(store: Store) -> None:  # F37
 def test_a_writer_that_waits_too_long_says_so(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:  # F20
     import apsw
 
-    monkeypatch.setattr("dfs.metadata.BUSY_TIMEOUT_MS", 1)
+    monkeypatch.setattr("dfs.database.BUSY_TIMEOUT_MS", 1)
     with dfs.open_store(store.path) as impatient:
         holder = apsw.Connection(str(store.path / "store.db"), vfs="cksmvfs")
         holder.execute("BEGIN IMMEDIATE")
@@ -649,11 +649,9 @@ def test_a_damaged_page_of_small_chunks_is_read_around_reported_and_healed(store
     page[len(page) // 2 + 100] ^= 4
     (folder / "small-1.db").write_bytes(page)
     with dfs.open_store(store.path) as opened:
-        needed = frozenset(opened.referenced())
-        health = plan_health(needed, survey(opened.replicated, needed, True, lambda _: None), 2)
+        health = examine(opened, read_data=True)
         assert health.damaged
         assert not health.missing
         assert all(content(opened, f"d/{name}") == value for name, value in data.items())
         assert opened.counts["healed"] > 0
-        health = plan_health(needed, survey(opened.replicated, needed, True, lambda _: None), 2)
-        assert not health.damaged
+        assert not examine(opened, read_data=True).damaged
