@@ -161,6 +161,8 @@ def collect(
         garbage = plan_collection(
             _complete(survey(store.namespace.needed(horizon, pinned.txns), store.replicated.nodes)), pinned.chunks
         )
+        if horizon == history.horizon + 1 and not garbage.chunks:
+            horizon = history.horizon  # only our own last transaction could be forgotten: that would go on for ever
         report = _report(garbage, history, horizon, pinned.dead)
         if dry_run:
             return replace(report, dry_run=True)
@@ -170,7 +172,7 @@ def collect(
                 f"({garbage.share:.0%}, {garbage.chunks:,} chunks), more than {COLLECTED_SHARE_MAX:.0%} at once; "
                 "nothing was deleted: look at `dfs gc --dry-run`, then use --force"
             )
-        if horizon is not None and (horizon > history.horizon + 1 or garbage.chunks):  # + 1: our own last transaction
+        if horizon is not None and (horizon > history.horizon or garbage.chunks):
             store.committer.commit(changes_to_json([Expire(horizon)]), f"gc-{uuid.uuid4().hex}", now_ms)
         store.namespace.set_local("clock_ms", now_ms)
         return _delete(store, garbage, report, quarantine, progress)
