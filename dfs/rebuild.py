@@ -28,7 +28,7 @@ from dfs.options import REPLICAS
 from dfs.pins import collecting
 from dfs.store import DATABASE, open_store
 from dfs.stores.node import read_identity
-from dfs.transactions import Committer
+from dfs.transactions import apply_logged
 
 log = logging.getLogger("dfs")
 
@@ -211,7 +211,7 @@ class _Found:
         header = checkpoint_file.restore(file, new, self.disk)
         places = {chain: link[2] for node in self.nodes.values() for chain, link in node.links.items()}
         with contextlib.closing(Namespace(new)) as namespace:
-            Committer(namespace, [], 0, header.store).apply_logged(_bodies(choice.links, places))
+            apply_logged(namespace, _bodies(choice.links, places), header.store)
             expected = choice.links[-1].chain if choice.links else header.chain
             if choice.txn and namespace.last() != (choice.txn, expected):
                 raise StoreDamaged(f"checkpoint {file} and the log after it do not give transaction {choice.txn}")
