@@ -28,7 +28,7 @@ from dfs.options import REPLICAS
 from dfs.pins import collecting
 from dfs.store import DATABASE, open_store
 from dfs.stores.node import read_identity
-from dfs.transactions import apply_logged
+from dfs.transactions import Committer, apply_logged
 
 log = logging.getLogger("dfs")
 
