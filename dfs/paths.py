@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from dfs.errors import InvalidPath
 from dfs.options import NAME_BYTES_MAX, PATH_BYTES_MAX
 
@@ -52,3 +54,13 @@ def join(folder: str, name: str) -> str:
     ('a', 'a/b/c')
     """
     return f"{folder}/{name}" if folder and name else folder or name
+
+
+def parents(path: str) -> Iterator[str]:
+    """The folders that a normalised path is in, nearest first, without the root.
+
+    >>> list(parents("a/b/c"))
+    ['a/b', 'a']
+    """
+    while (path := path.rpartition("/")[0]) != "":
+        yield path
