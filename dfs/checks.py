@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import platform
+import secrets
 from collections.abc import Iterator
 from importlib import metadata as distributions
 from pathlib import Path
 
-from dfs import checkpoint
-from dfs.disk import suspect_reason
+from dfs.checkpoint_file import listed, read_header, restore
+from dfs.disk import Disk, suspect_reason
 from dfs.errors import DfsError, NodeFailed
 from dfs.health import Finding, Health, examine
 from dfs.members import node_report
@@ -26,7 +27,7 @@ def check(store: Store, out: Output, read_data: bool, heal: bool) -> int:
 
     Ends safe mode when every node could be read. Raises NodeFailed when a node cannot say what it holds.
     """
-    faults = list(_faults(store, out))
+    faults = list(_faults(store, out, read_data))
     with out.progress("fsck", noun="copies") as progress:
         health = examine(store, read_data=read_data, progress=lambda copies: progress.count(copies))
     _show(store, out, health)
@@ -46,7 +47,7 @@ def check(store: Store, out: Output, read_data: bool, heal: bool) -> int:
     return 0 if done.complete and not faults else DAMAGED
 
 
-def _faults(store: Store, out: Output) -> Iterator[str]:
+def _faults(store: Store, out: Output, read_data: bool) -> Iterator[str]:
     """What is wrong with the namespace and the logs, shown as it is found. Nodes that are away or suspect are shown; by
     themselves they are no damage."""
     for fault in store.check_namespace():
@@ -59,19 +60,21 @@ def _faults(store: Store, out: Output) -> Iterator[str]:
             continue
         if suspected := suspect_reason(folder):
             out.line(f"suspect          {suspected}", "suspect", node=node, reason=suspected)
-        for fault in log_faults(store, folder):
+        for fault in log_faults(store, folder, read_data):
             out.line(f"log              node {node}: {fault}", "log", node=node, fault=fault)
             yield fault
 
 
-def log_faults(store: Store, node: Path) -> Iterator[str]:
-    """What a rebuild from this node alone would stumble over: the newest checkpoint, and the log from there to the
-    newest transaction."""
+def log_faults(store: Store, node: Path, read_data: bool = False) -> Iterator[str]:
+    """What a rebuild from this node alone would stumble over: the newest checkpoint (`read_data`: all of it), and the
+    log from there to the newest transaction."""
     last, chain = store.namespace.last()
     base = -1
-    for number, file in checkpoint.listed(node):
+    for number, file in listed(node):
         try:
-            if checkpoint.read_header(file).txn == number:
+            if read_header(file).txn == number:
+                if read_data:
+                    _read_checkpoint(file, node)
                 base = number
                 break
         except (DfsError, OSError) as error:
@@ -96,6 +99,14 @@ def log_faults(store: Store, node: Path) -> Iterator[str]:
         yield f"its log ends with transaction {reached}, the store's with {last}; open the store again to copy the rest"
     elif before is not None and before.txn == last and before.chain != chain:
         yield f"its log has another transaction {last} than the store"
+
+
+def _read_checkpoint(file: Path, node: Path) -> None:
+    draft = node / "tmp" / f"fsck.{secrets.token_hex(4)}"
+    try:
+        restore(file, draft, Disk(sync=False))
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def _end_safe_mode(store: Store, out: Output, faults: list[str]) -> None:
