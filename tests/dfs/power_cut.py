@@ -236,6 +236,7 @@ def work(root: Path, limbo: Path, seed: int, options: Any, acknowledge: Callable
     """The child: ends by a power cut, in the middle or when all is done."""
     import dfs
     import dfs.store
+    from dfs.database import Database
 
     forgets = frozenset(options.get("forgets", ()))
     disk = cutting_disk(limbo, seed, random.Random(seed).randrange(1, options["operations"]), forgets)
@@ -245,7 +246,14 @@ def work(root: Path, limbo: Path, seed: int, options: Any, acknowledge: Callable
         disk.sync = sync
         return disk
 
+    connect = Database.connect
+
+    def connect_alone(self: Any) -> Any:
+        self.disconnect()
+        return connect(self)
+
     dfs.store.Disk = make_disk  # type: ignore[attr-defined, misc, assignment]
+    Database.connect = connect_alone  # type: ignore[method-assign]
     store = dfs.open_store(root)
     for number, step in enumerate(planned(seed)):
         do(store, step, f"{seed}-{number}")
