@@ -22,6 +22,7 @@ from dfs.changes import (
     ANY,
     Change,
     ChunkRef,
+    Copy,
     Expected,
     FileManifest,
     MakeDir,
@@ -30,7 +31,16 @@ from dfs.changes import (
     Remove,
     build_manifest,
 )
-from dfs.errors import AlreadyExists, IsAFolder, NotAFolder, NotFound, ReadOnly, UsageProblem
+from dfs.errors import (
+    AlreadyExists,
+    FolderNotEmpty,
+    IsAFolder,
+    NotAFolder,
+    NotFound,
+    ReadOnly,
+    UsageProblem,
+    WrongKind,
+)
 from dfs.fs_reading import StoreReader
 from dfs.fs_transaction import DfsTransaction
 from dfs.handles import TextWriter, WriteFile
@@ -265,6 +275,8 @@ class DfsFileSystem(StoreReader):
         name = self._writable(path)
         if self.store.stat(name).kind == "file":
             raise NotAFolder(f"dfs://{name} is a file, not a folder")
+        if self.store.ls(name):
+            raise FolderNotEmpty(f"dfs://{name} is not empty; rm(recursive=True) removes what is in it too")
         self._change(Remove(name))
 
     def rm_file(self, path: str) -> None:
@@ -287,7 +299,10 @@ class DfsFileSystem(StoreReader):
             given = set(names)
             names = [name for name in names if not any(above in given for above in _above(name))]
             names = [child for name in names for child in ([name] if name else self.ls("", detail=False))]
-        self._change(*(Remove(self._writable(name), recursive) for name in reversed(names)))
+        try:
+            self._change(*(Remove(self._writable(name), recursive) for name in reversed(names)))
+        except WrongKind as error:
+            raise IsAFolder(str(error)) from None
 
     def mv(self, path1: Any, path2: Any, recursive: bool = False, maxdepth: int | None = None, **_: Any) -> None:
         """Move files or whole folders in one transaction; no byte is copied.
@@ -317,9 +332,7 @@ class DfsFileSystem(StoreReader):
             raise AlreadyExists(f"dfs://{dst} is a folder; remove it, or move dfs://{src} into it")
         if there is not None and moved is not None and moved.kind == "dir":
             raise NotAFolder(f"dfs://{dst} is a file; the folder dfs://{src} cannot take its place")
-        if there is not None:
-            yield Remove(dst)
-        yield Move(src, dst)
+        yield Move(src, dst, replace=there is not None)
 
     def copy(
         self,
@@ -355,7 +368,7 @@ class DfsFileSystem(StoreReader):
             yield MakeDir(dst)
         elif (src, at) != (dst, self.store.txn()):
             self._check_place(dst)
-            yield PutFile(dst, self.store.manifest(src, at))
+            yield Copy(src, dst, at, replace=True)
 
 
 def _above(path: str) -> Iterator[str]:

@@ -17,6 +17,7 @@ from dfs.bulk import ByteRange, plan_targets, read_ranges
 from dfs.changes import ChunkRef
 from dfs.errors import DfsError, InvalidPath, IsAFolder, NotFound, UsageProblem
 from dfs.handles import ReadFile
+from dfs.listing import list_below
 from dfs.metadata import FileInfo
 from dfs.paths import SCHEME, join, normalise
 from dfs.store import Store, open_store
@@ -151,29 +152,18 @@ class StoreReader(AbstractFileSystem):  # type: ignore[misc]
             raise UsageProblem("maxdepth must be at least 1")
         start = join(self._strip_protocol(path), prefix) if prefix else ""
         try:
-            found = self._below(*self._locate(path), maxdepth, withdirs)
+            found = list_below(self.store.namespace, *self._locate(path), depth_max=maxdepth, folders=withdirs)
         except NotFound:
             found = []
-        infos = [info for info in found if info.path.startswith(start)]
+        infos = [info for info in found if info.path.startswith(start) and info.path]
         return {info.path: self._entry(info) for info in infos} if detail else [info.path for info in infos]
-
-    def _below(self, path: str, at: int, maxdepth: int | None, withdirs: bool) -> list[FileInfo]:
-        if maxdepth is None and not withdirs:
-            return self.store.find(path, at)
-        top = self.store.stat(path, at)
-        level, found = [top], [top]
-        while level and (maxdepth is None or maxdepth > 0):
-            level = [info for folder in level if folder.kind == "dir" for info in self.store.ls(folder.path, at)]
-            found += level
-            maxdepth = None if maxdepth is None else maxdepth - 1
-        return sorted((i for i in found if i.kind == "file" or (withdirs and i.path)), key=lambda info: info.path)
 
     def glob(self, path: str, maxdepth: int | None = None, **options: Any) -> Any:
         """Paths that match a pattern; a path that is there as it is written is no pattern."""
         name, version = self._split_version(path)
         if (version is not None or has_magic(name)) and self.exists(path):
-            found = self._strip_protocol(path)
-            return {found: self.info(path)} if options.get("detail") else [found]
+            literal = self._strip_protocol(path)
+            return {literal: self.info(path)} if options.get("detail") else [literal]
         return super().glob(path, maxdepth=maxdepth, **options)
 
     def du(self, path: str, total: bool = True, maxdepth: int | None = None, withdirs: bool = False, **_: Any) -> Any:
@@ -196,6 +186,24 @@ class StoreReader(AbstractFileSystem):  # type: ignore[misc]
         """When the transaction was committed since which the path holds what it holds (UTC)."""
         info = self.store.stat(*self._locate(path, version_id))
         return datetime.fromtimestamp(self.store.time_ms(info.version) / 1000, tz=UTC)
+
+    def object_version_info(self, path: str) -> list[dict[str, Any]]:
+        """The versions of a file that are kept, newest first, with the keys that s3fs gives."""
+        if not self.version_aware:
+            raise UsageProblem("versions are shown by a file system that is made with version_aware=True")
+        name, at = self._locate(path)
+        return [
+            {
+                "Key": name,
+                "VersionId": str(version.txn),
+                "IsLatest": version.ended is None or version.ended > at,
+                "LastModified": datetime.fromtimestamp(version.time_ms / 1000, tz=UTC),
+                "Size": version.size,
+                "ETag": version.content_id,
+            }
+            for version in self.store.versions(name)
+            if version.kind == "file" and version.txn <= at
+        ]
 
     created = modified  # a file is never changed, only another one bound to its path
 
@@ -227,12 +235,11 @@ class StoreReader(AbstractFileSystem):  # type: ignore[misc]
     def cat_file(
         self, path: str, start: int | None = None, end: int | None = None, version_id: str | None = None, **_: Any
     ) -> bytes:
-        """Bytes [start, end) of a file as a slice means them; its chunks are read in parallel."""
-        info, refs = self._file(path, version_id)
-        (data,) = read_ranges([ByteRange.of(refs, start, end)], partial(self._fetch, info.path))
-        if isinstance(data, DfsError):
-            raise data
-        return data
+        """Bytes [start, end) of a file, as a slice means them."""
+        with self._read_file(path, version_id) as file:
+            begin, stop, _step = slice(start, end).indices(file.size)
+            file.seek(begin)
+            return file.read(max(0, stop - begin))
 
     def cat_ranges(
         self,
@@ -251,7 +258,7 @@ class StoreReader(AbstractFileSystem):  # type: ignore[misc]
         if not len(paths) == len(wanted[0]) == len(wanted[1]):
             raise UsageProblem(f"cat_ranges has {len(paths)} paths, {len(wanted[0])} starts, {len(wanted[1])} ends")
         files = {path: self._file_or_error(path) for path in dict.fromkeys(paths)}
-        good = [(i, found) for i, path in enumerate(paths) if not isinstance(found := files[path], DfsError)]
+        good = [(i, refs) for i, path in enumerate(paths) if not isinstance(refs := files[path], DfsError)]
         ranges = [ByteRange.of(refs, wanted[0][i], wanted[1][i]) for i, refs in good]
         results: list[Any] = [files[path] for path in paths]
         for (i, _refs), data in zip(good, read_ranges(ranges, partial(self._fetch, "")), strict=True):
