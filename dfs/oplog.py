@@ -204,6 +204,10 @@ class OpLog:
 
     # -- writing -------------------------------------------------------------------------------------------------------
 
+    def writable(self) -> bool:
+        """Whether nothing is known that forbids it."""
+        return suspect_reason(self._node) is None
+
     def append(self, record: Logged) -> None:
         """Durable on return. On failure the log is as it was, as far as that is possible.
 

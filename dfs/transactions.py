@@ -5,6 +5,7 @@ What a transaction does to the tables is in `dfs.applying`.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
@@ -16,7 +17,7 @@ from dfs.applying import Application
 from dfs.changes import canonical_json
 from dfs.errors import Conflict, DfsError, NodeFailed, NotEnoughNodes, OutcomeUnknown, StoreDamaged
 from dfs.metadata import Namespace
-from dfs.oplog import Logged, Operation, OpLog
+from dfs.oplog import Logged, Operation, OpLog, backfill
 
 log = logging.getLogger("dfs")
 
@@ -78,10 +79,37 @@ class Committer:
         return record.txn
 
     def recover(self) -> None:
-        """Roll forward the operation that a dead writer logged but did not commit.
+        """Roll forward the operation that a dead writer logged but did not commit; give nodes that were away what
+        their logs lack.
 
         Raises StoreDamaged when a node has seen transactions that the namespace does not know.
         """
+        self._roll_forward()
+        self._catch_up()
+
+    def _catch_up(self) -> None:
+        if not self._behind():
+            return
+        with self._namespace.write():
+            number, _ = self._namespace.last()
+            for oplog in self._behind():
+                try:
+                    backfill(oplog, [other for other in self._logs if other is not oplog], number)
+                except NodeFailed as error:
+                    log.warning("%s", error)
+
+    def _behind(self) -> list[OpLog]:
+        """Logs that can be written to and end before the namespace does."""
+        number, _ = self._namespace.last()
+        found = []
+        for oplog in self._logs:
+            with contextlib.suppress(NodeFailed):
+                last = oplog.last()
+                if (last.txn if last else 0) < number and oplog.writable():
+                    found.append(oplog)
+        return found
+
+    def _roll_forward(self) -> None:
         if self._pending(check_only=True) is None:
             return
         with self._namespace.write():

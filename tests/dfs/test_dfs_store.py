@@ -36,6 +36,7 @@ from dfs.errors import (
     WrongKind,
 )
 from dfs.health import examine
+from dfs.oplog import OpLog
 from dfs.testing import Damage, damage_local
 
 AVERAGE = 1 << 15
@@ -655,3 +656,22 @@ def test_a_damaged_page_of_small_chunks_is_read_around_reported_and_healed(store
         assert all(content(opened, f"d/{name}") == value for name, value in data.items())
         assert opened.counts["healed"] > 0
         assert not examine(opened, read_data=True).damaged
+
+
+def test_a_node_that_was_away_gets_the_log_it_missed(store: Store, tmp_path: Path) -> None:
+    put(store, "a", b"before")
+    folders = sorted(store.node_paths().items())
+    store.close()
+    away = folders[0][1]
+    away.rename(tmp_path / "elsewhere")
+    with dfs.open_store(store.path) as without:
+        for number in range(3):
+            publish(without, MakeDir(f"d{number}"))
+        newest = without.txn()
+    (tmp_path / "elsewhere").rename(away)
+    with dfs.open_store(store.path) as again:
+        last = OpLog(away).last()
+        assert last is not None
+        assert last.txn == newest
+        publish(again, MakeDir("later"))
+    assert [record.txn for record in OpLog(away).records()] == list(range(1, newest + 2))
