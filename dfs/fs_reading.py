@@ -41,6 +41,11 @@ class StoreReader(AbstractFileSystem):  # type: ignore[misc]
         self._store = open_store(store)
         self._pid = os.getpid()
         self.at = None if at is None else self._store.at(at)
+        self._hold()
+
+    def _hold(self) -> None:
+        if self.at is not None:  # nothing that it shows is collected while it is in use
+            self._store.hold(self.at)
 
     @property
     def store(self) -> Store:
@@ -48,6 +53,7 @@ class StoreReader(AbstractFileSystem):  # type: ignore[misc]
         if self._pid != os.getpid():
             _INHERITED.append(self._store)
             self._store, self._pid = open_store(self._store.path), os.getpid()
+            self._hold()
         return self._store
 
     @property
@@ -165,6 +171,13 @@ class StoreReader(AbstractFileSystem):  # type: ignore[misc]
             literal = self._strip_protocol(path)
             return {literal: self.info(path)} if options.get("detail") else [literal]
         return super().glob(path, maxdepth=maxdepth, **options)
+
+    def expand_path(self, path: Any, recursive: bool = False, maxdepth: int | None = None, **options: Any) -> list[str]:
+        """The paths that one or several paths or patterns mean, with `recursive` all below. Raises NotFound."""
+        try:
+            return list(super().expand_path(path, recursive, maxdepth, **options))
+        except FileNotFoundError:
+            raise NotFound(f"nothing is there for {path!r}; check the path") from None
 
     def du(self, path: str, total: bool = True, maxdepth: int | None = None, withdirs: bool = False, **_: Any) -> Any:
         """Bytes of the files at or below, as a sum or by path."""
