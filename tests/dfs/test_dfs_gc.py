@@ -336,10 +336,10 @@ def test_only_one_at_a_time_beside_a_repair(store: Store, monkeypatch: pytest.Mo
 # -- F35: collection beside writers -----------------------------------------------------------------------------------
 
 
-def collect_elsewhere(path: Path, **options: bool) -> Collected:
+def collect_elsewhere(path: Path) -> Collected:
     """As another process does it: with a store of its own, which pins nothing."""
     with open_store(path) as store:
-        return collect(store, force=True, **options)
+        return collect(store, force=True)
 
 
 def test_what_is_stored_and_not_yet_published_is_kept(store: Store) -> None:  # F35
@@ -417,6 +417,13 @@ def at(monkeypatch: pytest.MonkeyPatch, target: object, name: str, meeting: Call
     monkeypatch.setattr(target, name, wrapped)
 
 
+def asked_again(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Set when somebody had to ask for a lock a second time."""
+    asked = threading.Event()
+    monkeypatch.setattr("dfs.pins.time.sleep", lambda seconds: asked.set())
+    return asked
+
+
 class Outcome:
     """Runs a function in a thread and keeps what came of it."""
 
@@ -459,7 +466,9 @@ def test_a_collection_at_any_point_of_a_put_loses_nothing(
         at(monkeypatch, store.pins if where == "add" else store.replicated, where, meeting, when == "before")
         put = Outcome(lambda: store.write_file(content))
         assert meeting.reached.wait(10)
+        asked = asked_again(monkeypatch)
         collection = Outcome(lambda: collect_elsewhere(path))
+        assert asked.wait(10), "the collection waits for the put"
         meeting.go_on.set()
         put.wait()
         collection.wait()
@@ -487,8 +496,7 @@ def test_a_put_at_any_point_of_a_collection_loses_nothing(
         at(monkeypatch, owner or next(iter(collector.replicated.nodes.values())), where, meeting, when == "before")
         collection = Outcome(lambda: collect(collector, force=True))
         assert meeting.reached.wait(10)
-        asked = threading.Event()
-        monkeypatch.setattr("dfs.pins.time.sleep", lambda seconds: asked.set())
+        asked = asked_again(monkeypatch)
         put = Outcome(lambda: store.write_file(content))
         assert asked.wait(10), "the put waits for the collection"
         meeting.go_on.set()
@@ -511,7 +519,9 @@ def test_a_publication_is_not_parted_by_a_collection(path: Path, monkeypatch: py
         at(monkeypatch, Committer, "commit", meeting, before=True)
         publication = Outcome(lambda: store.publish([PutFile("x", manifest)], request_id="2"))
         assert meeting.reached.wait(10)
+        asked = asked_again(monkeypatch)
         collection = Outcome(lambda: collect_elsewhere(path))
+        assert asked.wait(10), "the collection waits for the publication"
         meeting.go_on.set()
         publication.wait()
         collection.wait()
