@@ -79,7 +79,7 @@ class Context:
 
         from dfs.render import visible
 
-        named = " ".join(visible(shlex.quote(path)) for path in paths[:UNDO_PATHS_MAX])
+        named = " ".join(visible(shlex.quote(path or "/")) for path in paths[:UNDO_PATHS_MAX])
         more = " ..." if len(paths) > UNDO_PATHS_MAX else ""
         self.out.hint(f"undo with: dfs restore --at {txn - 1} {named}{more}")
 

@@ -96,12 +96,13 @@ del create, list_, delete, _verb
 @click.argument("after", metavar="B", required=False)
 @click.argument("path", default="")
 def diff(context: Context, before: str, after: str | None, path: str, human: bool) -> None:
-    """Show what differs between two moments (transactions, snapshots or times; B is now by default), at or below
-    PATH: + added, - removed, * modified, > moved."""
+    """Show what differs between two moments (transactions, snapshots, times, or now, which B is by default), at or
+    below PATH: + added, - removed, * modified, > moved."""
     from dfs.render import shown_bytes, visible
 
     signs = {"added": "+", "removed": "-", "modified": "*", "moved": ">"}
-    for found in context.open().diff(before, after, path):
+    a, b = (None if text == "now" else text for text in (before, after))
+    for found in context.open().diff(a, b, path):
         name = visible(found.path) + ("/" if found.is_folder else "")
         old = f"{visible(found.old_path)} -> " if found.old_path not in (None, found.path) else ""
         sizes = " -> ".join(
@@ -151,18 +152,21 @@ def restore(context: Context, paths: tuple[str, ...], at: str | None, to: str | 
 
 
 def _restored(store: Store, name: str, target: str, at: int, replace: bool) -> list[Change]:
-    """The changes that bind `target` to what `name` held. The root cannot be bound: its entries are, one by one."""
+    """The changes that bind `target` to what `name` held; none when nothing differs. The root cannot be bound: its
+    entries are, one by one."""
     from dfs.changes import Copy, Remove
 
     store.stat(name, at)
-    if name or target:
+    if name != target:
         return [Copy(name, target, at, replace)]
+    if next(store.diff(at, None, name), None) is None:
+        return []
+    if name:
+        return [Copy(name, name, at, replace=True)]
     now = {info.path for info in store.ls("")}
     then = [info.path for info in store.ls("", at)]
-    return [
-        *(Remove(path, recursive=True) for path in sorted(now - set(then))),
-        *(Copy(path, path, at, replace=True) for path in then),
-    ]
+    changes: list[Change] = [Remove(path, recursive=True) for path in sorted(now - set(then))]
+    return changes + [change for path in then for change in _restored(store, path, path, at, replace)]
 
 
 @command()

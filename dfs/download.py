@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from dfs.changes import ChunkRef
 from dfs.errors import AlreadyExists, DfsError, UsageProblem
+from dfs.listing import list_below
 from dfs.metadata import FileInfo
 from dfs.paths import check_name, join
 from dfs.render import Output, Progress, human_bytes, visible
@@ -64,7 +65,7 @@ def get_tree(store: Store, path: str, destination: str, out: Output, options: Ge
     """
     info = store.stat(path, options.at)
     target = _target(info, destination)
-    entries = list(_below(store, info, options.at))
+    entries = sorted(list_below(store.namespace, info.path, options.at, folders=True), key=_by_folder)
     files = [entry for entry in entries if entry.kind == "file"]
     size = sum(entry.size for entry in files)
     if options.dry_run:
@@ -89,16 +90,9 @@ def _target(info: FileInfo, destination: str) -> _Target:
     return _Target(folder or ".", name)
 
 
-def _below(store: Store, top: FileInfo, at: int) -> Iterator[FileInfo]:
-    """The path itself and all below it; a folder, its files, then its folders."""
-    waiting = [top]
-    while waiting:
-        info = waiting.pop()
-        yield info
-        if info.kind == "dir":
-            entries = store.ls(info.path, at)
-            yield from (entry for entry in entries if entry.kind == "file")
-            waiting += [entry for entry in reversed(entries) if entry.kind == "dir"]
+def _by_folder(entry: FileInfo) -> tuple[str, str]:
+    """A folder, then its files, one after the other."""
+    return (entry.path, "") if entry.kind == "dir" else (entry.path.rpartition("/")[0], entry.path)
 
 
 def _relative(entry: FileInfo, top: FileInfo) -> str:
