@@ -11,7 +11,7 @@ from typing import Any
 
 from dfs.changes import ANY, Expected
 from dfs.errors import AlreadyExists, Conflict, NotFound, Unsupported, UsageProblem, WrongKind
-from dfs.ids import ChunkId, content_id
+from dfs.ids import content_id
 from dfs.marking import FOREVER, ROOT, marked, sweep
 from dfs.metadata import Found, Namespace
 from dfs.paths import join
@@ -269,18 +269,20 @@ class Application:
 
     def _new_file(self, manifest: Manifest) -> int:
         node = self._new_node("file")
-        offset, records = 0, 0
-        named = []
-        for seq, (chunk, length, begun, continues) in enumerate(manifest["chunks"]):
-            self._chunks.append((node, seq, bytes.fromhex(chunk), offset, length, begun, continues))
-            named.append((ChunkId.parse(chunk), length))
-            offset += length
+        size, records, chunks = 0, 0, []
+        for chunk, length, begun, continues in manifest["chunks"]:
+            digest = bytes.fromhex(chunk)
+            if digest.hex() != chunk:
+                raise UsageProblem(f"not a chunk id: {chunk!r}")
+            chunks.append((digest, length))
+            self._chunks.append((node, len(chunks) - 1, digest, size, length, begun, continues))
+            size += length
             records += begun or 0
         mode, content = manifest["records_mode"], manifest["content_id"]
         total = None if mode == "none" else records
-        if (offset, total, content_id(named)) != (manifest["size"], manifest["records"], content):
+        if (size, total, content_id(chunks)) != (manifest["size"], manifest["records"], content):
             raise UsageProblem(f"manifest of content {content} does not fit its chunks")
-        self._files.append((node, offset, total, mode, bytes.fromhex(content), len(named)))
+        self._files.append((node, size, total, mode, bytes.fromhex(content), len(chunks)))
         return node
 
     def _flush(self) -> None:

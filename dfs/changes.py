@@ -7,10 +7,11 @@ bytes.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
+
+import orjson
 
 from dfs.chunking import RecordsMode
 from dfs.errors import UsageProblem
@@ -89,7 +90,7 @@ def build_manifest(
         offset += length
     total = None if records_mode == "none" else sum(ref.records or 0 for ref in refs)
     return FileManifest(
-        offset, total, records_mode, content_id([(r.id, r.length) for r in refs]), tuple(refs), new_chunks
+        offset, total, records_mode, content_id((r.id.digest, r.length) for r in refs), tuple(refs), new_chunks
     )
 
 
@@ -303,7 +304,7 @@ def _replace(replace: bool) -> dict[str, bool]:
 
 
 def _number(at: int | None) -> int | None:
-    _demand(at is None or at >= 0, f"transaction {at}", "0 or more")
+    _demand(at is None or 0 <= at < 1 << 62, f"transaction {at}", "0 or more")
     return at
 
 
@@ -314,5 +315,9 @@ def _snapshot_name(name: str) -> str:
 
 
 def canonical_json(value: object) -> bytes:
-    """One encoding for one value: keys sorted, no blanks, UTF-8."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    """One encoding for one value: keys sorted, no blanks, UTF-8 (docs/decisions/0017-orjson-for-the-log.md).
+
+    >>> canonical_json({"b": 1.5, "a": [None, True, "\\u00fc\\n"]})
+    b'{"a":[null,true,"\\xc3\\xbc\\\\n"],"b":1.5}'
+    """
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)

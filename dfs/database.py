@@ -23,6 +23,8 @@ Connection = apsw.Connection
 _VFS = "cksmvfs"
 _VFS_LOCK = threading.Lock()
 _DAMAGE = {apsw.SQLITE_IOERR_DATA, apsw.SQLITE_IOERR_CORRUPTFS, apsw.SQLITE_IOERR_SHORT_READ}  # other I/O may pass
+CACHE_KIB = 16 << 10  # of a connection: what a transaction of 10,000 files changes must fit, else it is written twice
+WAL_PAGES = 4096  # 16 MiB: the log is copied into the file, with two fsyncs, every few such transactions
 _PAGE_TRIES = 3  # a page that a checkpoint writes just now may be read half old, half new
 
 
@@ -74,6 +76,8 @@ def _prepare(db: apsw.Connection, path: Path, application_id: int, version: int,
     _demand(db, "synchronous", *(("FULL", 2) if durable else ("OFF", 0)))
     _demand(db, "foreign_keys", "ON", 1)
     _demand(db, "checksum_verification", "ON", 1)
+    _demand(db, "cache_size", str(-CACHE_KIB), -CACHE_KIB)
+    _demand(db, "wal_autocheckpoint", str(WAL_PAGES), WAL_PAGES)
 
 
 def _check_file(db: apsw.Connection, path: Path) -> None:

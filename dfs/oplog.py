@@ -45,10 +45,11 @@ class Operation:
     prev: str
     changes: Sequence[Mapping[str, Any]]
 
-    def logged(self) -> Logged:
-        """As the log keeps it."""
+    def logged(self, changes: bytes | None = None) -> Logged:
+        """As the log keeps it; `changes`: their JSON, when it is at hand (it may hold thousands of files)."""
         value = {"format": FORMAT, "txn": self.txn, "request": self.request, "time_ms": self.time_ms, "prev": self.prev}
-        return Logged(self.txn, canonical_json({**value, "changes": self.changes}))
+        first = canonical_json(self.changes) if changes is None else changes
+        return Logged(self.txn, b'{"changes":%b,%b' % (first, canonical_json(value)[1:]))
 
 
 @dataclass(frozen=True)
@@ -73,10 +74,20 @@ class Logged:
         """Whether this is the next operation of the same history."""
         return self.txn == other.txn + 1 and self.prev == other.chain
 
+    @cached_property
+    def head(self) -> bytes:
+        """What stands before the body."""
+        return _HEAD.pack(MAGIC, len(self.body), zlib.crc32(self.body), self.txn)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the record."""
+        return _HEAD.size + len(self.body)
+
     @property
     def frame(self) -> bytes:
         """The bytes of the record."""
-        return _HEAD.pack(MAGIC, len(self.body), zlib.crc32(self.body), self.txn) + self.body
+        return self.head + self.body
 
     def operation(self) -> Operation:
         """Decode it. Raises Unsupported for a newer format."""
@@ -126,8 +137,8 @@ class _Seen:
         of the file system's clock."""
         if not self.records or not self.clean:
             return True
-        frame = self.records[-1].frame
-        return os.pread(file.fileno(), _HEAD.size, self.size - len(frame)) == frame[: _HEAD.size]
+        last = self.records[-1]
+        return os.pread(file.fileno(), _HEAD.size, self.size - last.size) == last.head
 
 
 _NOTHING = _Seen("", (0, 0, 0), (), True)
@@ -242,7 +253,7 @@ class OpLog:
             size = 0 if fresh else seen.size
             with self._disk.create(path) if fresh else self._disk.append_to(path) as file:
                 try:
-                    file.write(*(record.frame for record in records))
+                    file.write(*(part for record in records for part in (record.head, record.body)))
                     file.sync()
                     if fresh:
                         self._disk.sync_folder(self.folder)
@@ -258,7 +269,7 @@ class OpLog:
         if not seen.records or seen.records[-1] != record:
             return
         with self._errors("written"):
-            self._disk.truncate(self.folder / seen.name, seen.size - len(record.frame))
+            self._disk.truncate(self.folder / seen.name, seen.size - record.size)
 
     def drop_before(self, txn: int) -> int:
         """Remove whole segments that hold only records before `txn`, never the newest; returns the bytes freed."""
@@ -333,6 +344,6 @@ def _segments(records: Sequence[Logged], seen: _Seen) -> Iterator[Sequence[Logge
         elif size >= OPLOG_SEGMENT_BYTES_MAX:
             size = 0
         group.append(record)
-        size += len(record.frame)
+        size += record.size
     if group:
         yield group

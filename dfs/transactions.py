@@ -41,14 +41,14 @@ class Committer:
         Raises Conflict, AlreadyExists, NotFound, WrongKind, and DfsError for a full disk: nothing has changed then.
         Raises OutcomeUnknown when it is in the log but could not be committed: the same request tells later.
         """
-        digest = _digest(changes)
+        encoded = canonical_json(changes)
         while True:
             self.recover()
             decided: list[Logged] = []
             try:
                 with self._namespace.write():
                     if self._pending() is None:
-                        return self._commit(changes, request, time_ms, digest, decided)
+                        return self._commit(changes, encoded, request, time_ms, decided)
             except OutcomeUnknown:
                 raise
             except DfsError as error:
@@ -62,8 +62,9 @@ class Committer:
             # a writer died between our recovery and our lock: recover again
 
     def _commit(
-        self, changes: list[Mapping[str, Any]], request: str, time_ms: int, digest: bytes, decided: list[Logged]
+        self, changes: list[Mapping[str, Any]], encoded: bytes, request: str, time_ms: int, decided: list[Logged]
     ) -> int:
+        digest = blake3(encoded).digest()
         done = self._namespace.rows("SELECT id, changes_digest FROM txn WHERE request = ?", request)
         if done:
             if done[0][1] != digest:
@@ -72,7 +73,7 @@ class Committer:
         number, chain = self._namespace.last()
         time_ms = max(time_ms, self._namespace.time_ms(number))  # a clock set back does not turn history round
         operation = Operation(number + 1, request, time_ms, chain or self._first_chain, changes)
-        record = operation.logged()
+        record = operation.logged(encoded)
         _apply(self._namespace, record, operation, digest)
         self._append(record)
         decided.append(record)
