@@ -9,11 +9,12 @@ from typing import Literal
 
 from pyfastcdc import FastCDC
 
-from dfs.options import MIB, RECORD_SEARCH_BYTES_MAX, SNIFF_BYTES, ChunkSizes
+from dfs.options import KIB, MIB, RECORD_SEARCH_BYTES_MAX, SNIFF_BYTES, ChunkSizes
 
 RecordsMode = Literal["lines", "none"]
 
 _PIECE = ChunkSizes(1 * MIB, 4 * MIB, 16 * MIB)  # the largest sizes that pyfastcdc scans
+_COUNT_BYTES = 256 * KIB  # numpy counts what is in the cache six times as fast as bytes.count
 _GOLDEN = 0x9E3779B97F4A7C15
 _BINARY_ENDINGS = (
     *(".gz", ".bz2", ".xz", ".zst", ".lz4", ".zip", ".tar", ".tgz", ".7z", ".warc"),
@@ -27,7 +28,7 @@ class Piece:
     """One chunk's bytes, how many records begin in it (None when the file has no records), and whether its last record
     goes on in the next chunk."""
 
-    data: bytes
+    data: bytes | bytearray
     records: int | None
     continues: bool
 
@@ -42,6 +43,17 @@ def detect_records(head: bytes, name: str | None) -> RecordsMode:
     if name is not None and name.lower().endswith(_BINARY_ENDINGS):
         return "none"
     return "none" if b"\0" in head[:SNIFF_BYTES] else "lines"
+
+
+def only_piece(data: bytes, records: RecordsMode) -> Piece:
+    """The one chunk of a file that is no longer than the least size of a chunk; cheaper than a Cutter.
+
+    >>> only_piece(b"a\\nb", "lines").records
+    2
+    """
+    if records == "none":
+        return Piece(data, None, False)
+    return Piece(data, _newlines(data) + (0 if data.endswith(b"\n") else 1), False)
 
 
 class Cutter:
@@ -64,6 +76,8 @@ class Cutter:
         self._buffer = bytearray()
         self._at_record_start = True
         self._wanted = 0  # below this many bytes a new look cannot find a cut
+        self._scanned = 0  # where the first piece begins that is not certain yet
+        self._raw: int | None = None  # where the content says to cut, once that is certain
 
     def feed(self, block: bytes | bytearray | memoryview) -> Iterator[Piece]:
         """Take more bytes; yield the chunks that are now certain."""
@@ -82,17 +96,30 @@ class Cutter:
                 self._wanted = max(self._sizes.min, len(self._buffer) + max(len(self._buffer) // 4, 1))
                 return
             length, continues = found
+            data = self._take(length)
+            self._wanted = self._scanned = 0
+            self._raw = None
+            yield Piece(data, self._count(data, continues), continues)
+
+    def _take(self, length: int) -> bytes | bytearray:
+        """The first bytes of the buffer, without copying them when they are most of it."""
+        if length * 2 < len(self._buffer):
             data = bytes(memoryview(self._buffer)[:length])
             del self._buffer[:length]
-            self._wanted = 0
-            yield Piece(data, self._count(data, continues), continues)
+            return data
+        whole, self._buffer = self._buffer, self._buffer[length:]
+        del whole[length:]
+        return whole
 
     def _next_cut(self, final: bool) -> tuple[int, bool] | None:
         """(length, continues) of the next chunk, or None when more bytes are needed to tell."""
         end = len(self._buffer)
-        raw = self._content_cut()
-        if raw == end:
-            return (end, False) if final else None
+        if self._raw is None:
+            raw = self._content_cut()
+            if raw == end:
+                return (end, False) if final else None
+            self._raw = raw
+        raw = self._raw
         if self._records == "none":
             return raw, False
         limit = raw + RECORD_SEARCH_BYTES_MAX
@@ -113,29 +140,41 @@ class Cutter:
     def _combined_cut(self, view: memoryview) -> int:
         """Pieces of at most 16 MiB joined to a chunk (docs/formats/chunk.md, step 1)."""
         factor = self._sizes.avg // _PIECE.avg
-        length = 0
+        length = self._scanned
         while length < len(view):
             with view[length:] as rest:
                 size, gear = self._first(rest)
             length += size
-            if length == len(view) or length + _PIECE.max > self._sizes.max:
+            if length == len(view):
+                return length
+            if length + _PIECE.max > self._sizes.max:
                 return length
             top = (gear * _GOLDEN) & 0xFFFFFFFFFFFFFFFF
             threshold = (1 << 64) if length < self._sizes.avg else (1 << 65)
             share = 2 * factor if length < self._sizes.avg else factor
             if length >= self._sizes.min and top * share < threshold:
                 return length
+            self._scanned = length
         return length
 
     def _first(self, view: memoryview) -> tuple[int, int]:
         piece = next(self._scan.cut_buf(view))
         return piece.length, piece.gear_hash
 
-    def _count(self, data: bytes, continues: bool) -> int | None:
+    def _count(self, data: bytes | bytearray, continues: bool) -> int | None:
         """Records that begin in the chunk."""
         if self._records == "none":
             return None
-        newlines = data.count(b"\n")
-        begun = newlines + (0 if data.endswith(b"\n") else 1) - (0 if self._at_record_start else 1)
+        begun = _newlines(data) + (0 if data.endswith(b"\n") else 1) - (0 if self._at_record_start else 1)
         self._at_record_start = not continues
         return begun
+
+
+def _newlines(data: bytes | bytearray) -> int:
+    if len(data) < _COUNT_BYTES:
+        return data.count(b"\n")
+    import numpy as np  # not needed for what is small
+
+    values = np.frombuffer(data, np.uint8)
+    blocks = range(0, len(values), _COUNT_BYTES)
+    return sum(int(np.count_nonzero(values[at : at + _COUNT_BYTES] == 10)) for at in blocks)

@@ -5,12 +5,16 @@ from __future__ import annotations
 import struct
 import zlib
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 from xxhash import xxh3_64_intdigest
 
 from dfs.errors import ChunkDamaged, Unsupported
 from dfs.ids import ChunkId
 from dfs.options import CHUNK_BYTES_LIMIT, TRIAL_BYTES, TRIAL_SAVING_MIN, ZSTD_LEVEL
+
+Bytes = bytes | bytearray | memoryview
 
 MAGIC = b"MRCK"
 VERSION = 1
@@ -27,12 +31,12 @@ class Record:
     id: ChunkId
     length: int
     head: bytes
-    payload: bytes
+    payload: bytes | bytearray | memoryview
 
     @property
     def encoded(self) -> bytes:
         """Header and payload in one piece."""
-        return self.head + self.payload
+        return self.head + bytes(self.payload)
 
     @property
     def stored_bytes(self) -> int:
@@ -40,7 +44,7 @@ class Record:
         return len(self.head) + len(self.payload)
 
 
-def encode(data: bytes, chunk_id: ChunkId | None = None) -> Record:
+def encode(data: Bytes, chunk_id: ChunkId | None = None) -> Record:
     """The record of a chunk; compressed when a trial on its first 64 KiB says that it pays.
 
     Raises ChunkDamaged when the compressed bytes do not decode to `data` (faulty memory), so that nothing wrong is ever
@@ -52,14 +56,13 @@ def encode(data: bytes, chunk_id: ChunkId | None = None) -> Record:
     """
     chunk_id = chunk_id or ChunkId.of(data)
     codec, payload = RAW, data
-    if _pays(data):
-        compressed = _compress(data)
-        if len(compressed) < len(data):
-            if _decompress(compressed, len(data)) != data:
-                raise ChunkDamaged(
-                    f"chunk {chunk_id}: compressed bytes do not decode to the same bytes; check this machine's memory"
-                )
-            codec, payload = ZSTD, compressed
+    compressed = _compressed(data)
+    if compressed is not None:
+        if _decompress(compressed, len(data)) != data:
+            raise ChunkDamaged(
+                f"chunk {chunk_id}: compressed bytes do not decode to the same bytes; check this machine's memory"
+            )
+        codec, payload = ZSTD, compressed
     fields = _FIELDS.pack(MAGIC, VERSION, codec, 0, len(data), len(payload), xxh3_64_intdigest(payload))
     return Record(chunk_id, len(data), fields + _CHECK.pack(zlib.crc32(fields)), payload)
 
@@ -111,18 +114,28 @@ def _decoded(payload: memoryview, length: int, chunk_id: ChunkId) -> bytes:
         raise ChunkDamaged(f"chunk {chunk_id}: {error}") from None
 
 
-def _pays(data: bytes) -> bool:
-    head = data[:TRIAL_BYTES]
-    return len(head) > 64 and len(_compress(head)) < len(head) * (1 - TRIAL_SAVING_MIN)
+def _compressed(data: Bytes) -> bytes | None:
+    """None when it does not pay."""
+    if len(data) <= 64:
+        return None
+    head = _compress(data if len(data) <= TRIAL_BYTES else memoryview(data)[:TRIAL_BYTES])
+    if len(head) >= min(len(data), TRIAL_BYTES) * (1 - TRIAL_SAVING_MIN):
+        return None
+    compressed = head if len(data) <= TRIAL_BYTES else _compress(data)
+    return compressed if len(compressed) < len(data) else None
 
 
-def _compress(data: bytes) -> bytes:
+def _compress(data: Bytes) -> bytes:
+    return bytes(_zstd().compress(data, asbytes=True))
+
+
+def _decompress(payload: Bytes, length: int) -> bytes:
+    return bytes(_zstd().decompress(payload, decompressed_size=length, asbytes=True))
+
+
+@cache
+def _zstd() -> Any:
+    """It keeps no state between calls, so all threads may share it."""
     import pyarrow as pa  # 70 ms to import: not before there is something to compress
 
-    return bytes(pa.Codec("zstd", compression_level=ZSTD_LEVEL).compress(data, asbytes=True))
-
-
-def _decompress(payload: bytes | memoryview, length: int) -> bytes:
-    import pyarrow as pa
-
-    return bytes(pa.Codec("zstd").decompress(payload, decompressed_size=length, asbytes=True))
+    return pa.Codec("zstd", compression_level=ZSTD_LEVEL)

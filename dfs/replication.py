@@ -120,6 +120,10 @@ class ReplicatedChunks:
         except DfsError:
             return False
 
+    def verified_many(self, chunk_ids: Iterable[ChunkId], replicas: int | None = None) -> set[ChunkId]:
+        """Those of these that are `verified`; what is not held is found out quickly."""
+        return {chunk for chunk in self.held(chunk_ids) if self.verified(chunk, replicas)}
+
     def verify_all(self, chunk_id: ChunkId) -> dict[str, Copy]:
         """Read every reachable node's copy; changes nothing."""
         return {node.node_id: _copy(node, chunk_id) for node in self.reading_order(chunk_id)}

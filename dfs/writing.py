@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import io
 import os
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from typing import IO, Literal
 
 from dfs.changes import FileManifest, build_manifest
-from dfs.chunking import Cutter, Piece, RecordsMode, detect_records
-from dfs.codec import Record, encode
+from dfs.chunking import Cutter, Piece, RecordsMode, detect_records, only_piece
+from dfs.codec import encode
 from dfs.errors import BadInput, UsageProblem
 from dfs.ids import ChunkId
-from dfs.options import BATCH_BYTES_MAX, BATCH_CHUNKS_MAX, MIB, SNIFF_BYTES, ChunkSizes
+from dfs.options import BATCH_BYTES_MAX, BATCH_CHUNKS_MAX, READ_BYTES, SNIFF_BYTES, ChunkSizes
 from dfs.pins import Pins
 from dfs.replication import ReplicatedChunks
 
-Source = IO[bytes] | bytes | bytearray | memoryview
+Data = bytes | bytearray | memoryview
+Source = IO[bytes] | Data
+Stored = tuple[ChunkId, bool]  # id of a chunk, and whether it is new
 Records = Literal["auto", "lines", "none"]
 
 
@@ -28,43 +32,46 @@ class WritePool:
     """
 
     def __init__(self, chunks: ReplicatedChunks, pins: Pins) -> None:
-        self.chunks = chunks
+        self._chunks = chunks
         self._pins = pins
-        self.threads = min(8, (os.cpu_count() or 1) + 2)  # two more than cores: some are always waiting for the disk
+        self._threads = min(8, (os.cpu_count() or 1) + 2)  # two more than cores: some are always waiting for the disk
+        self._free = threading.Semaphore(self._threads + 1)  # bounds what is in memory, whoever writes
         self._executor: ThreadPoolExecutor | None = None
         self._lock = threading.Lock()
         self._storing: dict[ChunkId, threading.Event] = {}
 
-    def submit(self, data: bytes, replicas: int | None = None) -> Future[tuple[ChunkId, bool]]:
-        """Store one chunk on `replicas` nodes (default: the store's); the result is its id and whether it is new."""
+    def submit(self, datas: Sequence[Data], replicas: int | None = None) -> Future[list[Stored]]:
+        """Store chunks on `replicas` nodes each (default: the store's), durably when the future is done; its result has
+        the id of each and whether it is new. Waits while too many are being stored."""
+        self._free.acquire()
         with self._lock:
             if self._executor is None:
-                self._executor = ThreadPoolExecutor(self.threads, "dfs-write")
-        return self._executor.submit(self._store, data, replicas)
+                self._executor = ThreadPoolExecutor(self._threads, "dfs-write")
+            future = self._executor.submit(self._store, datas, replicas)
+        future.add_done_callback(lambda _: self._free.release())
+        return future
 
-    def _store(self, data: bytes, replicas: int | None) -> tuple[ChunkId, bool]:
-        chunk_id = ChunkId.of(data)
+    def _store(self, datas: Sequence[Data], replicas: int | None) -> list[Stored]:
+        ids = [ChunkId.of(data) for data in datas]
+        mine = threading.Event()
         with self._lock:
-            other = self._storing.get(chunk_id)
-            mine = self._storing.setdefault(chunk_id, threading.Event())
-        if other is not None:  # the same bytes twice at once: let the first be written, so that only it counts as new
+            others = {other for chunk in ids if (other := self._storing.get(chunk)) is not None}
+            self._storing.update(dict.fromkeys(ids, mine))
+        for other in others:  # the same bytes twice at once: let the first be written, so that only it counts as new
             other.wait()
         try:
             with self._pins.writing():
-                self._pins.add([chunk_id])
-                if self.chunks.verified(chunk_id, replicas):
-                    return chunk_id, False
-                return chunk_id, self.chunks.put_many([encode(data, chunk_id)], replicas)[0]
+                self._pins.add(ids)
+                good = self._chunks.verified_many(ids, replicas)
+                records = [encode(data, chunk) for data, chunk in zip(datas, ids, strict=True) if chunk not in good]
+                new = iter(self._chunks.put_many(records, replicas))
+                return [(chunk, chunk not in good and next(new)) for chunk in ids]
         finally:
             with self._lock:
-                self._storing.pop(chunk_id, None)
+                for chunk in ids:
+                    if self._storing.get(chunk) is mine:
+                        del self._storing[chunk]
             mine.set()
-
-    def put_many(self, records: Sequence[Record], replicas: int | None = None) -> list[bool]:
-        """Store these in the caller's thread; for each whether it is new."""
-        with self._pins.writing():
-            self._pins.add([record.id for record in records])
-            return self.chunks.put_many(records, replicas)
 
     def close(self) -> None:
         """Wait for what was submitted, end the threads."""
@@ -95,7 +102,8 @@ class FileWriter:
         self._head = bytearray()  # until the mode is known
         self._cutter: Cutter | None = None
         self._mode: RecordsMode = "none"
-        self._running: deque[tuple[Future[tuple[ChunkId, bool]], Piece, int]] = deque()
+        self._ended = False
+        self._running: deque[tuple[Future[list[Stored]], Piece, int]] = deque()
         self._chunks: list[tuple[ChunkId, int, int | None, bool]] = []
         self._new: set[ChunkId] = set()
 
@@ -103,10 +111,18 @@ class FileWriter:
         return self
 
     def __exit__(self, *exc: object) -> None:
+        self.cancel()
+
+    def cancel(self) -> None:
+        """Store nothing more that is not under way."""
         for future, _, _ in self._running:
             future.cancel()
 
-    def write(self, block: bytes | bytearray | memoryview) -> int:
+    def done(self) -> bool:
+        """Whether `finish` need not wait, after `end`."""
+        return all(future.done() for future, _, _ in self._running)
+
+    def write(self, block: Data) -> int:
         """Take more bytes; waits while too many chunks are being stored. Raises NotEnoughNodes."""
         size = memoryview(block).nbytes
         if self._cutter is None:
@@ -121,17 +137,22 @@ class FileWriter:
         """Take all of a stream or buffer. Raises BadInput when the stream cannot be read."""
         if isinstance(source, (bytes, bytearray, memoryview)):
             source = memoryview(source).cast("B")
-            for at in range(0, len(source), 16 * MIB):
-                self.write(source[at : at + 16 * MIB])
+            for at in range(0, len(source), READ_BYTES):
+                self.write(source[at : at + READ_BYTES])
             return
-        size = max(SNIFF_BYTES, min(self._sizes.avg, 16 * MIB))
-        while block := _read(source, size):
+        while block := _read(source, READ_BYTES):
             self.write(block)
 
+    def end(self) -> None:
+        """No more bytes come: the last chunks are on their way. Raises NotEnoughNodes."""
+        if not self._ended:
+            cutter = self._begin()
+            self._ended = True
+            self._store(cutter.finish())
+
     def finish(self) -> FileManifest:
-        """All chunks are durable; the manifest to publish."""
-        cutter = self._begin()
-        self._store(cutter.finish())
+        """All chunks are durable; the manifest to publish. Raises NotEnoughNodes."""
+        self.end()
         while self._running:
             self._collect()
         return build_manifest(self._chunks, self._mode, len(self._new))
@@ -147,19 +168,58 @@ class FileWriter:
 
     def _store(self, pieces: Iterator[Piece]) -> None:
         for piece in pieces:
-            length = len(piece.data)
-            future = self._pool.submit(piece.data, self._replicas)
-            self._running.append((future, Piece(b"", piece.records, piece.continues), length))
-            if len(self._running) > self._pool.threads:
+            future = self._pool.submit([piece.data], self._replicas)
+            self._running.append((future, Piece(b"", piece.records, piece.continues), len(piece.data)))
+            while self._running and self._running[0][0].done():
                 self._collect()
 
     def _collect(self) -> None:
         future, piece, length = self._running[0]
-        chunk_id, new = future.result()  # a failure stays first in the queue: `finish` after it must not leave a hole
+        [(chunk_id, new)] = future.result()  # a failure stays first in the queue: no `finish` after it leaves a hole
         self._running.popleft()
         if new:
             self._new.add(chunk_id)
         self._chunks.append((chunk_id, length, piece.records, piece.continues))
+
+
+class _Batch:
+    """Small files that are stored by one call."""
+
+    def __init__(self) -> None:
+        self._pieces: list[Piece] = []
+        self._modes: list[RecordsMode] = []
+        self._size = 0
+        self._stored: Future[list[Stored]] | None = None
+
+    def add(self, piece: Piece, mode: RecordsMode) -> int:
+        """Returns the number of this file in the batch."""
+        self._pieces.append(piece)
+        self._modes.append(mode)
+        self._size += len(piece.data)
+        return len(self._pieces) - 1
+
+    def is_full(self) -> bool:
+        return self._size >= BATCH_BYTES_MAX or len(self._pieces) >= BATCH_CHUNKS_MAX
+
+    def submit(self, pool: WritePool, replicas: int | None) -> None:
+        if self._pieces:
+            self._stored = pool.submit([piece.data for piece in self._pieces], replicas)
+        self._lengths = [len(piece.data) for piece in self._pieces]
+        self._pieces = [replace(piece, data=b"") for piece in self._pieces]
+
+    def done(self) -> bool:
+        return self._stored is not None and self._stored.done()
+
+    def cancel(self) -> None:
+        if self._stored is not None:
+            self._stored.cancel()
+
+    def manifest(self, number: int) -> FileManifest:
+        assert self._stored is not None
+        chunk_id, new = self._stored.result()[number]
+        piece = self._pieces[number]
+        chunk = (chunk_id, self._lengths[number], piece.records, piece.continues)
+        return build_manifest([chunk], self._modes[number], int(new))
 
 
 def write_batched(
@@ -169,40 +229,38 @@ def write_batched(
     records: Records,
     replicas: int | None = None,
 ) -> Iterator[FileManifest]:
-    """The manifests of many files, in order; files of one chunk are stored by one `put_many` for up to 512 of them or 8
+    """The manifests of many files, in order; files of one chunk are stored by one call for up to 2,048 of them or 16
     MiB."""
-    batch: list[tuple[Record, Piece, RecordsMode]] = []
-    size = 0
-    for name, source in sources:
-        head = (
-            bytes(source) if isinstance(source, (bytes, bytearray, memoryview)) else _read_up_to(source, sizes.min + 1)
-        )
-        if 0 < len(head) <= sizes.min:
-            mode = detect_records(head, name) if records == "auto" else records
-            cutter = Cutter(sizes, mode)
-            (piece,) = [*cutter.feed(head), *cutter.finish()]
-            batch.append((encode(piece.data), Piece(b"", piece.records, piece.continues), mode))
-            size += len(head)
-            if size < BATCH_BYTES_MAX and len(batch) < BATCH_CHUNKS_MAX:
-                continue
-        yield from _flush(pool, batch, replicas)
-        batch, size = [], 0 if 0 < len(head) <= sizes.min else size
-        if not 0 < len(head) <= sizes.min:
-            with FileWriter(pool, sizes, records, name, replicas) as writer:
+    waiting: deque[tuple[_Batch | FileWriter, int]] = deque()
+    batch = _Batch()
+    try:
+        for name, source in sources:
+            stream = io.BytesIO(source) if isinstance(source, (bytes, bytearray, memoryview)) else source
+            head = _read_up_to(stream, sizes.min + 1)
+            if 0 < len(head) <= sizes.min:
+                mode = detect_records(head, name) if records == "auto" else records
+                waiting.append((batch, batch.add(only_piece(head, mode), mode)))
+                if batch.is_full():
+                    batch.submit(pool, replicas)
+                    batch = _Batch()
+            else:
+                writer = FileWriter(pool, sizes, records, name, replicas)
+                waiting.append((writer, 0))
                 writer.write_from(head)
-                if not isinstance(source, (bytes, bytearray, memoryview)):
-                    writer.write_from(source)
-                yield writer.finish()
-            size = 0
-    yield from _flush(pool, batch, replicas)
+                writer.write_from(stream)
+                writer.end()
+            while waiting and waiting[0][0].done():
+                yield _manifest(*waiting.popleft())
+        batch.submit(pool, replicas)
+        while waiting:
+            yield _manifest(*waiting.popleft())
+    finally:
+        for pending, _ in waiting:
+            pending.cancel()
 
 
-def _flush(
-    pool: WritePool, batch: list[tuple[Record, Piece, RecordsMode]], replicas: int | None
-) -> Iterator[FileManifest]:
-    flags = pool.put_many([record for record, _, _ in batch], replicas) if batch else []
-    for (record, piece, mode), new in zip(batch, flags, strict=True):
-        yield build_manifest([(record.id, record.length, piece.records, piece.continues)], mode, int(new))
+def _manifest(stored: _Batch | FileWriter, number: int) -> FileManifest:
+    return stored.manifest(number) if isinstance(stored, _Batch) else stored.finish()
 
 
 def _read(source: IO[bytes], size: int) -> bytes:
@@ -213,8 +271,11 @@ def _read(source: IO[bytes], size: int) -> bytes:
 
 
 def _read_up_to(source: IO[bytes], size: int) -> bytes:
-    parts, have = [], 0
-    while have < size and (block := _read(source, size - have)):
-        parts.append(block)
-        have += len(block)
-    return b"".join(parts)
+    """Fewer bytes only at the end."""
+    head = _read(source, size)
+    if 0 < len(head) < size:
+        parts = [head]
+        while block := _read(source, size - sum(map(len, parts))):
+            parts.append(block)
+        head = b"".join(parts)
+    return head

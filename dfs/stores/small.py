@@ -42,6 +42,7 @@ class SmallChunks:
         self._local = threading.local()
         self._connections: weakref.WeakSet[apsw.Connection] = weakref.WeakSet()  # a thread's ends with it
         self._lock = threading.Lock()
+        self._turn = threading.Lock()  # SQLite would let this process's writers sleep and try again
         with self._errors("opening"):
             self._current()  # a lost database is found now, not in the middle of a job
 
@@ -125,7 +126,7 @@ class SmallChunks:
                 with self._errors(doing):
                     db = self._current()
                     which = self._local.small[1]
-                    with _transaction(db):
+                    with self._turn, _transaction(db):
                         if self._is_current(which):
                             return action(db)
             except ChunkDamaged:
