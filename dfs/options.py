@@ -15,7 +15,7 @@ MIB = 1 << 20
 RECORD_SEARCH_BYTES_MAX = (
     8 * MIB
 )  # a record longer than this is split over chunks; bounds what a reader must hold. Affects bytes
-SMALL_CHUNK_BYTES = 64 * KIB  # below this a file per chunk costs more (inode, fsync) than a row in SQLite
+SMALL_CHUNK_BYTES = 64 * KIB  # as stored; below this a file per chunk costs more (inode, fsync) than a row in SQLite
 TRIAL_BYTES = 64 * KIB  # enough to tell text from compressed data; the trial takes 0.2 ms
 TRIAL_SAVING_MIN = 0.1  # a smaller saving does not pay for decompression at each read
 ZSTD_LEVEL = 1  # a third slower than the disk on two cores; higher levels halve the speed for 5 % of the size
@@ -26,6 +26,7 @@ PATH_BYTES_MAX = 4096  # PATH_MAX of Linux
 BUSY_TIMEOUT_MS = 30_000  # one writer at a time: how long the next one waits before StoreLocked
 BATCH_BYTES_MAX = 16 * MIB  # small files are written together up to this: one fsync instead of thousands
 BATCH_CHUNKS_MAX = 2048  # and up to this many, so that a failure repeats little work
+SMALL_CHECKPOINT_PAGES = 8000  # the -wal of small chunks may grow to 32 MB before its pages are written a second time
 READ_BYTES = 4 * MIB  # what is read at once: as much as stays in the processor's cache until it is looked at
 NODE_REST_S = 30.0  # a node that failed to write is left alone for so long: a full disk is asked twice a minute
 OPLOG_SEGMENT_BYTES_MAX = 256 * KIB  # only the newest segment is read when a store is opened

@@ -271,11 +271,10 @@ def _read(source: IO[bytes], size: int) -> bytes:
 
 
 def _read_up_to(source: IO[bytes], size: int) -> bytes:
-    """Fewer bytes only at the end."""
-    head = _read(source, size)
-    if 0 < len(head) < size:
-        parts = [head]
-        while block := _read(source, size - sum(map(len, parts))):
-            parts.append(block)
-        head = b"".join(parts)
-    return head
+    """Fewer bytes only at the end. Most files are short, and memory for `size` bytes costs more than they do."""
+    parts: list[bytes] = []
+    have = 0
+    while have < size and (block := _read(source, min(SNIFF_BYTES if not parts else READ_BYTES, size - have))):
+        parts.append(block)
+        have += len(block)
+    return b"".join(parts)

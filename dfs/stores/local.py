@@ -138,10 +138,10 @@ class LocalChunkStore(ChunkStore):
         unique = {record.id: record for record in records}
         new: set[ChunkId] = set()
         with self._node_errors(), self._room(unique, new):
-            files = [record for record in unique.values() if record.length >= SMALL_CHUNK_BYTES]
+            files = [record for record in unique.values() if record.stored_bytes >= SMALL_CHUNK_BYTES]
             for at in range(0, len(files), _GROUP):
                 new |= self._put_files(files[at : at + _GROUP])
-            small = [record for record in unique.values() if record.length < SMALL_CHUNK_BYTES]
+            small = [record for record in unique.values() if record.stored_bytes < SMALL_CHUNK_BYTES]
             if small:
                 new |= self._small.put_many(small, self._keep)
         flags = []

@@ -15,6 +15,7 @@ import apsw
 from dfs.database import create_database, open_database
 from dfs.disk import Disk
 from dfs.errors import NodeFailed, Unsupported
+from dfs.options import SMALL_CHECKPOINT_PAGES
 
 FORMAT = 1
 _APPLICATION_ID = 0x4D52534D  # "MRSM"
@@ -59,9 +60,8 @@ def create_small(path: Path) -> None:
 
 def open_small(path: Path, sync: bool = True) -> apsw.Connection:
     """Open one; without `sync` its commits are not durable. Raises as `dfs.database.open_database`."""
-    db = open_database(path, _APPLICATION_ID, FORMAT)
-    if not sync:
-        db.pragma("synchronous", "OFF")
+    db = open_database(path, _APPLICATION_ID, FORMAT, durable=sync)
+    db.pragma("wal_autocheckpoint", SMALL_CHECKPOINT_PAGES)
     return db
 
 
