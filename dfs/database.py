@@ -58,6 +58,9 @@ def open_database(path: Path, application_id: int, version: int, durable: bool =
         db = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE, vfs=_VFS)
         try:
             _prepare(db, path, application_id, version, durable)
+        except apsw.SQLError as error:
+            db.close()
+            raise StoreDamaged(f"{path} is damaged: {error}") from error
         except BaseException:
             db.close()
             raise

@@ -15,7 +15,7 @@ from blake3 import blake3
 
 from dfs.applying import Application
 from dfs.changes import canonical_json
-from dfs.errors import Conflict, DfsError, NodeFailed, NotEnoughNodes, OutcomeUnknown, StoreDamaged
+from dfs.errors import Conflict, NodeFailed, NotEnoughNodes, OutcomeUnknown, StoreDamaged
 from dfs.metadata import Namespace
 from dfs.oplog import Logged, Operation, OpLog, backfill
 
@@ -49,9 +49,7 @@ class Committer:
                 with self._namespace.write():
                     if self._pending() is None:
                         return self._commit(changes, encoded, request, time_ms, decided)
-            except OutcomeUnknown:
-                raise
-            except DfsError as error:
+            except Exception as error:
                 if not decided:
                     raise
                 self._namespace.disconnect()  # what SQLite remembers of a failed write is not trusted
