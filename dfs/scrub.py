@@ -86,12 +86,12 @@ def scrub(
     with alone(store.pins.folder, "scrub.lock"):
         store.reload()
         run = _Run(store, Throttle(rate, clock, sleep), Cursor() if restart else load_cursor(store))
-        done = False
         try:
             done = run.go(budget, progress)
-        finally:
-            with contextlib.suppress(DfsError, OSError):  # without descriptors, the cursor before this one is kept
-                run.save(done)
+        except BaseException:
+            run.stop()
+            raise
+        run.save(done)
         return run.report(done)
 
 
@@ -186,12 +186,23 @@ class _Run:
             actions = self._plan(self._work.copy(actions))
         self._to_heal = []
 
+    def stop(self) -> None:
+        """Save what can be saved when the pass cannot go on; what was found and not healed is to be found again."""
+        with contextlib.suppress(DfsError):  # without descriptors the cursor before this one is kept
+            self.heal()
+            if not self._work.report(0, 0).failures:
+                self.save(done=False)
+
     def save(self, done: bool) -> None:
-        """Make what has been done permanent. Raises DfsError, OSError."""
+        """Make what has been done permanent. Raises DfsError."""
         self.heal()
         value = json.dumps({"format": FORMAT, **asdict(Cursor() if done else self._cursor)})
-        with self._store.pins.writing():
-            self._store.disk.write_whole(self._store.path / CURSOR, value.encode() + b"\n")
+        file = self._store.path / CURSOR
+        try:
+            with self._store.pins.writing():
+                self._store.disk.write_whole(file, value.encode() + b"\n")
+        except OSError as error:
+            raise DfsError(f"{file} cannot be written: {error}") from error
         self._saved = self._cursor
 
     def report(self, done: bool) -> Scrubbed:
