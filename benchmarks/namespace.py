@@ -2,7 +2,7 @@
 
     python -m benchmarks.namespace [FILES] [folder|files]
 
-`folder`: a transaction publishes a folder of 10,000 files (PutFolder); `files`: it puts 10,000 files into one (PutFile).
+`folder`: a transaction publishes a folder of 10,000 files (PutFolder); `files`: it puts so many into a folder (PutFile).
 Aims: commits of 50,000 files/s with fsync on; `stat` 1 ms; `ls` of 10,000 entries 50 ms; memory that does not grow with
 the number of files.
 """
@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from benchmarks.generate import WORK
-from dfs.changes import Change, FileManifest, PutFile, PutFolder, build_manifest, changes_to_json
+from dfs.changes import Change, Expire, FileManifest, PutFile, PutFolder, Remove, build_manifest, changes_to_json
 from dfs.ids import ChunkId
 from dfs.metadata import Namespace
 from dfs.oplog import OpLog
@@ -120,6 +120,16 @@ def ask(namespace: Namespace) -> None:
     print(f"memory at most: {before:,.0f} MiB after the commits, {peak_mib():,.0f} MiB after the questions")
 
 
+def expire(namespace: Namespace, committer: Committer) -> None:
+    """Remove a tenth, then forget it."""
+    at = namespace.last()[0]
+    folders = [f"crawl/2026/part-{batch:04}" for batch in range(0, at, 10)]
+    committer.commit(changes_to_json([Remove(folder, recursive=True) for folder in folders]), "remove", at)
+    start = time.perf_counter()
+    committer.commit(changes_to_json([Expire(at + 1)]), "expire", at)
+    print(f"expiry of {len(folders) * BATCH_FILES:,} files: {time.perf_counter() - start:.2f} s")
+
+
 def main() -> None:
     files = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000
     kind = sys.argv[2] if len(sys.argv) > 2 else "folder"
@@ -127,6 +137,7 @@ def main() -> None:
         fill(committer, files, kind)
         print(f"on disk: {size_mib(PLACE):,.0f} MiB, of it log {size_mib(PLACE / 'node'):,.0f}")
         ask(namespace)
+        expire(namespace, committer)
     shutil.rmtree(PLACE)
 
 

@@ -229,17 +229,23 @@ class Database:
         """A consistent copy under another name, durable when this returns; what is there is replaced."""
         temp = target.with_name(target.name + ".new")
         temp.unlink(missing_ok=True)
+        try:
+            self._copy(temp)
+            os.rename(temp, target)
+        finally:
+            temp.unlink(missing_ok=True)
+        _sync(target.parent)
+
+    def _copy(self, target: Path) -> None:
         with (
             _told(self.path),
             contextlib.closing(self.connect()) as source,
-            contextlib.closing(apsw.Connection(str(temp), vfs=_VFS)) as db,
+            contextlib.closing(apsw.Connection(str(target), vfs=_VFS)) as db,
         ):
             db.reserve_bytes(reserve=8)
             with db.backup("main", source, "main") as backup:
                 backup.step()
-        _sync(temp)
-        os.rename(temp, target)
-        _sync(target.parent)
+        _sync(target)
 
 
 def _sync(path: Path) -> None:

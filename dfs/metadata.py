@@ -94,7 +94,8 @@ class Namespace(Database):
         super().__init__(path, APPLICATION_ID, FORMAT)
         migrate(self)
         self._durable = self.settings()["durability"] != "none"
-        super().close()  # what was opened before the setting was known
+        if not self._durable:
+            self.disconnect()  # it was opened before that was known
 
     @classmethod
     def create(cls, path: Path, settings: dict[str, Any], nodes: list[tuple[str, str]]) -> None:

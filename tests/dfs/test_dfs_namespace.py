@@ -230,6 +230,15 @@ def test_numbers_that_somebody_reads_survive_an_expiry(bench: Bench) -> None:
     assert bench.namespace.usage() == Totals(0, 0, 0, 0, 0)
 
 
+def test_what_one_transaction_makes_and_removes_is_swept(bench: Bench) -> None:
+    bench.run(PutFile("a/x", ONE), TakeSnapshot("s"))
+    bench.run(PutFile("a/y", TWO), PutFile("b", TWO), Remove("a", recursive=True), PutFile("b", ONE))
+    bench.run(Expire(1))
+    assert bench.namespace.rows("SELECT size FROM file ORDER BY node") == [(1,), (1,)]
+    assert bench.namespace.rows("SELECT name FROM dentry ORDER BY name") == [("a",), ("b",), ("x",)]
+    assert [length for _, length, _ in bench.namespace.needed()] == [1]
+
+
 def test_one_transaction_sees_its_own_changes(bench: Bench) -> None:
     bench.run(
         PutFile("a", ONE),
@@ -292,6 +301,21 @@ def test_paths_come_in_bytewise_order(bench: Bench) -> None:
     assert paths(bench) == sorted(names, key=str.encode)
     assert [info.path for info in bench.namespace.walk("z", bench.now)] == ["z/\x01", "z/\U0001f600"]
     assert [info.path for info in bench.namespace.walk("zz", bench.now)] == ["zz"]
+
+
+def test_a_file_and_a_folder_are_told_apart(bench: Bench) -> None:
+    bench.run(PutFile("a/x", TWO))
+    namespace = bench.namespace
+    assert namespace.ls("a/x", 1) == [namespace.stat("a/x", 1)] == namespace.find("a", 1)
+    assert [(ref.id, ref.offset, ref.length, ref.records, ref.continues) for ref in namespace.chunks("a/x", 1)] == [
+        (ChunkId.of(b"22"), 0, 2, 1, False)
+    ]
+    with pytest.raises(WrongKind, match="dfs://a is a folder"):
+        namespace.chunks("a", 1)
+    with pytest.raises(WrongKind, match="dfs://a/x is a file"):
+        namespace.need("a/x", 1, "dir")
+    with pytest.raises(NotFound, match="no such file or folder: dfs://b"):
+        namespace.stat("b", 1)
 
 
 def test_chunks_lead_to_the_paths_that_hold_them(bench: Bench) -> None:
@@ -527,6 +551,75 @@ def test_a_log_that_cannot_forget_leaves_the_outcome_open(tmp_path: Path, nodes:
         assert namespace.last() == (0, None)
         assert Committer(namespace, nodes, 2, "u").commit(changes, "r", 2) == 1
         assert len(nodes[1].tail()) == 1  # it was rolled forward, and copied
+
+
+def logged_but_not_committed(namespace: Namespace, log: OpLog) -> Operation:
+    """What a writer leaves that dies before its COMMIT."""
+    number, chain = namespace.last()
+    assert chain is not None
+    operation = Operation(number + 1, "dead", 5, chain, changes_to_json([PutFile("late", TWO)]))
+    log.append(operation.logged())
+    return operation
+
+
+def test_what_a_dead_writer_logged_is_rolled_forward(tmp_path: Path, nodes: list[OpLog]) -> None:  # F5
+    with closing(make_namespace(tmp_path)) as namespace:
+        committer = Committer(namespace, nodes, 2, "u")
+        committer.commit(changes_to_json([PutFile("a", ONE)]), "r1", 1)
+        operation = logged_but_not_committed(namespace, nodes[1])
+        committer.recover()
+        committer.recover()
+        assert namespace.txn_of("dead") == 2
+        assert [len(node.tail()) for node in nodes] == [2, 2]
+        assert committer.commit(list(operation.changes), "dead", 9) == 2
+        assert committer.commit(changes_to_json([Remove("a")]), "r3", 9) == 3
+
+
+def test_a_node_that_cannot_be_read_does_not_stop_recovery(tmp_path: Path, nodes: list[OpLog]) -> None:
+    class Absent(OpLog):
+        def tail(self) -> list[Logged]:
+            raise NodeFailed("no such device")
+
+    with closing(make_namespace(tmp_path)) as namespace:
+        Committer(namespace, nodes, 2, "u").commit(changes_to_json([PutFile("a", ONE)]), "r1", 1)
+        logged_but_not_committed(namespace, nodes[1])
+        Committer(namespace, [Absent(tmp_path / "n1"), nodes[1]], 1, "u").recover()
+        assert namespace.last()[0] == 2
+
+
+def test_a_writer_that_dies_while_another_waits_is_rolled_forward_first(
+    tmp_path: Path, nodes: list[OpLog], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(make_namespace(tmp_path)) as namespace:
+        committer = Committer(namespace, nodes, 2, "u")
+        committer.commit(changes_to_json([PutFile("a", ONE)]), "r1", 1)
+        recover, calls = committer.recover, []
+
+        def recover_then_die() -> None:
+            recover()
+            if not calls:
+                logged_but_not_committed(namespace, nodes[0])
+            calls.append(1)
+
+        monkeypatch.setattr(committer, "recover", recover_then_die)
+        assert committer.commit(changes_to_json([Remove("a")]), "r3", 9) == 3
+        assert (len(calls), namespace.txn_of("dead")) == (2, 2)
+
+
+def test_an_old_or_foreign_namespace_is_refused(tmp_path: Path, nodes: list[OpLog]) -> None:  # F19, F36
+    with closing(make_namespace(tmp_path)) as namespace:
+        committer = Committer(namespace, nodes, 2, "u")
+        committer.commit(changes_to_json([PutFile("a", ONE)]), "r1", 1)
+        namespace.backup(tmp_path / "old.db")
+        committer.commit(changes_to_json([Remove("a")]), "r2", 2)
+        committer.commit(changes_to_json([MakeDir("b")]), "r3", 3)
+    with closing(Namespace(tmp_path / "old.db")) as old:
+        with pytest.raises(StoreDamaged, match=r"ends at transaction 1, but .* has seen 3: it is an old copy"):
+            Committer(old, nodes, 2, "u").recover()
+        Committer(old, [], 0, "u").commit(changes_to_json([MakeDir("x")]), "x2", 2)
+        Committer(old, [], 0, "u").commit(changes_to_json([MakeDir("y")]), "x3", 3)
+        with pytest.raises(StoreDamaged, match="differ on transaction 3: rebuild it"):
+            Committer(old, nodes, 2, "u").commit(changes_to_json([MakeDir("z")]), "x4", 4)
 
 
 @pytest.mark.parametrize("writers", [2, 16])
