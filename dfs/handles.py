@@ -9,6 +9,7 @@ import io
 import logging
 import os
 import sys
+import threading
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -43,7 +44,9 @@ def _pool(pid: int) -> ThreadPoolExecutor:
 class ReadFile(io.BufferedReader):
     """A stored file. `size` in bytes; `version_id`: the transaction, as text, since which its path held this content.
 
-    For one thread at a time. Raises ChunkLost when a chunk has no good copy left.
+    For several threads: a read begins where its own thread sought just before, wherever others have moved meanwhile
+    (DuckDB's threads seek and read one Python file without a lock); a thread that did not seek goes on where the last
+    read of any thread ended. Raises ChunkLost when a chunk has no good copy left.
     """
 
     def __init__(self, path: str, refs: Sequence[ChunkRef], version_id: str, fetch: Fetch) -> None:
@@ -51,6 +54,47 @@ class ReadFile(io.BufferedReader):
         self.path = path
         self.size = refs[-1].offset + refs[-1].length if refs else 0
         self.version_id = version_id
+        self._sought: dict[int, int] = {}  # where a thread sought to, and has not read yet
+        self._turn = threading.Lock()
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        with self._turn:
+            if whence == io.SEEK_CUR:
+                offset, whence = offset + self.tell(), io.SEEK_SET
+            position = self._sought[threading.get_ident()] = super().seek(offset, whence)
+        return position
+
+    def tell(self) -> int:
+        sought = self._sought.get(threading.get_ident())
+        return super().tell() if sought is None else sought
+
+    def _resume(self) -> None:
+        sought = self._sought.pop(threading.get_ident(), None)
+        if sought is None:
+            self._sought.clear()  # the threads take turns at one position: what they sought before is past
+        elif sought != super().tell():
+            super().seek(sought)
+
+    def read(self, size: int | None = -1) -> bytes:
+        with self._turn:
+            self._resume()
+            return super().read(size)
+
+    def read1(self, size: int = -1) -> bytes:
+        with self._turn:
+            self._resume()
+            return super().read1(size)
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        with self._turn:
+            self._resume()
+            return super().readinto(buffer)
+
+    def readline(self, size: int | None = -1) -> bytes:
+        if self._sought:
+            with self._turn:
+                self._resume()
+        return super().readline(size)
 
 
 class _ChunkReader(io.RawIOBase):

@@ -12,6 +12,7 @@ import multiprocessing
 import pickle
 import random
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ LOG = b"".join(b"%d line of a log %d\n" % (i, i * 7919 % 10007) for i in range(1
 @pytest.fixture
 def fs(tmp_path: Path) -> Iterator[DfsFileSystem]:
     nodes = [tmp_path / f"n{i}" for i in range(3)]
-    dfs.init_store(tmp_path / "s", nodes=nodes, replicas=2, chunk_bytes_avg=1 << 15).close()
+    dfs.init_store(tmp_path / "s", nodes=nodes, replicas=2, chunk_bytes_avg=1 << 15, durability="none").close()
     made = fsspec.filesystem("dfs", store=str(tmp_path / "s"))
     yield made
     made.store.close()
@@ -462,6 +463,25 @@ def test_random_reads_do_not_fetch_a_chunk_twice(fs: DfsFileSystem, monkeypatch:
     with fs.open("a") as file:
         assert b"".join(file) == LOG
         assert len(file.raw._chunks._kept) == 2
+
+
+def test_threads_that_seek_and_read_do_not_disturb_each_other(fs: DfsFileSystem) -> None:
+    fs.pipe("a", LOG)
+    with fs.open("a") as file, ThreadPoolExecutor(1) as one, ThreadPoolExecutor(1) as other:
+        for thread, at in ((one, 100), (other, 200_000)):
+            assert thread.submit(file.seek, at).result() == at
+        assert one.submit(file.tell).result() == 100
+        assert one.submit(file.read, 10).result() == LOG[100:110]
+        assert other.submit(file.read, 10).result() == LOG[200_000:200_010]
+        assert file.read(5) == LOG[200_010:200_015], "who did not seek goes on"
+        one.submit(file.seek, 7).result()
+        assert other.submit(file.read, 3).result() == LOG[7:10], "one position, handed from thread to thread"
+        assert one.submit(file.read, 3).result() == LOG[10:13]
+        file.seek(0)
+        lines = LOG.splitlines(keepends=True)
+        assert [one.submit(file.readline).result(), file.readline()] == lines[:2]
+        at = len(lines[0]) + len(lines[1])
+        assert [file.seek(-2, whence) for whence in (1, 2)] == [at - 2, len(LOG) - 2]
 
 
 def test_a_lost_chunk_fails_the_read_that_needs_it(fs: DfsFileSystem, monkeypatch: pytest.MonkeyPatch) -> None:

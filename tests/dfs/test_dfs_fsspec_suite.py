@@ -19,7 +19,7 @@ class Fixtures(abstract.AbstractFixtures):  # type: ignore[misc]
     @classmethod
     def fs(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DfsFileSystem]:
         path = tmp_path_factory.mktemp("suite") / "store"
-        dfs.init_store(path).close()
+        dfs.init_store(path, durability="none").close()
         made = fsspec.filesystem("dfs", store=str(path))
         yield made
         made.store.close()

@@ -26,7 +26,7 @@ FLIGHTS = Path(__file__).parents[3] / "shared" / "data" / "flights"
 @pytest.fixture
 def fs(own_state: None) -> Iterator[DfsFileSystem]:
     """The default store, of small chunks: what is read spans several."""
-    dfs.init_store(os.environ["DFS_STORE"], chunk_bytes_avg=1 << 16).close()
+    dfs.init_store(os.environ["DFS_STORE"], chunk_bytes_avg=1 << 16, durability="none").close()
     made = fsspec.filesystem("dfs")
     yield made
     made.store.close()
@@ -216,6 +216,11 @@ def test_duckdb_reads_and_writes(fs: DfsFileSystem) -> None:
     assert database.sql("SELECT sum(n), max(g) FROM 'dfs://d/a.parquet'").fetchall() == [(sum(range(9999)), 2)]
     assert database.sql("SELECT sum(n) FROM read_csv('dfs://d/*.csv')").fetchall() == [(4950,)]
     assert database.sql("SELECT count(*) FROM read_parquet('dfs://d/parts/*/*.parquet')").fetchall() == [(9,)]
+    database.sql("SET threads = 4")  # they seek and read one Python file, without a lock
+    many = "SELECT range n, hash(range) h, range::VARCHAR t FROM range(100_000)"
+    database.sql(f"COPY ({many}) TO 'dfs://d/many.parquet' (ROW_GROUP_SIZE 4096)")
+    answer = "SELECT sum(n), bit_xor(h), sum(t::BIGINT) FROM "
+    assert database.sql(f"{answer} 'dfs://d/many.parquet'").fetchall() == database.sql(f"{answer} ({many})").fetchall()
     broken = "SELECT range n, if(range = 1900000, error('boom'), 'x') FROM range(2000000)"
 
     def copy() -> None:
