@@ -263,6 +263,14 @@ class OpLog:
                 state = _state(os.fstat(file.fileno()))
         self._seen = _Seen(name, state, tuple(records) if fresh else (*seen.records, *records), True)
 
+    def sync(self) -> None:
+        """Make durable what the newest segment holds: a writer that died may not have been so far."""
+        with self._errors("written"):
+            for name in self._names()[-1:]:
+                with self._disk.append_to(self.folder / name) as file:
+                    file.sync()
+                self._disk.sync_folder(self.folder)
+
     def take_back(self, record: Logged) -> None:
         """Cut off `record`, which this process has just appended and which was not committed."""
         seen = self._seen
@@ -330,7 +338,8 @@ def _first_txn(name: str) -> int:
 
 
 def _is_full(seen: _Seen) -> bool:
-    return not seen.name or not seen.clean or seen.size >= OPLOG_SEGMENT_BYTES_MAX
+    """An empty one counts too: its name may not be durable."""
+    return seen.size == 0 or not seen.clean or seen.size >= OPLOG_SEGMENT_BYTES_MAX
 
 
 def _segments(records: Sequence[Logged], seen: _Seen) -> Iterator[Sequence[Logged]]:

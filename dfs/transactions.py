@@ -120,7 +120,9 @@ class Committer:
             _apply(self._namespace, record, operation, _digest(operation.changes))
             for oplog in self._logs:
                 try:
-                    if record not in oplog.tail():
+                    if record in oplog.tail():
+                        oplog.sync()  # its writer may have died before it did
+                    else:
                         oplog.append(record)
                 except NodeFailed as error:
                     log.warning("%s", error)

@@ -172,6 +172,35 @@ def test_known_placement_never_changes() -> None:
     ]
 
 
+@pytest.mark.parametrize("weights", [(1.0,) * 5, (1.0,) * 12, (1.0, 2.0, 4.0, 0.5)])
+def test_a_node_that_joins_takes_its_share_and_moves_nothing_else(weights: tuple[float, ...]) -> None:  # F40
+    """The bytes that move are at most 1.2 times what the new node should hold: its share of the weights."""
+    before = [PlacementNode(f"node {i}", weight) for i, weight in enumerate(weights)]
+    joined = PlacementNode("joined", sum(weights) / len(weights))
+    share = joined.weight / (sum(weights) + joined.weight)
+    source = random.Random(len(weights))
+    chunks = [(ChunkId.from_digest(source.randbytes(32)), source.randrange(1, 64 * MIB)) for _ in range(4000)]
+    for replicas in (1, 3):
+        moved = total = 0
+        for chunk, size in chunks:
+            old, new = place(chunk, before)[:replicas], place(chunk, [*before, joined])[:replicas]
+            assert set(new) - set(old) <= {joined.id}, "what moves, moves to the new node"
+            assert len(set(old) - set(new)) <= 1
+            moved += size * len(set(new) - set(old))
+            total += size * replicas
+        if replicas == 1 or len(set(weights)) == 1:
+            assert moved <= 1.2 * share * total
+            assert moved >= 0.8 * share * total
+
+
+def test_chunks_spread_by_weight() -> None:
+    nodes = [PlacementNode("a", 0.5), PlacementNode("b", 1.0), PlacementNode("c", 2.5)]
+    source = random.Random(3)
+    firsts = [place(ChunkId.from_digest(source.randbytes(32)), nodes)[0] for _ in range(8000)]
+    for node in nodes:
+        assert 0.9 < firsts.count(node.id) / len(firsts) / (node.weight / 4.0) < 1.1
+
+
 @given(st.binary(max_size=2000), st.booleans())
 @settings(max_examples=50, deadline=None)
 def test_records_round_trip(data: bytes, compressible: bool) -> None:
@@ -196,7 +225,7 @@ def test_a_newer_record_is_unsupported_not_damaged() -> None:  # F60
     import struct
     import zlib
 
-    fields = struct.pack("<4sBBHQQQ", b"MRCK", 2, 0, 0, 3, 3, 0)
+    fields = struct.pack("<4sBBHQQQ", b"MRCK", 99, 0, 0, 3, 3, 0)
     with pytest.raises(Unsupported):
         decode(fields + struct.pack("<I", zlib.crc32(fields)) + b"abc", ChunkId.of(b"abc"))
 
