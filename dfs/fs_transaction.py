@@ -42,7 +42,7 @@ class DfsTransaction(Transaction):  # type: ignore[misc]
 
     def complete(self, commit: bool = True) -> None:
         """Publish what was collected, or drop it. Raises as `Store.publish`, and UsageProblem for open files."""
-        fs, still_open = self.fs, list(self.writing)
+        fs, still_open = self.fs, [file for file in self.writing if not file.closed]
         fs._intrans, fs._transaction = False, None
         self._discard(still_open)
         if commit and still_open:

@@ -67,11 +67,3 @@ class TopLevel(Fixtures):
 
 class TestCopyAtTheTop(abstract.AbstractCopyTests, TopLevel):  # type: ignore[misc]
     pass
-
-
-class TestGetFromTheTop(abstract.AbstractGetTests, TopLevel):  # type: ignore[misc]
-    pass
-
-
-class TestPutAtTheTop(abstract.AbstractPutTests, TopLevel):  # type: ignore[misc]
-    pass
