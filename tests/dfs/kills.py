@@ -6,7 +6,6 @@ attached to it, and then does one verb on one store. So a point costs hundredths
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
 import ctypes
 import json
@@ -14,35 +13,17 @@ import os
 import random
 import sys
 from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-
-
-class Inline(concurrent.futures.Executor):
-    """Runs everything in the calling thread: strace counts calls for each thread by itself."""
-
-    def __init__(self, *_: object, **__: object) -> None:
-        pass
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        future: Future[Any] = Future()
-        try:
-            future.set_result(fn(*args, **kwargs))
-        except Exception as error:
-            future.set_exception(error)
-        return future
-
 
 if __name__ == "__main__":
-    concurrent.futures.ThreadPoolExecutor = Inline  # type: ignore[misc, assignment]
+    import one_thread  # noqa: F401
 
-import dfs  # noqa: E402
-from dfs import Store, checkpoint, gc, members, oplog, rebuild, repair, scrub  # noqa: E402
-from dfs.errors import DfsError, NoStore, StoreDamaged  # noqa: E402
-from dfs.health import examine  # noqa: E402
-from dfs.testing import damage_local  # noqa: E402
+import dfs
+from dfs import Store, checkpoint, gc, members, oplog, rebuild, repair, scrub
+from dfs.errors import DfsError, NoStore, StoreDamaged
+from dfs.health import examine
+from dfs.testing import damage_local
 
 Files = dict[str, bytes]
 _dice = random.Random(3)

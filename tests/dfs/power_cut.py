@@ -10,7 +10,6 @@ A program of its own, because SQLite's default VFS must be ours before `cksumvfs
 
 from __future__ import annotations
 
-import concurrent.futures
 import json
 import os
 import random
@@ -18,30 +17,12 @@ import shutil
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import apsw
-
-
-class Inline(concurrent.futures.Executor):
-    """Everything in one thread: a databases' file is locked by one connection, and a seed always gives the same run."""
-
-    def __init__(self, *_: object, **__: object) -> None:
-        pass
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        future: Future[Any] = Future()
-        try:
-            future.set_result(fn(*args, **kwargs))
-        except Exception as error:
-            future.set_exception(error)
-        return future
-
-
-concurrent.futures.ThreadPoolExecutor = Inline  # type: ignore[misc, assignment]
+import one_thread  # noqa: F401 - before dfs
 
 SECTOR = 512
 CUT = 7  # exit code of the child whose power went
@@ -151,7 +132,8 @@ class ForgetfulFile(apsw.VFSFile):
             self._content = known.setdefault(os.fstat(handle).st_ino, Content(handle, b""))
             if self._content.handle == handle:
                 self._content.durable = self._content.now()
-        self._kind = "namespace" if path and os.path.basename(path).startswith("store") else "small"
+        name = os.path.basename(path or "")
+        self._kind = f"{name.partition('.')[0].partition('-')[0]} {'wal' if name.endswith('-wal') else 'database'}"
 
     def xWrite(self, data: bytes, offset: int) -> None:
         if self._content is not None:
@@ -173,9 +155,10 @@ class ForgetfulFile(apsw.VFSFile):
 
 
 def exclusive(db: apsw.Connection) -> None:
-    """A VFS in Python has no shared memory: WAL without it needs a database for itself."""
+    """A VFS in Python has no shared memory: a WAL without it needs a database for itself."""
     if ForgetfulVFS.disk is not None:
         db.pragma("locking_mode", "exclusive")
+        db.pragma("wal_autocheckpoint", 8)  # pages: often, so that cuts come into it
 
 
 # -- what is done -----------------------------------------------------------------------------------------------------
@@ -198,7 +181,9 @@ def planned(seed: int, count: int = 12) -> list[Step]:
     dice, now = random.Random(seed), {}
     steps = []
     for number in range(count):
-        kind = dice.choice(("small", "small", "large", "overwrite", "folder", "folder", "remove", "checkpoint"))
+        kind = dice.choice(
+            ("small", "small", "large", "overwrite", "folder", "folder", "remove", "checkpoint", "checkpoint")
+        )
         path, files = f"{kind}-{number}", {}
         if kind in ("overwrite", "remove"):
             path = dice.choice(sorted(now)) if now else "first"
@@ -235,6 +220,7 @@ def do(store: Any, step: Step, request: str) -> None:
 def work(root: Path, limbo: Path, seed: int, options: Any, acknowledge: Callable[[], None]) -> None:
     """The child: ends by a power cut, in the middle or when all is done."""
     import dfs
+    import dfs.oplog
     import dfs.store
     from dfs.database import Database
 
@@ -252,6 +238,7 @@ def work(root: Path, limbo: Path, seed: int, options: Any, acknowledge: Callable
         self.disconnect()
         return connect(self)
 
+    dfs.oplog.OPLOG_SEGMENT_BYTES_MAX = 1_000  # so that checkpoints have segments to drop
     dfs.store.Disk = make_disk  # type: ignore[attr-defined, misc, assignment]
     Database.connect = connect_alone  # type: ignore[method-assign]
     store = dfs.open_store(root)

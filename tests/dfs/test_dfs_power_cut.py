@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-OPERATIONS = 500  # about as many as a run has: some runs end before their cut, which comes at the end then
+OPERATIONS = 800  # about as many as a run has: some runs end before their cut, which comes at the end then
 
 
 def run(folder: Path, first: int, last: int, **options: Any) -> list[dict[str, Any]]:
@@ -57,7 +57,7 @@ def test_without_fsync_a_power_cut_loses_something(tmp_path: Path) -> None:
     "sync",
     [
         *("chunk", "chunk folder", "log", "log folder", "checkpoint", "checkpoint folder"),
-        *("small", "namespace"),
+        *("small wal", "small database", "store wal", "store database"),
     ],
 )
 def test_each_sync_is_needed(tmp_path: Path, sync: str) -> None:
