@@ -47,6 +47,11 @@ class ChunkStore(ABC):
         """Which of these are held, without reading their bytes. Raises NodeFailed."""
 
     @abstractmethod
+    def intact(self, chunk_ids: Iterable[ChunkId]) -> set[ChunkId]:
+        """Which of these are held as they were written, by the checks of their records (`dfs.codec.is_intact`): so much
+        a put looks at what is there already. Raises NodeFailed."""
+
+    @abstractmethod
     def listing(self) -> Iterator[tuple[ChunkId, int]]:
         """Every id that is held, ascending, and how many bytes are stored under it (unverified). What is put or deleted
         meanwhile may be in it or not. Raises NodeFailed, ChunkDamaged when what is held cannot be told."""

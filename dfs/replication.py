@@ -111,18 +111,24 @@ class ReplicatedChunks:
                 break
         return found
 
-    def verified(self, chunk_id: ChunkId, replicas: int | None = None) -> bool:
-        """Whether each of the nodes that a put would choose has a good copy: then it has nothing to do."""
+    def intact(self, chunk_ids: Iterable[ChunkId], replicas: int | None = None) -> set[ChunkId]:
+        """Those of these that lie intact on every node that a put would choose: it has nothing to do for them."""
         wanted = self.replicas if replicas is None else replicas
-        nodes = self.order(chunk_id)[:wanted]
-        try:
-            return len(nodes) == wanted and all(node.get(chunk_id) is not None for node in nodes)
-        except DfsError:
-            return False
-
-    def verified_many(self, chunk_ids: Iterable[ChunkId], replicas: int | None = None) -> set[ChunkId]:
-        """Those of these that are `verified`; what is not held is found out quickly."""
-        return {chunk for chunk in self.held(chunk_ids) if self.verified(chunk, replicas)}
+        found = set(chunk_ids)
+        asked: dict[str, list[ChunkId]] = {}
+        for chunk in sorted(found):
+            nodes = self.order(chunk)[:wanted]
+            if len(nodes) < wanted:
+                found.discard(chunk)
+            for node in nodes:
+                asked.setdefault(node.node_id, []).append(chunk)
+        for node_id, chunks in asked.items():
+            try:
+                found.difference_update(set(chunks) - self.nodes[node_id].intact(chunks))
+            except DfsError as error:
+                log.warning("%s", error)
+                found.difference_update(chunks)
+        return found
 
     def verify_all(self, chunk_id: ChunkId) -> dict[str, Copy]:
         """Read every reachable node's copy; changes nothing."""

@@ -16,14 +16,13 @@ from typing import IO
 from dfs.changes import ANY, Change, FileManifest, MakeDir, PutFile, SetReplicas
 from dfs.decompress import ENDINGS, open_decompressed
 from dfs.errors import AlreadyExists, BadInput, NotFound, UsageProblem
-from dfs.ids import ChunkId
 from dfs.known_files import KnownFiles, Stamp
 from dfs.metadata import FileInfo
 from dfs.paths import join, normalise, parents
 from dfs.render import Output, Progress, counted, human_bytes, total, visible
 from dfs.store import Records, Store
 
-_VERIFY_BATCH = 64  # chunks that one task verifies: small ones take less than handing them over
+_VERIFY_BATCH = 8  # chunks that one task looks at: small ones take less time than a task
 _OPEN = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # a pipe put in the file's place must not hang us
 
 
@@ -255,22 +254,16 @@ def _recall(known: KnownFiles, item: _Item, mode: str) -> FileManifest | None:
 def _verified(
     store: Store, manifests: Sequence[FileManifest | None], replicas: int, progress: Progress
 ) -> list[FileManifest | None]:
-    """Those of the manifests whose every chunk was pinned, then read back from each node that should hold it; None for
+    """Those of the manifests whose every chunk was pinned, then found intact on each node that should hold it; None for
     the others: their files are to be read again, which heals what is damaged."""
     store.pin(manifest for manifest in manifests if manifest is not None)
     ids = list(dict.fromkeys(ref.id for manifest in manifests if manifest is not None for ref in manifest.chunks))
     batches = [ids[start : start + _VERIFY_BATCH] for start in range(0, len(ids), _VERIFY_BATCH)]
-    if len(ids) < 4 * _VERIFY_BATCH:
-        batches = [[chunk_id] for chunk_id in ids]
-
-    def faults(batch: list[ChunkId]) -> list[ChunkId]:
-        return [chunk_id for chunk_id in batch if not store.replicated.verified(chunk_id, replicas)]
-
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1), "dfs-verify") as pool:
-        bad = {chunk_id for found in pool.map(faults, batches) for chunk_id in found}
+    with ThreadPoolExecutor(os.cpu_count(), "dfs-verify") as pool:
+        intact = set().union(*pool.map(lambda batch: store.replicated.intact(batch, replicas), batches))
     kept: list[FileManifest | None] = []
     for manifest in manifests:
-        good = manifest is not None and not any(ref.id in bad for ref in manifest.chunks)
+        good = manifest is not None and all(ref.id in intact for ref in manifest.chunks)
         kept.append(manifest if good else None)
         if manifest is not None and good:
             progress.add(manifest.size, 1)

@@ -62,7 +62,7 @@ class WritePool:
         try:
             with self._pins.writing():
                 self._pins.add(ids)
-                good = self._chunks.verified_many(ids, replicas)
+                good = self._chunks.intact(ids, replicas)
                 records = [encode(data, chunk) for data, chunk in zip(datas, ids, strict=True) if chunk not in good]
                 new = iter(self._chunks.put_many(records, replicas))
                 return [(chunk, chunk not in good and next(new)) for chunk in ids]

@@ -16,7 +16,7 @@ from itertools import groupby
 from pathlib import Path
 
 from dfs.chunk_store import ChunkStore, Usage
-from dfs.codec import Record, decode, is_damaged
+from dfs.codec import Record, decode, is_damaged, is_intact
 from dfs.disk import Disk, DiskFile, SyncFailed, mark_suspect, suspect_reason
 from dfs.errors import ChunkDamaged, ChunkMissing, DfsError, InvalidChunkId, NodeFailed
 from dfs.ids import ChunkId
@@ -62,7 +62,7 @@ class LocalChunkStore(ChunkStore):
             row = self._small.get(chunk_id)
         except (ChunkDamaged, NodeFailed) as error:
             problem = error
-        if row is not None and not is_damaged(row, chunk_id):
+        if row is not None and (is_intact(row, chunk_id) or not is_damaged(row, chunk_id)):
             return row
         file = self._read_file(chunk_id)
         if file is not None:
@@ -89,6 +89,14 @@ class LocalChunkStore(ChunkStore):
         for folder, chunks in groupby(sorted(set(wanted) - found), key=lambda chunk: chunk[:2]):
             with self._node_errors(), self._chunk_folder(folder) as handle:
                 found.update(chunk for chunk in chunks if handle >= 0 and _size(handle, chunk) is not None)
+        return found
+
+    def intact(self, chunk_ids: Iterable[ChunkId]) -> set[ChunkId]:
+        found: set[ChunkId] = set()
+        for chunk in self.held(chunk_ids):  # what is not there is found out for all of them at once
+            with contextlib.suppress(ChunkMissing, ChunkDamaged):
+                if is_intact(self._record(chunk), chunk):
+                    found.add(chunk)
         return found
 
     def listing(self) -> Iterator[tuple[ChunkId, int]]:
@@ -178,7 +186,8 @@ class LocalChunkStore(ChunkStore):
         return new
 
     def _is_there(self, chunk_id: ChunkId) -> bool:
-        return os.path.lexists(self._file(chunk_id))
+        with self._chunk_folder(chunk_id[:2]) as handle:
+            return handle >= 0 and _size(handle, chunk_id) is not None
 
     def _new_temp(self, record: Record, stack: contextlib.ExitStack) -> tuple[str, DiskFile]:
         """An empty temp file, locked, so that no sweep takes it for a dead writer's; removed when `stack` ends."""
@@ -207,10 +216,11 @@ class LocalChunkStore(ChunkStore):
         self._check_writable()
         wanted = sorted(set(chunk_ids))
         with self._node_errors():
-            gone = dict(self._small.delete_many(wanted))
+            gone: dict[ChunkId, int] = {}
             for folder, chunks in groupby(wanted, key=lambda chunk: chunk[:2]):
-                for chunk, size in self._delete_files(folder, chunks):
-                    gone[chunk] = gone.get(chunk, 0) + size
+                gone |= self._delete_files(folder, chunks)
+            for chunk, size in self._small.delete_many(wanted):  # after the files: on a full disk this needs their space
+                gone[chunk] = gone.get(chunk, 0) + size
         with self._lock:
             if self._used is not None:
                 self._used -= sum(gone.values())
@@ -282,10 +292,14 @@ class LocalChunkStore(ChunkStore):
     def _quarantine_file(self, chunk_id: ChunkId) -> None:
         self._tell_quarantined(chunk_id)
         kept = self._quarantine_name(chunk_id)
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        try:
             self._disk.rename(self._file(chunk_id), kept)
-            self._put_back(chunk_id, kept)
-            self._disk.sync_folder(self._folder(chunk_id[:2]))
+        except FileNotFoundError:
+            if self._is_there(chunk_id):  # it is not the copy that is gone
+                raise
+            return
+        self._put_back(chunk_id, kept)
+        self._disk.sync_folder(self._folder(chunk_id[:2]))
 
     def _put_back(self, chunk_id: ChunkId, kept: str) -> None:
         """Undo the move of a good copy, which another writer put there after we had looked."""

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Container, Iterable, Iterator, Sequence
 
 from dfs.chunk_store import ChunkStore, Usage
-from dfs.codec import Record, decode
+from dfs.codec import Record, decode, is_intact
 from dfs.errors import ChunkDamaged, ChunkMissing
 from dfs.ids import ChunkId
 
@@ -48,6 +48,10 @@ class MemoryChunkStore(ChunkStore):
     def held(self, chunk_ids: Iterable[ChunkId]) -> set[ChunkId]:
         with self._lock:
             return {chunk_id for chunk_id in chunk_ids if chunk_id in self.records}
+
+    def intact(self, chunk_ids: Iterable[ChunkId]) -> set[ChunkId]:
+        with self._lock:
+            return {chunk for chunk in chunk_ids if is_intact(self.records.get(chunk, b""), chunk)}
 
     def listing(self) -> Iterator[tuple[ChunkId, int]]:
         with self._lock:

@@ -448,7 +448,7 @@ class Outcome:
 @pytest.mark.parametrize(
     ("name", "point"),
     [
-        *((name, point) for name in ("f00", "f20") for point in ("add:before", "add:after", "verified:after")),
+        *((name, point) for name in ("f00", "f20") for point in ("add:before", "add:after", "intact:after")),
         *(("new", point) for point in ("add:after", "put_many:before", "put_many:after")),
     ],
 )

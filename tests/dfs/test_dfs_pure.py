@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import random
+import struct
+import zlib
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from xxhash import xxh3_64_intdigest
 
 from dfs.changes import FileManifest, build_manifest
 from dfs.chunking import Cutter, Piece, detect_records, only_piece
-from dfs.codec import decode, encode
+from dfs.codec import decode, encode, is_intact
 from dfs.errors import ChunkDamaged, InvalidChunkId, InvalidPath, Unsupported, UsageProblem
 from dfs.ids import ChunkId, content_id
 from dfs.options import MIB, ChunkSizes
@@ -253,3 +256,25 @@ def test_content_ids_depend_on_content_alone() -> None:
     assert content_id(refs) == content_id(list(refs))
     assert content_id(refs) != content_id(refs[:-1])
     assert content_id(refs) != content_id(refs[::-1])
+
+
+@pytest.mark.parametrize("data", [b"small", b"text that compresses " * 20_000])
+def test_a_record_is_tied_to_its_chunk(data: bytes) -> None:  # F14: swapped files
+    record = encode(data)
+    other = ChunkId.of(data + b"!")
+    assert is_intact(record.encoded, record.id)
+    assert not is_intact(record.encoded, other)
+    with pytest.raises(ChunkDamaged, match="another chunk's"):
+        decode(record.encoded, other)
+    for at in range(0, len(record.encoded), max(1, len(record.encoded) // 50)):
+        flipped = bytearray(record.encoded)
+        flipped[at] ^= 0x10
+        assert not is_intact(bytes(flipped), record.id)
+
+
+def test_records_of_version_1_are_read_and_never_trusted_unread() -> None:  # F60
+    payload = b"written by the first release"
+    fields = struct.pack("<4sBBHQQQ", b"MRCK", 1, 0, 0, len(payload), len(payload), xxh3_64_intdigest(payload))
+    record = fields + struct.pack("<I", zlib.crc32(fields)) + payload
+    assert decode(record, ChunkId.of(payload)) == payload
+    assert not is_intact(record, ChunkId.of(payload))
