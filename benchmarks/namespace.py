@@ -2,7 +2,7 @@
 
     python -m benchmarks.namespace [FILES] [folder|files]
 
-`folder`: a transaction publishes a folder of 10,000 files (PutFolder); `files`: it puts so many into a folder (PutFile).
+`folder`: a transaction publishes a folder of 10,000 files (PutFolder); `files`: it puts them one by one (PutFile).
 Aims: commits of 50,000 files/s with fsync on; `stat` 1 ms; `ls` of 10,000 entries 50 ms; memory that does not grow with
 the number of files.
 """

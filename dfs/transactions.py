@@ -14,7 +14,7 @@ from typing import Any
 from blake3 import blake3
 
 from dfs.applying import Application
-from dfs.changes import canonical_json
+from dfs.changes import canonical_json, collector_paused
 from dfs.errors import Conflict, NodeFailed, NotEnoughNodes, OutcomeUnknown, StoreDamaged
 from dfs.metadata import Namespace
 from dfs.oplog import Logged, Operation, OpLog, backfill
@@ -46,7 +46,7 @@ class Committer:
             self.recover()
             decided: list[Logged] = []
             try:
-                with self._namespace.write():
+                with self._namespace.write(), collector_paused():
                     if self._pending() is None:
                         return self._commit(changes, encoded, request, time_ms, decided)
             except Exception as error:

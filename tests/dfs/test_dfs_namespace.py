@@ -132,6 +132,8 @@ def test_the_replica_count_of_the_nearest_folder_counts(bench: Bench) -> None:
     assert [namespace.replicas_of(path, bench.now) for path in ("f/c", "a/d", "g/c")] == [3, 1, 1]
     with pytest.raises(NotFound):
         bench.run(SetReplicas("nowhere", 2))
+    bench.run(PutFile("h", ONE), SetReplicas("h", 2), SetReplicas("a/d", 4), Move("a/d", "h", replace=True))
+    assert namespace.replicas_of("h", bench.now) == 4  # unless it has its own
 
 
 def test_snapshots_name_numbers(bench: Bench) -> None:
