@@ -158,7 +158,6 @@ def exclusive(db: apsw.Connection) -> None:
     """A VFS in Python has no shared memory: a WAL without it needs a database for itself."""
     if ForgetfulVFS.disk is not None:
         db.pragma("locking_mode", "exclusive")
-        db.pragma("wal_autocheckpoint", 8)  # pages: often, so that cuts come into it
 
 
 # -- what is done -----------------------------------------------------------------------------------------------------
@@ -222,6 +221,7 @@ def work(root: Path, limbo: Path, seed: int, options: Any, acknowledge: Callable
     import dfs
     import dfs.oplog
     import dfs.store
+    import dfs.stores.node
     from dfs.database import Database
 
     forgets = frozenset(options.get("forgets", ()))
@@ -239,6 +239,7 @@ def work(root: Path, limbo: Path, seed: int, options: Any, acknowledge: Callable
         return connect(self)
 
     dfs.oplog.OPLOG_SEGMENT_BYTES_MAX = 1_000  # so that checkpoints have segments to drop
+    dfs.database.WAL_PAGES = dfs.stores.node.SMALL_CHECKPOINT_PAGES = 8  # so that cuts come into SQLite's checkpoints
     dfs.store.Disk = make_disk  # type: ignore[attr-defined, misc, assignment]
     Database.connect = connect_alone  # type: ignore[method-assign]
     store = dfs.open_store(root)

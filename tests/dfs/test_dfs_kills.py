@@ -4,12 +4,10 @@ is seen, the next start is clean."""
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -75,13 +73,10 @@ class Killer:
 
 
 @pytest.fixture
-def killer(tmp_path: Path) -> Iterator[Killer]:
-    """Its stores lie in memory where that can be: a kill, unlike a power cut, loses nothing that was written."""
-    memory = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else tmp_path) as folder:
-        made = Killer(Path(folder))
-        yield made
-        made.close()
+def killer(memory_path: Path) -> Iterator[Killer]:
+    made = Killer(memory_path)
+    yield made
+    made.close()
 
 
 def sweep(killer: Killer, verb: str, wanted: slice, quick: int | None = None) -> None:

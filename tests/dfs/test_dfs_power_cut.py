@@ -33,8 +33,8 @@ def lost(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("first", range(0, 60, 15))
-def test_a_power_cut_loses_nothing_acknowledged(tmp_path: Path, first: int) -> None:  # F12, F13
-    results = run(tmp_path, first, first + 15)
+def test_a_power_cut_loses_nothing_acknowledged(memory_path: Path, first: int) -> None:  # F12, F13
+    results = run(memory_path, first, first + 15)
     assert lost(results) == []
     assert sum(result["acknowledged"] for result in results) > 15  # it is not always cut at the very beginning
 
@@ -42,13 +42,13 @@ def test_a_power_cut_loses_nothing_acknowledged(tmp_path: Path, first: int) -> N
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("first", range(1000, 2000, 125))
-def test_a_thousand_power_cuts_lose_nothing_acknowledged(tmp_path: Path, first: int) -> None:  # F12, F13
-    assert lost(run(tmp_path, first, first + 125)) == []
+def test_a_thousand_power_cuts_lose_nothing_acknowledged(memory_path: Path, first: int) -> None:  # F12, F13
+    assert lost(run(memory_path, first, first + 125)) == []
 
 
-def test_without_fsync_a_power_cut_loses_something(tmp_path: Path) -> None:
+def test_without_fsync_a_power_cut_loses_something(memory_path: Path) -> None:
     """The harness bites."""
-    assert len(lost(run(tmp_path, 0, 8, durability="none"))) >= 2
+    assert len(lost(run(memory_path, 0, 8, durability="none"))) >= 2
 
 
 @pytest.mark.slow
@@ -60,9 +60,9 @@ def test_without_fsync_a_power_cut_loses_something(tmp_path: Path) -> None:
         *("small wal", "small database", "store wal", "store database"),
     ],
 )
-def test_each_sync_is_needed(tmp_path: Path, sync: str) -> None:
+def test_each_sync_is_needed(memory_path: Path, sync: str) -> None:
     """Without any one of them some power cut loses something: the harness would see it if it were left out."""
     for first in range(0, 400, 40):
-        if lost(run(tmp_path / str(first), first, first + 40, forgets=[sync])):
+        if lost(run(memory_path / str(first), first, first + 40, forgets=[sync])):
             return
     raise AssertionError(f"400 power cuts lose nothing without the sync of: {sync}")
