@@ -37,7 +37,13 @@ class DfsGroup(click.Group):
                 break
             if arg in self.commands:
                 break
-        return super().parse_args(ctx, args)
+        try:
+            return super().parse_args(ctx, args)
+        except click.exceptions.NoArgsIsHelpError:
+            raise
+        except click.UsageError as error:
+            _complain_of_usage(error)
+            ctx.exit(2)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         for topic, module in TOPICS.items():
@@ -47,9 +53,10 @@ class DfsGroup(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             code = super().invoke(ctx)
+        except click.exceptions.NoArgsIsHelpError:
+            raise
         except click.UsageError as error:
-            where = error.ctx.command_path if error.ctx else "dfs"
-            click.echo(f"{where}: {error.format_message()} (see {where} --help)", err=True)
+            _complain_of_usage(error)
             ctx.exit(2)
         except click.Abort:
             complain("nothing was done")
@@ -72,13 +79,18 @@ class DfsGroup(click.Group):
         return None
 
 
+def _complain_of_usage(error: click.UsageError) -> None:
+    where = error.ctx.command_path if error.ctx else "dfs"
+    click.echo(f"{where}: {' '.join(error.format_message().split())} (see {where} --help)", err=True)
+
+
 def _drop_output() -> None:
     """What is still buffered cannot be written; without this the interpreter would complain once more when it ends."""
     with suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-@click.group(cls=DfsGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group("dfs", cls=DfsGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="millrace", prog_name="dfs")
 @everywhere
 @click.pass_context

@@ -43,7 +43,7 @@ def init(
     durability: Literal["fsync", "none"],
     retention: str | None,
 ) -> None:
-    """Make a store at PATH (default: --store, $DFS_STORE, or the one under your data folder)."""
+    """Make a store at PATH. Default: --store, $DFS_STORE, or the one under your data folder."""
     from dfs.creation import init_store
     from dfs.store import default_path
 
@@ -83,8 +83,10 @@ def retention_days(text: str) -> int:
 @click.option("--read-data", is_flag=True, help="Read and verify every copy, instead of only looking for it.")
 @click.option("--heal", is_flag=True, help="Write missing and damaged copies anew from good ones.")
 def fsck(context: Context, read_data: bool, heal: bool) -> int:
-    """Check the store: namespace, logs, and chunks (missing, corrupt, under- and over-replicated, misplaced, orphaned).
-    Exits 12 on damage."""
+    """Check namespace, logs and chunks. Exits 12 on damage.
+
+    Chunks may be missing, corrupt, under-replicated (which is damage), over-replicated, misplaced, or orphaned.
+    """
     from dfs.checks import check
 
     return check(context.open(), context.out, read_data, heal)
@@ -147,7 +149,7 @@ def _failures(out: Output, failures: Iterable[str]) -> None:
 @_rate_option
 @dry_run_option
 def repair(context: Context, now: bool, rate: int | None, dry_run: bool) -> int:
-    """Make the copies that are lacking, those in most danger first; move and remove those in the wrong places."""
+    """Make the copies that are lacking. Those in most danger first; then copies in the wrong places are moved."""
     from dfs.render import counted, human_bytes
     from dfs.repair import repair as run
 
@@ -172,7 +174,7 @@ def repair(context: Context, now: bool, rate: int | None, dry_run: bool) -> int:
 @yes_option
 @dry_run_option
 def gc(context: Context, force: bool, quarantine: bool, yes: bool, dry_run: bool) -> int:
-    """Forget history older than the retention, and delete the chunks that nothing needs any more."""
+    """Forget history older than the retention. Chunks that nothing needs any more are deleted."""
     from dfs.gc import collect
     from dfs.render import counted, human_bytes
 
@@ -214,7 +216,7 @@ def checkpoint(context: Context) -> None:
 @click.option("--force", is_flag=True, help="Go on although nodes are missing: what only they know is lost.")
 @yes_option
 def rebuild(context: Context, nodes: tuple[str, ...], force: bool, yes: bool) -> None:
-    """Restore the namespace from the nodes alone, when it is lost or damaged. The damaged one is kept beside it."""
+    """Restore a lost or damaged namespace from the nodes. The damaged one is kept beside it."""
     from dfs.rebuild import rebuild as run
     from dfs.store import default_path
 

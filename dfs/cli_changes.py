@@ -32,7 +32,7 @@ def cp(
     at: str | None,
     dry_run: bool,
 ) -> None:
-    """Copy files, with -r folders, within the store; into DESTINATION if it is a folder. No byte is copied."""
+    """Copy files, with -r folders, within the store. Into DESTINATION if it is a folder; no byte is copied."""
     store = context.open()
     moment = store.at(at)
     changes: list[Copy] = []
@@ -76,7 +76,7 @@ _KINDS = {"file": "file", "dir": "folder"}
 @_force_option
 @dry_run_option
 def mv(context: Context, sources: tuple[str, ...], destination: str, force: bool, dry_run: bool) -> None:
-    """Move or rename files and folders; into DESTINATION if it is a folder. No byte is copied."""
+    """Move or rename files and folders. Into DESTINATION if it is a folder; no byte is copied."""
     from dfs.changes import Move
 
     store = context.open()
@@ -110,7 +110,7 @@ def _pairs(
 @click.option("--force", "-f", is_flag=True, help="No error for what is not there.")
 @dry_run_option
 def rm(context: Context, paths: tuple[str, ...], recursive: bool, force: bool, dry_run: bool) -> None:
-    """Remove files or empty folders; with -r, whole folders. All at once, or none; `dfs restore` brings them back."""
+    """Remove files or empty folders, with -r whole folders. All at once, or none; `dfs restore` brings them back."""
     from dfs.changes import Remove
     from dfs.paths import parents
 
@@ -154,7 +154,7 @@ def mkdir(context: Context, paths: tuple[str, ...], parents: bool) -> None:
 @click.argument("paths", nargs=-1, required=True)
 @click.option("--recursive", "-r", "-R", is_flag=True, help="Taken for granted: it counts for all below.")
 def setrep(context: Context, replicas: str, paths: tuple[str, ...], recursive: bool) -> None:
-    """Say how many copies the chunks of files, or of all files below folders, shall have; `dfs repair` makes them."""
+    """Set the number of copies of files or folders. It counts for all below a folder; `dfs repair` makes them."""
     from dfs.changes import SetReplicas
 
     if replicas != "default" and not (replicas.isascii() and replicas.isdigit() and int(replicas) > 0):

@@ -64,6 +64,7 @@ class Context:
         txn = store.publish(changes, request_id=uuid.uuid4().hex)
         if self.out.as_json:
             self.out.line("", "result", done=done, count=len(changes), txn=txn)
+        self.out.detail(f"{done} {len(changes)} in transaction {txn}")
         return txn
 
     def planned(self, action: str, path: str, **values: Any) -> None:
@@ -87,10 +88,14 @@ class Context:
         """Ask before something that cannot be undone. Raises UsageProblem where nobody can answer."""
         if yes:
             return
-        if not sys.stdin.isatty():
+        if not _can_answer():
             raise UsageProblem(f"{what}, which cannot be undone; give -y if you want that")
         if not click.confirm(f"{what}, which cannot be undone. Go on?", err=True):
             raise click.Abort
+
+
+def _can_answer() -> bool:
+    return sys.stdin.isatty()
 
 
 class Tally:
@@ -176,7 +181,7 @@ def everywhere(function: Decorated) -> Decorated:
 
 def _set_logging(verbosity: int) -> None:
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("dfs: %(message)s"))
+    handler.setFormatter(logging.Formatter("dfs: %(levelname)s: %(message)s"))
     log = logging.getLogger("dfs")
     log.handlers[:] = [handler]
     log.propagate = False

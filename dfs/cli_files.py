@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @click.option("--directory", "-d", is_flag=True, help="Folders themselves, not what is in them.")
 @at_option
 def ls(context: Context, paths: tuple[str, ...], recursive: bool, directory: bool, at: str | None, human: bool) -> int:
-    """List folders: time of change, size in bytes, records, version, path."""
+    """List folders. Columns: time of change, size in bytes, records, version (transaction), path."""
     store = context.open()
     moment = store.at(at)
     times: dict[int, int] = {}
@@ -123,7 +123,7 @@ def find(context: Context, paths: tuple[str, ...], name: str | None, print0: boo
 @click.option("--summary", "-s", is_flag=True, help="Only the total of each path.")
 @at_option
 def du(context: Context, paths: tuple[str, ...], summary: bool, at: str | None, human: bool) -> int:
-    """Show how much is in folders: logical bytes, unique bytes (equal chunks once), path.
+    """Show how much is in folders. Columns: logical bytes, unique bytes (equal chunks once), path.
 
     The total of each path has what the nodes store for it, over all copies, and two ratios: logical to unique bytes
     (deduplication), and unique bytes to those stored of one copy (compression).
@@ -192,7 +192,7 @@ def checksum(context: Context, paths: tuple[str, ...], algorithm: str, recursive
 @click.argument("paths", nargs=-1, required=True)
 @at_option
 def where(context: Context, paths: tuple[str, ...], at: str | None) -> int:
-    """Show each chunk of files and the nodes that hold it, the first to be read first."""
+    """Show the chunks of files and their nodes. Columns: offset, length, id, nodes in the order they are read."""
     store = context.open()
     moment = store.at(at)
     folders = store.node_paths()

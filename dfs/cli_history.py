@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @command(human=True)
 @click.argument("paths", nargs=-1, required=True)
 def versions(context: Context, paths: tuple[str, ...], human: bool) -> int:
-    """List what paths held over the time that is kept, newest first: transaction, time, size, until when."""
+    """List what paths held before, newest first. Columns: transaction, time, size, until which transaction, path."""
     from dfs.render import moment, shown_bytes, visible
 
     store = context.open()
@@ -42,7 +42,7 @@ def versions(context: Context, paths: tuple[str, ...], human: bool) -> int:
     return context.each(store, paths, store.txn(), show)
 
 
-snapshot = click.Group("snapshot", help="Name a state of the store, so that it is kept whatever the retention.")
+snapshot = click.Group("snapshot", help="Name states of the store, to keep them.")
 
 
 @command()
@@ -96,8 +96,11 @@ del create, list_, delete, _verb
 @click.argument("after", metavar="B", required=False)
 @click.argument("path", default="")
 def diff(context: Context, before: str, after: str | None, path: str, human: bool) -> None:
-    """Show what differs between two moments (transactions, snapshots, times, or now, which B is by default), at or
-    below PATH: + added, - removed, * modified, > moved."""
+    """Show what differs between two moments, at or below PATH.
+
+    A and B are transactions, snapshots, times, or now (which B is by default). + is added, - removed, * modified, >
+    moved.
+    """
     from dfs.render import shown_bytes, visible
 
     signs = {"added": "+", "removed": "-", "modified": "*", "moved": ">"}
@@ -126,7 +129,7 @@ def diff(context: Context, before: str, after: str | None, path: str, human: boo
 @click.option("--to", metavar="PATH", help="Put it there, and leave what is at PATH as it is (one path only).")
 @dry_run_option
 def restore(context: Context, paths: tuple[str, ...], at: str | None, to: str | None, dry_run: bool) -> None:
-    """Bring files or folders back as they were at --at, in the place of what is there now. / is the whole tree."""
+    """Bring files or folders back as they were. They take the place of what is there now; / is the whole tree."""
     from dfs.paths import normalise
 
     if at is None:
@@ -173,7 +176,7 @@ def _restored(store: Store, name: str, target: str, at: int, replace: bool) -> l
 @click.argument("days", metavar="[DAYS|forever]", required=False)
 @yes_option
 def retention(context: Context, days: str | None, yes: bool) -> None:
-    """Show or set for how many days what was replaced or removed is kept. 0: not at all."""
+    """Show or set how long what was replaced or removed is kept. 0: not at all."""
     from dfs.changes import SetRetention
     from dfs.options import RETENTION_DAYS
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 DAMAGED = 12
 
 nodes = click.Group(
-    "nodes", help="The folders that hold the chunks. A node is named by its path, its id, or 4 digits of it."
+    "nodes", help="Manage the folders that hold the chunks. A node is named by its path, its id, or 4 digits of it."
 )
 
 
@@ -32,7 +32,7 @@ def _show(context: Context, report: NodeReport, human: bool) -> None:
 
 @command(human=True)
 def df(context: Context, human: bool) -> None:
-    """Show the space of each node: id, state, capacity (- for the whole disk), used and free bytes, path."""
+    """Show the space of nodes. Columns: id, state, capacity (- for the whole disk), used and free bytes, path."""
     from dfs.members import node_report
 
     for report in node_report(context.open()):
@@ -41,7 +41,7 @@ def df(context: Context, human: bool) -> None:
 
 @command(human=True)
 def list_(context: Context, human: bool) -> None:
-    """List nodes: id, state, capacity (- for the whole disk), used and free bytes, path."""
+    """List nodes. Columns: id, state, capacity (- for the whole disk), used and free bytes, path."""
     from dfs.members import node_report
 
     for report in node_report(context.open()):

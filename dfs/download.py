@@ -75,7 +75,7 @@ def get_tree(store: Store, path: str, destination: str, out: Output, options: Ge
             out.line(text, "planned", action="get", path=entry.path, to=where, size=entry.size)
         return Fetched(len(files), size)
     with out.progress("get", size, len(files)) as progress:
-        return _Copier(store, info, target, options, progress).run(entries)
+        return _Copier(store, info, target, options, progress, out).run(entries)
 
 
 def _target(info: FileInfo, destination: str) -> _Target:
@@ -129,12 +129,15 @@ class _Copier:
     Folders are opened name by name from the target on, never through a link: nothing that lies there leads out of it.
     """
 
-    def __init__(self, store: Store, top: FileInfo, target: _Target, options: GetOptions, progress: Progress) -> None:
+    def __init__(
+        self, store: Store, top: FileInfo, target: _Target, options: GetOptions, progress: Progress, out: Output
+    ) -> None:
         self._store = store
         self._top = top
         self._target = target
         self._options = options
         self._progress = progress
+        self._out = out
         self._folders: dict[tuple[int, int], str] = {}  # of this run: (device, inode) -> path from the base
         self._last: tuple[str, _Folder] | None = None
         self._pending: deque[_Pending] = deque()
@@ -228,6 +231,7 @@ class _Copier:
                 raise
             os.close(self._pending.popleft().handle)
             file.folder.written[found.st_dev, found.st_ino] = file.name
+            self._out.detail(f"dfs://{visible(file.entry.path)} -> {self._shown(file.entry)}")
             self._done.files += 1
             self._done.bytes += file.entry.size
 

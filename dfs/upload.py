@@ -271,15 +271,17 @@ def _verified(
 
 
 class _Source(io.FileIO):
-    """An open local file that tells how far it was read."""
+    """An open local file that tells how far it was read, and ends where it ended when it was opened."""
 
-    def __init__(self, handle: int, path: str, progress: Progress) -> None:
+    def __init__(self, handle: int, path: str, size: int, progress: Progress) -> None:
         super().__init__(handle, closefd=False)
         self.name = path  # for messages of those who read it
+        self._left = size or sys.maxsize  # files of /proc say 0 and have content
         self._progress = progress
 
     def read(self, size: int | None = -1, /) -> bytes:
-        block = super().read(-1 if size is None else size) or b""
+        block = super().read(self._left if size is None or size < 0 else min(size, self._left)) or b""
+        self._left -= len(block)
         self._progress.add(len(block))
         return block
 
@@ -309,7 +311,7 @@ def _unchanging(path: str, options: PutOptions, stamps: dict[str, Stamp], progre
         before = os.fstat(handle)
         _regular_size(path, before)
         stamps[path] = Stamp.of(before, options.mode)
-        source = _Source(handle, path, progress)
+        source = _Source(handle, path, before.st_size, progress)
         if options.decompress and path.endswith(ENDINGS):
             with open_decompressed(source, path, before.st_size) as content:
                 yield content
