@@ -22,6 +22,7 @@ from dfs.errors import ChunkDamaged, ChunkMissing, DfsError, InvalidChunkId, Nod
 from dfs.ids import ChunkId
 from dfs.options import SMALL_CHUNK_BYTES
 from dfs.stores.node import read_identity
+from dfs.stores.quarantine import Quarantine
 from dfs.stores.small import SmallChunks
 
 log = logging.getLogger("dfs")
@@ -46,6 +47,7 @@ class LocalChunkStore(ChunkStore):
         self._durable: set[str] = set()  # chunk folders whose own name is known to be synced
         self._used: int | None = None  # bytes; counted when they are first needed
         self._lock = threading.Lock()
+        self._quarantine = Quarantine(path, self._disk)
         self._small = SmallChunks(path, self._disk)
         self.sweep()
 
@@ -84,11 +86,15 @@ class LocalChunkStore(ChunkStore):
             raise NodeFailed(f"node {self.path}: {error}") from error
 
     def held(self, chunk_ids: Iterable[ChunkId]) -> set[ChunkId]:
-        wanted = list(chunk_ids)
-        found = self._small.held(wanted)
-        for folder, chunks in groupby(sorted(set(wanted) - found), key=lambda chunk: chunk[:2]):
+        wanted = set(chunk_ids)
+        found, unknown = self._small.held(wanted)
+        for folder, chunks in groupby(sorted(wanted - found), key=lambda chunk: chunk[:2]):
             with self._node_errors(), self._chunk_folder(folder) as handle:
                 found.update(chunk for chunk in chunks if handle >= 0 and _size(handle, chunk) is not None)
+        if not unknown <= found:
+            raise ChunkDamaged(
+                f"node {self.path}: what small chunks it holds cannot be told; a put or repair heals them"
+            )
         return found
 
     def intact(self, chunk_ids: Iterable[ChunkId]) -> set[ChunkId]:
@@ -135,9 +141,8 @@ class LocalChunkStore(ChunkStore):
         for folder in _FAN_OUT:
             sizes = [size for _, size in self._files(folder)]
             chunks, stored = chunks + len(sizes), stored + sum(sizes)
-        with self._node_errors(), self._disk.folder(self.path / "quarantine") as handle:
-            quarantined = sum(_size(handle, name) or 0 for name in os.listdir(handle))
-        return Usage(chunks, stored, quarantined)
+        with self._node_errors():
+            return Usage(chunks, stored, self._quarantine.stored_bytes())
 
     # -- writing -------------------------------------------------------------------------------------------------------
 
@@ -151,7 +156,7 @@ class LocalChunkStore(ChunkStore):
                 new |= self._put_files(files[at : at + _GROUP])
             small = [record for record in unique.values() if record.stored_bytes < SMALL_CHUNK_BYTES]
             if small:
-                new |= self._small.put_many(small, self._keep)
+                new |= self._small.put_many(small, self._quarantine.keep)
         flags = []
         for record in records:
             flags.append(record.id in new)
@@ -205,7 +210,7 @@ class LocalChunkStore(ChunkStore):
         """A folder that is there may be another process's, not durable yet: it is synced once in each process."""
         folder = self._folder(name)
         if os.path.lexists(folder) and not stat.S_ISDIR(os.lstat(folder).st_mode):  # somebody planted it
-            self._disk.rename(folder, f"{self.path}/quarantine/{name}.{secrets.token_hex(4)}")
+            self._disk.rename(folder, self._quarantine.place(name))
         if name not in self._durable or not os.path.isdir(folder):
             with contextlib.suppress(FileExistsError):
                 self._disk.mkdir(folder)
@@ -219,7 +224,9 @@ class LocalChunkStore(ChunkStore):
             gone: dict[ChunkId, int] = {}
             for folder, chunks in groupby(wanted, key=lambda chunk: chunk[:2]):
                 gone |= self._delete_files(folder, chunks)
-            for chunk, size in self._small.delete_many(wanted):  # after the files: on a full disk this needs their space
+            for chunk, size in self._small.delete_many(
+                wanted
+            ):  # after the files: on a full disk this needs their space
                 gone[chunk] = gone.get(chunk, 0) + size
         with self._lock:
             if self._used is not None:
@@ -278,8 +285,7 @@ class LocalChunkStore(ChunkStore):
         except ChunkDamaged:  # its pages: the next write salvages what is good
             return
         if row is not None and is_damaged(row, chunk_id):
-            self._tell_quarantined(chunk_id)
-            self._keep(chunk_id, row)
+            self._quarantine.keep(chunk_id, row)
             self._small.delete(chunk_id, row)
 
     def _file_is_damaged(self, chunk_id: ChunkId) -> bool:
@@ -290,8 +296,7 @@ class LocalChunkStore(ChunkStore):
         return file is not None and is_damaged(file, chunk_id)
 
     def _quarantine_file(self, chunk_id: ChunkId) -> None:
-        self._tell_quarantined(chunk_id)
-        kept = self._quarantine_name(chunk_id)
+        kept = self._quarantine.place_for(chunk_id)
         try:
             self._disk.rename(self._file(chunk_id), kept)
         except FileNotFoundError:
@@ -312,37 +317,13 @@ class LocalChunkStore(ChunkStore):
                 self._disk.link(kept, self._file(chunk_id))
             self._disk.unlink(kept)
 
-    def _keep(self, chunk_id: ChunkId, record: bytes) -> None:
-        with self._disk.create(self._quarantine_name(chunk_id)) as file:
-            file.write(record)
-
-    def _quarantine_name(self, chunk_id: ChunkId) -> str:
-        return f"{self.path}/quarantine/{chunk_id}.{secrets.token_hex(4)}"
-
-    def _tell_quarantined(self, chunk_id: ChunkId) -> None:
-        log.warning("quarantined a damaged copy of chunk %s on node %s", chunk_id, self.path)
-
     def quarantined(self) -> set[ChunkId]:
-        return {chunk for chunk, _ in self._quarantine_files()}
-
-    def _quarantine_files(self) -> list[tuple[ChunkId, str]]:
-        """Kept records by chunk; what else was put there is passed over."""
-        found = []
-        with self._node_errors(), self._disk.folder(self.path / "quarantine") as handle:
-            for name in os.listdir(handle):
-                with contextlib.suppress(InvalidChunkId):
-                    found.append((ChunkId.parse(name.partition(".")[0]), name))
-        return found
+        with self._node_errors():
+            return self._quarantine.chunks()
 
     def discard_quarantined(self, chunk_ids: Container[ChunkId]) -> tuple[int, int]:
-        count = size = 0
-        names = [name for chunk, name in self._quarantine_files() if chunk in chunk_ids]
-        with self._node_errors(), self._disk.folder(self.path / "quarantine") as handle:
-            for name in names:
-                size += _size(handle, name) or 0
-                self._disk.unlink(self.path / "quarantine" / name)
-                count += 1
-        return count, size
+        with self._node_errors():
+            return self._quarantine.discard(chunk_ids)
 
     # -- the folder ----------------------------------------------------------------------------------------------------
 

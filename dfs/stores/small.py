@@ -8,7 +8,7 @@ import logging
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar, cast
 
@@ -54,16 +54,29 @@ class SmallChunks:
             row = self._current().execute("SELECT record FROM small_chunk WHERE id = ?", (chunk_id.digest,)).fetchone()
         return None if row is None else bytes(row[0])
 
-    def held(self, chunk_ids: Sequence[ChunkId]) -> set[ChunkId]:
-        """Which of these have a row."""
+    def held(self, chunk_ids: Collection[ChunkId]) -> tuple[set[ChunkId], set[ChunkId]]:
+        """Which of these have a row, and of which damaged pages hide whether they have."""
         found: set[ChunkId] = set()
+        unknown: set[ChunkId] = set()
+        ordered = sorted(chunk_ids)
+        for at in range(0, len(ordered), _QUESTION_MAX):
+            some = ordered[at : at + _QUESTION_MAX]
+            try:
+                found |= self._held(some)
+            except ChunkDamaged:
+                for chunk in some:
+                    try:
+                        found |= self._held([chunk])
+                    except ChunkDamaged:
+                        unknown.add(chunk)
+        return found, unknown
+
+    def _held(self, chunk_ids: Sequence[ChunkId]) -> set[ChunkId]:
+        marks = ",".join("?" * len(chunk_ids))
         with self._errors("looking up chunks"):
-            for at in range(0, len(chunk_ids), _QUESTION_MAX):
-                digests = [chunk.digest for chunk in chunk_ids[at : at + _QUESTION_MAX]]
-                marks = ",".join("?" * len(digests))
-                rows = self._current().execute(f"SELECT id FROM small_chunk WHERE id IN ({marks})", digests)
-                found.update(ChunkId.from_digest(row[0]) for row in rows)
-        return found
+            digests = [chunk.digest for chunk in chunk_ids]
+            rows = self._current().execute(f"SELECT id FROM small_chunk WHERE id IN ({marks})", digests)
+            return {ChunkId.from_digest(row[0]) for row in rows}
 
     def listing(self, first_byte: int) -> list[tuple[ChunkId, int]]:
         """Ids that begin with this byte, and the bytes of their records."""

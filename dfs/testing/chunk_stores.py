@@ -24,7 +24,9 @@ def check_chunk_store(make: Callable[[], ChunkStore], damage: Callable[[ChunkSto
         assert store.put_many([record]) == [True]
         assert store.get(record.id) == data
         assert store.put_many([record]) == [False], "a put of a good copy writes nothing"
+        assert store.intact([record.id, ChunkId.of(b"absent")]) == {record.id}
         damage(store, record.id)
+        assert store.intact([record.id]) == set()
         _raises(ChunkDamaged, partial(store.get, record.id))
         assert store.put_many([record]) == [True], "a put heals a damaged copy"
         assert store.get(record.id) == data
@@ -55,6 +57,16 @@ def _check_listing(store: ChunkStore) -> None:
     usage = store.usage()
     assert (usage.chunks, usage.stored_bytes) == (len(ids), sum(size for _, size in listing))
     assert usage.quarantined_bytes > 0, "what was damaged above is kept"
+    kept = store.quarantined()
+    assert len(kept) == 5
+    first = min(kept)
+    count, size = store.discard_quarantined({first, absent})
+    assert 1 <= count <= 2, "it was damaged twice"
+    assert size > 0
+    assert store.quarantined() == kept - {first}
+    assert store.discard_quarantined({first}) == (0, 0)
+    assert store.usage().quarantined_bytes == usage.quarantined_bytes - size
+    assert store.sweep() == 0
 
 
 def _check_deletion(store: ChunkStore) -> None:

@@ -25,7 +25,7 @@ from dfs.placement import PlacementNode
 from dfs.replication import Copy, ReplicatedChunks
 from dfs.stores.local import LocalChunkStore
 from dfs.stores.memory import MemoryChunkStore
-from dfs.stores.node import create_node
+from dfs.stores.node import create_node, open_small
 from dfs.testing import FaultDisk, PowerCut, damage_local
 
 LARGE = 70_000  # bytes: a chunk with a file of its own
@@ -405,14 +405,15 @@ from dfs.errors import NodeFailed, NotEnoughNodes
 from dfs.placement import PlacementNode
 from dfs.replication import ReplicatedChunks
 from dfs.stores.local import LocalChunkStore
-from dfs.stores.node import create_node
+from dfs.stores.node import create_node, open_small
 import os, random
 top = Path(sys.argv[1])
 (top / "a").mkdir(); (top / "b").mkdir()
 subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(top / "a")], check=True)
 stores = [LocalChunkStore(top / n / "node", create_node(top / n / "node", "s")) for n in "ab"]
 now = [0.0]
-both = ReplicatedChunks([PlacementNode(s.node_id) for s in stores], {s.node_id: s for s in stores}, 1, lambda: now[0])
+members = [PlacementNode(stores[0].node_id, 1000.0), PlacementNode(stores[1].node_id)]
+both = ReplicatedChunks(members, {s.node_id: s for s in stores}, 1, lambda: now[0])
 records = [encode(random.Random(i).randbytes(150_000)) for i in range(12)]
 for size in (150_000, 1_000):
     try:
@@ -833,3 +834,79 @@ def test_copies_are_written_side_by_side() -> None:
     assert chunks.put_many(many(4)) == [True] * 4
     assert all(len(node.records) == 4 for node in nodes.values())
     chunks.close()
+
+
+# --- what else a node can suffer -------------------------------------------------------------------------------------
+
+
+def test_files_are_read_when_the_small_chunks_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # F61
+    store, record = node(tmp_path / "n", Disk()), chunk(1)
+    store.put_many([record])
+
+    def fail(*_: object) -> None:
+        raise NodeFailed("unable to open database file")
+
+    monkeypatch.setattr(store._small, "get", fail)
+    assert store.get(record.id) == decode(record.encoded, record.id)
+    with pytest.raises(NodeFailed):
+        store.get(ChunkId.of(b"perhaps a row"))
+
+
+def test_damaged_pages_do_not_hide_what_lies_in_files(tmp_path: Path) -> None:
+    store, large = node(tmp_path / "n", Disk()), chunk(1)
+    small = [encode(random.Random(i).randbytes(3000)) for i in range(60)]
+    store.put_many([large, *small])
+    store.close()
+    file = tmp_path / "n" / "small-1.db"
+    data = bytearray(file.read_bytes())
+    for page in range(2, len(data) // 4096):  # not the first two, or it is no database any more
+        data[page * 4096 + 100] ^= 1
+    file.write_bytes(data)
+    store = node(tmp_path / "n", Disk())
+    assert store.held([large.id]) == {large.id}
+    with pytest.raises(ChunkDamaged):
+        store.held([large.id, *(record.id for record in small)])
+    assert store.get(large.id)
+    store.quarantine(small[0].id)
+    assert store.put_many([large, *small])[0] is False
+
+
+def test_a_copy_that_cannot_be_quarantined_is_not_taken_for_good(tmp_path: Path) -> None:
+    store, record = node(tmp_path / "n", Disk()), chunk(1)
+    store.put_many([record])
+    damage_local(tmp_path / "n", record.id, "flip")
+    (tmp_path / "n" / "quarantine").rmdir()
+    with pytest.raises(NodeFailed):
+        store.put_many([record])
+    (tmp_path / "n" / "quarantine").mkdir()
+    assert store.put_many([record]) == [True]
+
+
+@pytest.mark.parametrize("content", ["", "[1]", "{}", '{"format": "1"}'])
+def test_a_damaged_identity_is_no_node(tmp_path: Path, content: str) -> None:
+    node_id = node(tmp_path / "n", Disk()).node_id
+    (tmp_path / "n" / "node.json").write_text(content)
+    with pytest.raises(NodeFailed, match="cannot be used"):
+        LocalChunkStore(tmp_path / "n", node_id)
+    with pytest.raises(NodeFailed, match="cannot be used"):
+        LocalChunkStore(tmp_path / "absent", node_id)
+
+
+def test_small_chunks_of_a_newer_release_are_refused(tmp_path: Path) -> None:  # F60
+    store = node(tmp_path / "n", Disk())
+    store.close()
+    db = open_small(tmp_path / "n" / "small-1.db")
+    db.pragma("user_version", 99)
+    db.close()
+    with pytest.raises(Unsupported):
+        node(tmp_path / "n", Disk())
+
+
+def test_a_damaged_node_counts_as_nothing_held_in_a_put() -> None:
+    class Damaged(MemoryChunkStore):
+        def intact(self, chunk_ids: Iterable[ChunkId]) -> set[ChunkId]:
+            raise ChunkDamaged("its pages are damaged")
+
+    chunks = ReplicatedChunks([PlacementNode("a")], {"a": Damaged("a")}, 1)
+    chunks.put_many(many(2))
+    assert chunks.intact([record.id for record in many(2)]) == set()
