@@ -51,7 +51,7 @@ from dfs.changes import (
 from dfs.chunk_store import ChunkStore
 from dfs.chunking import RecordsMode
 from dfs.disk import Disk
-from dfs.errors import NodeFailed, NotEnoughNodes, UsageProblem
+from dfs.errors import NodeFailed, NoStore, NotEnoughNodes, StoreDamaged, UsageProblem
 from dfs.history import Difference, PathVersion
 from dfs.ids import ChunkId
 from dfs.metadata import FileInfo, Namespace, Snapshot, StorageNode
@@ -85,7 +85,13 @@ def open_store(path: str | os.PathLike[str] | None = None) -> Store:
 
     Raises NoStore when none is there, StoreDamaged when its namespace is damaged or not the newest its nodes have seen.
     """
-    return Store(Path(path) if path is not None else default_path())
+    root = Path(path) if path is not None else default_path()
+    try:
+        return Store(root)
+    except (StoreDamaged, NoStore) as error:
+        if isinstance(error, NoStore) and not (root / "checkpoint.lock").exists():
+            raise  # there never was one
+        raise type(error)(f"{error}; `dfs rebuild` restores it from its nodes") from error
 
 
 class Store:
