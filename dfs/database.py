@@ -25,6 +25,7 @@ _VFS_LOCK = threading.Lock()
 _DAMAGE = {apsw.SQLITE_IOERR_DATA, apsw.SQLITE_IOERR_CORRUPTFS, apsw.SQLITE_IOERR_SHORT_READ}  # other I/O may pass
 CACHE_KIB = 16 << 10  # of a connection: what a transaction of 10,000 files changes must fit, else it is written twice
 WAL_PAGES = 4096  # 16 MiB: the log is copied into the file, with two fsyncs, every few such transactions
+_WAL_HEAD, _FRAME_HEAD = 32, 24  # bytes; a frame begins with its page's number (sqlite.org/fileformat2.html, 4.1)
 _PAGE_TRIES = 3  # a page that a checkpoint writes just now may be read half old, half new
 
 
@@ -218,12 +219,24 @@ class Database:
         with _told(self.path):
             db = self.db()
             size: int = db.pragma("page_size")
-            pages = self.path.stat().st_size // size
+            newer = self._pages_of_wal(size)
             return [
-                f"{self.path} is damaged: page {page + 1} has a wrong checksum"
-                for page in range(pages)
-                if not any(_page_is_good(db, page * size, size) for _ in range(_PAGE_TRIES))
+                f"{self.path} is damaged: page {page} has a wrong checksum"
+                for page in range(1, self.path.stat().st_size // size + 1)
+                if page not in newer and not any(_page_is_good(db, (page - 1) * size, size) for _ in range(_PAGE_TRIES))
             ]
+
+    def _pages_of_wal(self, size: int) -> set[int]:
+        """Pages whose present state is in the -wal file only: after a power cut, what the database file holds of them
+        may be torn, and it is no damage. None are left when all of it can be copied into the database file now."""
+        with contextlib.suppress(apsw.FullError, apsw.BusyError, apsw.IOError):
+            _, frames, copied = self.db().execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()[0]
+            if frames == copied:
+                return set()
+        with contextlib.suppress(OSError), open(f"{self.path}-wal", "rb") as file:
+            frames = range(_WAL_HEAD, os.fstat(file.fileno()).st_size, _FRAME_HEAD + size)
+            return {int.from_bytes(os.pread(file.fileno(), 4, at), "big") for at in frames}
+        return set()
 
     def copy_to(self, target: Path) -> None:
         """A consistent copy under another name, durable when this returns; what is there is replaced."""

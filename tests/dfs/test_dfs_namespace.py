@@ -438,6 +438,27 @@ def test_damage_of_free_pages_is_found_too(tmp_path: Path) -> None:  # F18
             pass
 
 
+@pytest.mark.parametrize("reader", [False, True])
+def test_a_torn_page_whose_good_state_is_in_the_wal_is_no_damage(tmp_path: Path, reader: bool) -> None:  # F19
+    with closing(make_namespace(tmp_path)) as namespace, closing(Namespace(tmp_path / "store.db")) as other:
+        bench = Bench(namespace)
+        if reader:  # what it reads cannot be copied out of the -wal file
+            other.db().execute("BEGIN")
+            assert other.rows("SELECT count(*) FROM txn") == [(0,)]
+        bench.run(PutFile("a", ONE))
+        bench.run(PutFile("b", ONE))
+        wal = (tmp_path / "store.db-wal").read_bytes()
+        written = {int.from_bytes(wal[at : at + 4], "big") for at in range(32, len(wal), 24 + 4096)}
+        for page in written - {1}:
+            with (tmp_path / "store.db").open("r+b") as file:
+                file.seek((page - 1) * 4096 + 100)
+                file.write(b"torn")
+        assert len(written) > 3
+        assert namespace.check() == []
+        if reader:
+            other.db().execute("ROLLBACK")
+
+
 def test_the_log_s_json_is_what_the_standard_library_writes() -> None:
     text = "".join(map(chr, [*range(0xD800), *range(0xE000, 0x10000)])) + "\U0001f600"
     value = {"b": [text, None, True, 2**63 - 1, -1, 1.5, 1.0], text: {}, "a": {"z": 1, "é": 2, "\U0001f600": 3}}
