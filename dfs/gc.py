@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from dfs.changes import Expire, changes_to_json
-from dfs.errors import CareRefused, NodeFailed
+from dfs.errors import CareRefused, NodeFailed, NotFound
 from dfs.health import Held, fault, survey
 from dfs.ids import ChunkId
 from dfs.options import BATCH_CHUNKS_MAX, COLLECTED_SHARE_MAX, DAY_MS, RETENTION_DAYS
@@ -157,7 +157,7 @@ def collect(
         store.reload()
         _check_ready(store)
         history = _history(store, pinned.txns)
-        horizon = plan_horizon(history, now_ms, store.namespace.txn_at_time)
+        horizon = plan_horizon(history, now_ms, lambda time_ms: _txn_at_time(store, time_ms))
         garbage = plan_collection(
             _complete(survey(store.namespace.needed(horizon, pinned.txns), store.replicated.nodes)), pinned.chunks
         )
@@ -200,6 +200,13 @@ def _history(store: Store, pinned: Collection[int]) -> History:
         pinned,
         [snapshot.txn for snapshot in store.namespace.snapshots()],
     )
+
+
+def _txn_at_time(store: Store, time_ms: int) -> int:
+    try:
+        return store.namespace.txn_at_time(time_ms)
+    except NotFound:  # before the oldest number that is kept
+        return 0
 
 
 def _complete(held: Iterable[Held]) -> Iterable[Held]:

@@ -254,6 +254,4 @@ def _typed(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if isinstance(error, DfsError):
-            raise
         raise DfsError(f"pins of the store cannot be kept in {folder}: {error}") from error

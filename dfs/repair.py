@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from dfs.codec import Record, encode
 from dfs.disk import suspect_reason
-from dfs.errors import ChunkDamaged, ChunkMissing, Conflict, NodeFailed, Unsupported
+from dfs.errors import ChunkDamaged, ChunkMissing, NodeFailed, Unsupported
 from dfs.health import Copies, Finding, Health, examine, fault, urgency
 from dfs.ids import ChunkId
 from dfs.options import BATCH_BYTES_MAX, BATCH_CHUNKS_MAX
@@ -109,11 +109,12 @@ def repair(
     much. `rate`: bytes a second; `health`: judged before, else the nodes are asked what they hold.
 
     It may be interrupted and begun again at any time. Raises NodeFailed when a node cannot say what it holds,
-    StoreLocked when another repair is running, Conflict when nodes were added or removed since the store was opened.
+    StoreLocked when another repair is running.
     """
     with alone(store.pins.folder, "repair.lock"):
-        check_members(store)
-        found = examine(store) if health is None else health
+        members = store.replicated.members
+        store.reload()
+        found = examine(store) if health is None or members != store.replicated.members else health
         work = Work(store, Throttle(rate, clock, sleep), progress)
         todo = found.to_repair
         actions = plan_repair(todo, work.nodes(), now=now, drops=store.safe_mode is None)
@@ -129,13 +130,6 @@ def repair(
             actions = plan_repair(unfinished, work.nodes(), now=now, drops=store.safe_mode is None)
         work.drop(drops)
         return work.report(len(found.missing), waiting)
-
-
-def check_members(store: Store) -> None:
-    """Refuse to move copies by an old list of nodes. Raises Conflict."""
-    known = {(member.id, member.draining) for member in store.replicated.members}
-    if known != {(node.id, node.state == "draining") for node in store.namespace.nodes()}:
-        raise Conflict("nodes were added, drained or removed since this store was opened; run it again")
 
 
 class Work:
@@ -181,7 +175,10 @@ class Work:
             for node in action.copies if record else ():
                 wanted.setdefault(node, []).append(record)  # type: ignore[arg-type]
             for node in action.bad:
-                self._nodes[node].quarantine(action.finding.chunk)
+                try:
+                    self._nodes[node].quarantine(action.finding.chunk)
+                except NodeFailed as error:
+                    self._failures.append(str(error))
         written: dict[ChunkId, list[str]] = {}
         lacking: set[ChunkId] = set()
         for node, records in wanted.items():
@@ -197,6 +194,8 @@ class Work:
             for record, new in zip(records, flags, strict=True):
                 written.setdefault(record.id, []).append(node)
                 self._copied.add(record.length, new)
+                if not new and (reason := self._fault(node, record.id)):  # of a newer release: it is never overwritten
+                    self._failures.append(f"node {node}: {reason}")
         return [_with(action.finding, written) for action in batch if action.finding.chunk in lacking]
 
     def _record(self, action: Action) -> Record | None:
@@ -231,11 +230,13 @@ class Work:
             self._progress(done, len(actions))
 
     def _verified(self, action: Action) -> bool:
+        return all(self._fault(node, action.finding.chunk) is None for node in action.wanted)
+
+    def _fault(self, node: str, chunk: ChunkId) -> str | None:
         try:
-            return all(fault(self._nodes[node], action.finding.chunk) is None for node in action.wanted)
+            return fault(self._nodes[node], chunk)
         except NodeFailed as error:
-            self._failures.append(str(error))
-            return False
+            return str(error)
 
     def planned(self, actions: Sequence[Action], missing: int, waiting: int) -> Repaired:
         """What `actions` would do."""

@@ -11,7 +11,7 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
@@ -22,6 +22,7 @@ from dfs.options import BATCH_BYTES_MAX, SCRUB_SAVE_BYTES
 from dfs.pins import alone
 from dfs.repair import Action, Work, plan_repair
 from dfs.throttle import Throttle
+from dfs.witness import log_faults
 
 if TYPE_CHECKING:
     from dfs.store import Store
@@ -48,7 +49,8 @@ class Scrubbed:
     """What one run did. `done`: the pass has come to its end (the next one begins anew).
 
     `damaged` are chunks with bad copies, `lacking` those with too few, `lost` those without a good copy; `healed`
-    copies were written; `spoilt` damaged copies that no file needs were put in quarantine.
+    copies were written; `spoilt` damaged copies that no file needs were put in quarantine; `failures` are copies that
+    could not be written and, at the end of a pass, faults of logs and checkpoints.
     """
 
     copies: int
@@ -92,7 +94,15 @@ def scrub(
             run.stop()
             raise
         run.save(done)
-        return run.report(done)
+        return run.report(done, list(_log_faults(store)) if done else [])
+
+
+def _log_faults(store: Store) -> Iterator[str]:
+    """At the end of a pass: what is wrong with the logs and checkpoints, read to the last byte."""
+    for node, folder in sorted(store.node_paths().items()):
+        if node not in store.absent:
+            for fault in log_faults(store, folder, read_data=True):
+                yield f"node {node}: {fault}"
 
 
 def load_cursor(store: Store) -> Cursor:
@@ -205,7 +215,7 @@ class _Run:
             raise DfsError(f"{file} cannot be written: {error}") from error
         self._saved = self._cursor
 
-    def report(self, done: bool) -> Scrubbed:
+    def report(self, done: bool, log_faults: list[str]) -> Scrubbed:
         """What this run did."""
         healed = self._work.report(0, 0)
         return Scrubbed(
@@ -216,7 +226,7 @@ class _Run:
             lost=tuple(still_needed(self._store, self._lost)),
             healed=healed.copies,
             spoilt=self._spoilt,
-            failures=healed.failures,
+            failures=(*healed.failures, *log_faults),
             done=done,
             cursor=Cursor() if done else self._cursor,
         )

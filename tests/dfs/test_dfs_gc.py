@@ -274,6 +274,16 @@ def test_history_and_snapshots_keep_their_chunks(store: Store) -> None:
     assert is_clean(store)
 
 
+def test_a_longer_retention_begins_where_history_does(store: Store) -> None:
+    store.publish([Remove("f00")], request_id="2")
+    before = collect(store).expired_before
+    store.publish([SetRetention(7)], request_id="3")
+    store.publish([Remove("f01")], request_id="4")
+    done = collect(store)
+    assert (done.chunks, done.expired_before) == (0, before)
+    assert store.open("f01", before).read()
+
+
 def test_what_an_open_store_reads_is_kept(path: Path) -> None:  # F38
     with open_store(path) as job, open_store(path) as other:
         job.hold(1)

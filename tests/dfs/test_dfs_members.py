@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from dfs.changes import PutFile, Remove, SetReplicas
-from dfs.checks import diagnose, log_faults
+from dfs.checks import diagnose
 from dfs.creation import init_store
 from dfs.errors import AlreadyExists, CareRefused, NodeFailed, NotEnoughNodes, NotFound, UsageProblem
 from dfs.gc import collect
@@ -21,6 +21,7 @@ from dfs.rebuild import rebuild
 from dfs.render import Output
 from dfs.repair import repair
 from dfs.store import Store, open_store
+from dfs.witness import log_faults
 
 CONTENTS = {f"f{n:03}": b"content %d" % n * (1 + n % 50) for n in range(200)}
 

@@ -16,7 +16,7 @@ import pytest
 import dfs.pins
 from dfs.errors import DfsError, StoreLocked, Unsupported
 from dfs.ids import ChunkId
-from dfs.pins import Pinned, Pins, collecting
+from dfs.pins import Pinned, Pins, alone, collecting
 
 A, B = ChunkId.of(b"a"), ChunkId.of(b"b")
 
@@ -169,6 +169,43 @@ def test_a_child_that_leaves_the_body_does_not_unlock_its_parent(tmp_path: Path)
     if not child:
         os._exit(0)
     pinned(tmp_path)
+
+
+def test_a_child_lets_go_without_removing_or_unlocking(tmp_path: Path) -> None:
+    """What a forked child does first, seen from inside: its descriptors are closed, the files stay as they are."""
+    pins = Pins(tmp_path)
+    pins.add([A])
+    [path] = tmp_path.glob("*.pin")
+    handles = set(pins._handles)
+    twins = {handle: os.dup(handle) for handle in handles}  # they stand for the parent's
+    dfs.pins._forget_all()
+    assert pins._handles == set()
+    for handle, twin in twins.items():
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(handle)
+        assert os.fstat(twin).st_ino == path.stat().st_ino
+    assert pinned(tmp_path).chunks == {A.digest}, "the lock is still held"
+    for twin in twins.values():
+        os.close(twin)
+    assert pinned(tmp_path).dead == 1
+
+
+def test_a_file_that_its_owner_removes_meanwhile_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Path, "glob", lambda self, pattern: [self / "closed.pin"])
+    assert pinned(tmp_path) == Pinned(frozenset(), frozenset())
+
+
+def test_only_one_holds_a_lock_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dfs.pins, "COLLECTION_WAIT_S", 0)
+    with alone(tmp_path, "repair.lock"):
+        with pytest.raises(StoreLocked, match=r"repair\.lock"), alone(tmp_path, "repair.lock"):
+            pass
+        with alone(tmp_path, "scrub.lock"):
+            pass
+    with alone(tmp_path, "repair.lock"):
+        pass
 
 
 def test_a_torn_last_line_is_passed_over_and_other_lines_are_refused(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,15 @@ from typing import Any
 import pytest
 
 from dfs.changes import PutFile, SetReplicas
-from dfs.checks import check, log_faults
+from dfs.checks import check
 from dfs.chunk_store import ChunkStore
 from dfs.codec import encode
 from dfs.creation import init_store
 from dfs.errors import ChunkDamaged, NodeFailed, UsageProblem
 from dfs.health import Copies, Finding, Health, Held, examine, finding_of, judge, look, survey
 from dfs.ids import ChunkId
+from dfs.members import add_node
+from dfs.oplog import Operation, parse_segment
 from dfs.placement import PlacementNode, place
 from dfs.render import Output
 from dfs.repair import Nodes, plan_repair, repair
@@ -26,6 +29,7 @@ from dfs.store import Store, open_store
 from dfs.stores.memory import MemoryChunkStore
 from dfs.testing import damage_local
 from dfs.throttle import Throttle
+from dfs.witness import log_faults
 
 ONE = ChunkId.of(b"one")
 ALL = Nodes(lambda chunk: ["a", "b", "c", "d"], absent=(), writable=("a", "b", "c", "d"))
@@ -431,6 +435,61 @@ def test_a_copy_that_turns_out_bad_is_passed_over_when_copying(store: Store) -> 
     assert "cannot be read" in done.failures[0]
 
 
+def test_a_copy_of_a_newer_release_is_told_and_never_overwritten(store: Store) -> None:  # F60
+    chunk = chunk_of(store, "f13")
+    node = store.replicated.holders(chunk)[1]
+    file = store.node_paths()[node] / "chunks" / chunk[:2] / chunk
+    record = bytearray(file.read_bytes())
+    record[4] = 9  # the version
+    record[32:36] = zlib.crc32(record[:32]).to_bytes(4, "little")
+    file.write_bytes(record)
+    done = repair(store, health=examine(store, read_data=True))
+    assert not done.complete
+    assert "newer release" in done.failures[0]
+    assert file.read_bytes() == record
+
+
+def test_nodes_that_fail_in_the_middle_are_told(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:  # F10
+    def broken(*args: object) -> None:
+        raise NodeFailed("the disk does not answer")
+
+    put_on(store, others(store, "f03")[0], "f03")
+    surplus = list(store.replicated.nodes.values())
+    with monkeypatch.context() as patch:
+        for node in surplus:
+            patch.setattr(node, "delete_many", broken)
+        assert repair(store).failures == ("the disk does not answer",)
+    with monkeypatch.context() as patch:
+        for node in surplus:
+            patch.setattr(node, "get", broken)
+        assert repair(store).drops == 0, "what cannot be verified is no reason to drop another copy"
+    put_on(store, others(store, "f14")[0], "f14")
+    damage_local(store.node_paths()[others_but(store, "f14")], chunk_of(store, "f14"), "flip")
+    found = examine(store, read_data=True)
+    with monkeypatch.context() as patch:
+        for node in surplus:
+            patch.setattr(node, "quarantine", broken)
+        assert "the disk does not answer" in repair(store, health=found).failures
+    assert repair(store, health=examine(store, read_data=True)).complete
+
+
+def others_but(store: Store, path: str) -> str:
+    """The node with a copy that placement does not want."""
+    [node] = set(store.replicated.holders(chunk_of(store, path))) - set(store.replicated.targets(chunk_of(store, path)))
+    return node
+
+
+def test_nodes_that_change_after_the_survey_are_surveyed_anew(store: Store, tmp_path: Path) -> None:
+    lose(store, "f13")
+    old = examine(store)
+    with open_store(store.path) as other:
+        add_node(other, tmp_path / "new")
+    done = repair(store, health=old)
+    assert done.complete
+    assert any(path == tmp_path / "new" for path in store.node_paths().values())
+    assert counts(examine(store)) == {}
+
+
 def test_replicas_of_a_path_are_kept(store: Store) -> None:
     store.publish([SetReplicas("f06", 3), SetReplicas("f13", 1)], request_id="2")
     assert counts(examine(store)) == {"under_replicated": 1, "over_replicated": 1}
@@ -481,9 +540,7 @@ def test_what_is_moved_during_a_survey_is_not_missing(store: Store) -> None:
 # -- fsck -------------------------------------------------------------------------------------------------------------
 
 
-def fsck(
-    store: Store, capsys: pytest.CaptureFixture[str], *, heal: bool = False
-) -> tuple[int, list[dict[str, Any]]]:
+def fsck(store: Store, capsys: pytest.CaptureFixture[str], *, heal: bool = False) -> tuple[int, list[dict[str, Any]]]:
     code = check(store, Output(True), True, heal)
     return code, [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
@@ -572,6 +629,66 @@ def test_fsck_tells_of_suspect_nodes_and_faulty_logs(
     faulty = {line["node"] for line in lines if line["type"] == "log"}
     assert faulty == set(sorted(store.node_paths())[1:])
     assert list(log_faults(store, first)) == []
+
+
+def test_what_a_node_lacks_to_rebuild_from_is_told(store: Store, tmp_path: Path) -> None:
+    for n in range(5):
+        store.publish([PutFile(f"g{n}", store.write_file(b"g"))], request_id=f"g{n}")
+    folder = next(iter(store.node_paths().values()))
+    [segment] = (folder / "oplog").iterdir()
+    [point] = (folder / "checkpoints").iterdir()
+    log, database = segment.read_bytes(), point.read_bytes()
+    records, _ = parse_segment(log)
+
+    def told(*, read_data: bool = False) -> str:
+        return "; ".join(log_faults(store, folder, read_data))
+
+    assert told(read_data=True) == ""
+    segment.write_bytes(b"".join(record.frame for record in records[:3]))
+    assert "ends with transaction 3" in told()
+    segment.write_bytes(b"".join(record.frame for record in records[2:]))
+    assert "begins with transaction 3" in told()
+    segment.write_bytes(log)
+    other = Operation(6, "other", 0, records[-1].prev, []).logged()
+    segment.write_bytes(b"".join(record.frame for record in [*records[:5], other]))
+    assert "another transaction 6" in told()
+    segment.write_bytes(log)
+    point.write_bytes(database[:-1] + bytes([database[-1] ^ 1]))
+    assert told() == "", "its header is good"
+    assert "does not have" in told(read_data=True) or "damaged" in told(read_data=True)
+    point.write_bytes(b"")
+    assert "no checkpoint" in told()
+    point.write_bytes(database)
+    segment.unlink()
+    segment.mkdir()
+    assert told()
+    segment.rmdir()
+    point.unlink()
+    point.symlink_to(tmp_path / "gone")
+    assert "no checkpoint" in told(), "one that has just been replaced is passed over"
+
+
+def test_a_damaged_namespace_is_told(
+    store: Store, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:  # F18
+    monkeypatch.setattr(store.namespace, "check", lambda: ["page 7 is damaged"])
+    code, lines = fsck(store, capsys)
+    assert (code, lines[0]) == (12, {"type": "namespace", "fault": "page 7 is damaged"})
+
+
+def test_what_could_not_be_healed_is_told(
+    store: Store, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lose(store, "f13")
+
+    def full(records: object) -> list[bool]:
+        raise NodeFailed("all nodes are full")
+
+    for node in store.replicated.nodes.values():
+        monkeypatch.setattr(node, "put_many", full)
+    code, lines = fsck(store, capsys, heal=True)
+    assert code == 12
+    assert {"type": "not_healed", "reason": "all nodes are full"} in lines
 
 
 def test_fsck_stops_at_a_node_that_does_not_answer(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:  # F61

@@ -435,6 +435,16 @@ def test_it_reads_no_faster_than_its_rate(store: Store) -> None:
     assert now == pytest.approx(done.bytes / 1_000_000, rel=0.05)
 
 
+def test_damaged_logs_and_checkpoints_are_told_at_the_end_of_a_pass(store: Store) -> None:  # F18
+    [point] = (nodes(store)[0] / "checkpoints").iterdir()
+    data = point.read_bytes()
+    point.write_bytes(flip(len(data) // 2, 0, data))
+    assert scrub(store, budget=1).clean, "not before"
+    done = scrub(store)
+    assert (done.clean, done.done, done.healed) == (False, True, 0)
+    assert "checkpoint" in done.failures[0]
+
+
 # -- what it makes of other states ------------------------------------------------------------------------------------
 
 
