@@ -133,8 +133,11 @@ def _told(path: Path) -> Iterator[None]:
     except (apsw.CorruptError, apsw.NotADBError) as error:
         raise StoreDamaged(f"{path} is damaged: {error}") from error
     except apsw.IOError as error:
-        if getattr(error, "extendedresult", None) in _DAMAGE:
+        code = getattr(error, "extendedresult", None)
+        if code in _DAMAGE:
             raise StoreDamaged(f"{path} is damaged: {error}") from error
+        if code == apsw.SQLITE_IOERR_SHMSIZE:
+            raise DfsError(f"{path} cannot be opened: the disk is full, and even reading needs 32 KiB") from error
         raise DfsError(f"{path} cannot be read or written now: {error}; look at the disk, then retry") from error
     except (apsw.CantOpenError, apsw.PermissionsError, apsw.NoMemError, apsw.ReadOnlyError) as error:
         raise DfsError(f"{path} cannot be opened or written now: {error}") from error
@@ -256,6 +259,7 @@ class Database:
             contextlib.closing(apsw.Connection(str(target), vfs=_VFS)) as db,
         ):
             db.reserve_bytes(reserve=8)
+            db.pragma("user_version", 1)  # writes the first page: cksumvfs must have seen it before a large copy spills
             with db.backup("main", source, "main") as backup:
                 backup.step()
         _sync(target)

@@ -480,6 +480,8 @@ def check_difference(namespace: Namespace, model: Model, a: int, b: int) -> None
     if before == after:
         assert found == []
     moves = {d.old_path: d.path for d in found if d.kind == "moved"}
+    went = {before[d.path].node for d in found if d.kind == "removed"}
+    assert not went & {after[d.path].node for d in found if d.kind == "added"}, "it was moved"
     removed = {(d.path, d.is_folder) for d in found if d.kind == "removed"}
     for old, new in moves.items():
         assert old is not None
