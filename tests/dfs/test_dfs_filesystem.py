@@ -21,6 +21,7 @@ import pytest
 from fsspec.core import OpenFile
 
 import dfs
+from dfs.changes import build_manifest
 from dfs.codec import Record
 from dfs.errors import AlreadyExists, ChunkLost, Conflict, NotEnoughNodes, NotFound, UsageProblem, WrongKind
 from dfs.filesystem import DfsFileSystem
@@ -434,6 +435,12 @@ def test_ranges_read_each_chunk_once(fs: DfsFileSystem, monkeypatch: pytest.Monk
         LOG[start:end] for start, end in zip(starts, ends, strict=True)
     ]
     assert len(read) == len(set(read)) == len(fs.store.chunks("a"))
+    again = [(ref.id, ref.length, ref.records, ref.continues) for ref in fs.store.chunks("a")]
+    fs.store.publish([dfs.PutFile("twice", build_manifest(again * 2, "lines", 0))], request_id="twice")
+    read.clear()
+    assert fs.cat_ranges(["twice", "a"], 5, None) == [(LOG + LOG)[5:], LOG[5:]]
+    assert len(read) == len(again)
+    fs.rm("twice")
     assert fs.cat_ranges(["b", "empty", "b"], [2, 0, -3], 5) == [b"234", b"", b""]
     found = fs.cat_ranges(["b", "nope"], 0, None)
     assert (found[0], type(found[1])) == (b"0123456789", NotFound)
@@ -459,6 +466,15 @@ def test_random_reads_do_not_fetch_a_chunk_twice(fs: DfsFileSystem, monkeypatch:
             file.seek(at)
             assert file.read(50) == LOG[at : at + 50]
     assert len(read) == len(set(read))
+    first, second, third, *_ = fs.store.chunks("a")
+    read.clear()
+    with fs.open("a") as file:
+        file.seek(second.offset)
+        file.read(1)
+        assert read == [second.id]
+        file.seek(0)
+        file.read(first.length + 1)
+        assert file.raw._chunks._kept[2].result() == LOG[third.offset : third.offset + third.length], "read ahead"
     monkeypatch.setattr("dfs.handles.READ_CACHE_BYTES_MAX", 1)  # the cache is bounded
     with fs.open("a") as file:
         assert b"".join(file) == LOG
@@ -520,7 +536,10 @@ def test_finding_with_depth_folders_and_prefix(fs: DfsFileSystem) -> None:
     assert fs.find("a", prefix="b") == ["a/b/2", "a/b/c/1", "a/b2/4"]
     assert fs.find("a", prefix="b/") == ["a/b/2", "a/b/c/1"]
     assert fs.find("5") == ["5"]
-    assert fs.find("a", withdirs=True, detail=True)["a/empty"]["type"] == "directory"
+    fs.rm("a/3")
+    fs.pipe("a/3", b"x")
+    assert fs.find("a", withdirs=True, detail=True) == {p: fs.info(p) for p in local if p.startswith("a")}
+    assert fs.ls("a") == [fs.info(p) for p in sorted(local) if p.startswith("a/") and p.count("/") == 1]
     assert fs.glob("a/**") == [p for p in sorted(local) if p.startswith("a")]
     assert fs.glob("a/*/") == ["a/b", "a/b2", "a/empty"]
     assert fs.glob("**/[1-3]") == ["a/3", "a/b/2", "a/b/c/1"]
