@@ -32,7 +32,6 @@ from dfs.options import (
     CHECKPOINT_LOG_BYTES_MIN,
     CHECKPOINT_TXNS,
     COPY_BYTES,
-    ZSTD_LEVEL,
 )
 
 if TYPE_CHECKING:
@@ -235,9 +234,7 @@ def _encoded(tee: _Tee, codec: int) -> Iterator[Any]:
         return
     import pyarrow as pa
 
-    with pa.CompressedOutputStream(
-        pa.PythonFile(tee, mode="w"), pa.Codec("zstd", compression_level=ZSTD_LEVEL)
-    ) as sink:
+    with pa.CompressedOutputStream(pa.PythonFile(tee, mode="w"), "zstd") as sink:
         yield sink
 
 
