@@ -134,7 +134,7 @@ class Application:
         folder, name = self._parent(path)
         if found[1] == "dir" and not recursive and self._children(found[0], self._txn):
             raise WrongKind(f"dfs://{path} is a folder that is not empty; remove it recursively")
-        self._end(folder, name)
+        self._end(folder, name, found[1])
 
     def _move(self, src: str, dst: str, replace: bool) -> None:
         found = self._need(src)
@@ -145,7 +145,7 @@ class Application:
             raise AlreadyExists(f"dfs://{dst} exists")
         if old is not None and found[1] == "dir":
             raise WrongKind(f"dfs://{dst} is a file; the folder dfs://{src} cannot replace it")
-        self._end(*self._parent(src))
+        self._end(*self._parent(src), found[1])
         self._bind(*self._parent(dst), found, old)
 
     def _copy(self, src: str, dst: str, at: int | None, replace: bool) -> None:
@@ -169,8 +169,8 @@ class Application:
         """The root stays the node it is; all in it is replaced."""
         if found.kind != "dir" or not replace:
             raise AlreadyExists("the root folder exists; only a folder can be copied over it, with replace")
-        for name, _, _ in self._children(ROOT, self._txn):
-            self._end((ROOT,), name)
+        for name, _, kind in self._children(ROOT, self._txn):
+            self._end((ROOT,), name, kind)
         self._copy_below(found.node, ROOT, when)
 
     def _copy_below(self, src: int, dst: int, when: int) -> None:
@@ -242,25 +242,29 @@ class Application:
         )
 
     def _bind(self, folder: tuple[int, ...], name: str, child: tuple[int, str], old: tuple[int, str] | None) -> None:
-        """Begin a dentry, in place of what is there; that hands its replica count on."""
+        """Begin a dentry, in place of what is there, if it is: that hands its replica count on."""
         if old is not None:
-            self._end(folder, name)
-            self._db.execute(
-                "INSERT OR IGNORE INTO replication SELECT ?, replicas FROM replication WHERE node = ?",
-                (child[0], old[0]),
-            )
+            self._end(folder, name, old[1])
+            count = self._db.execute("SELECT replicas FROM replication WHERE node = ?", (old[0],)).fetchone()
+            if count is not None:
+                self._flush()  # the row names the node
+                self._db.execute("INSERT OR IGNORE INTO replication VALUES (?, ?)", (child[0], *count))
         self._dentries[folder[-1], name] = child
         self._touched.update(folder)
 
-    def _end(self, folder: tuple[int, ...], name: str) -> None:
-        self._flush()
-        now = (folder[-1], name, FOREVER)
-        self._db.execute(
-            "DELETE FROM dentry WHERE parent = ? AND name = ? AND to_txn = ? AND from_txn = ?", (*now, self._txn)
-        )
-        self._db.execute("UPDATE dentry SET to_txn = ? WHERE parent = ? AND name = ? AND to_txn = ?", (self._txn, *now))
+    def _end(self, folder: tuple[int, ...], name: str, kind: str) -> None:
+        """End a dentry; one that this transaction began was never there."""
+        if self._dentries.pop((folder[-1], name), None) is None:
+            now = (folder[-1], name, FOREVER)
+            self._db.execute(
+                "DELETE FROM dentry WHERE parent = ? AND name = ? AND to_txn = ? AND from_txn = ?", (*now, self._txn)
+            )
+            self._db.execute(
+                "UPDATE dentry SET to_txn = ? WHERE parent = ? AND name = ? AND to_txn = ?", (self._txn, *now)
+            )
         self._touched.update(folder)
-        self._folders = {"": (ROOT,)}
+        if kind == "dir":
+            self._folders = {"": (ROOT,)}
 
     def _new_node(self, kind: str) -> int:
         node, self._next_node = self._next_node, self._next_node + 1

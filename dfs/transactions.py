@@ -193,7 +193,7 @@ def apply_logged(namespace: Namespace, records: Iterable[Logged], store_uuid: st
     expected, done = (number + 1, chain or _first_chain(store_uuid)), 0
     remaining = iter(records)
     while batch := list(islice(remaining, REPLAY_RECORDS)):
-        with namespace.write():
+        with namespace.write(), collector_paused():
             for record in batch:
                 operation = record.operation()
                 if (record.txn, operation.prev) != expected or operation.txn != record.txn:
