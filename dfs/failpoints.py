@@ -13,7 +13,13 @@ from functools import cache
 
 from dfs.errors import DfsError
 
-NAMES = frozenset({"commit.logged", "checkpoint.copied", "checkpoint.written", "rebuild.ready", "rebuild.renamed"})
+NAMES = frozenset(
+    {
+        *("commit.appended", "commit.logged", "checkpoint.copied", "checkpoint.written"),
+        *("rebuild.ready", "rebuild.renamed", "gc.expired", "gc.deleting"),
+        *("repair.copied", "scrub.found", "drain.marked"),
+    }
+)
 _hits: dict[str, int] = {}
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from dfs.changes import Expire, changes_to_json
 from dfs.errors import CareRefused, NodeFailed, NotFound
+from dfs.failpoints import failpoint
 from dfs.health import Held, fault, survey
 from dfs.ids import ChunkId
 from dfs.options import BATCH_CHUNKS_MAX, COLLECTED_SHARE_MAX, DAY_MS, RETENTION_DAYS
@@ -174,6 +175,7 @@ def collect(
             )
         if horizon is not None and (horizon > history.horizon or garbage.chunks):
             store.committer.commit(changes_to_json([Expire(horizon)]), f"gc-{uuid.uuid4().hex}", now_ms)
+        failpoint("gc.expired")
         store.namespace.set_local("clock_ms", now_ms)
         return _delete(store, garbage, report, quarantine, progress)
 
@@ -245,6 +247,7 @@ def _delete(store: Store, garbage: Garbage, report: Collected, quarantine: bool,
             for at in range(0, len(chunks), BATCH_CHUNKS_MAX):
                 count, freed = node.delete_many(chunks[at : at + BATCH_CHUNKS_MAX])
                 copies, size = copies + count, size + freed
+                failpoint("gc.deleting")
                 progress(copies, report.copies)
             temp_files += node.sweep()
             if quarantine:

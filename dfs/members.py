@@ -22,6 +22,7 @@ from dfs.chunk_store import Usage
 from dfs.creation import relative
 from dfs.disk import suspect_reason
 from dfs.errors import AlreadyExists, CareRefused, NodeFailed, NotFound, UsageProblem
+from dfs.failpoints import failpoint
 from dfs.health import survey
 from dfs.metadata import StorageNode
 from dfs.oplog import OpLog
@@ -252,6 +253,7 @@ def drain_node(
             raise CareRefused(f"without node {node.id} {left} are left for {copies} copies; add a node first")
         if node.state != "draining":
             _publish(store, _set(replace(node, state="draining")))
+            failpoint("drain.marked")
     repaired = repair(store, rate=rate, progress=progress, clock=clock, sleep=sleep)
     return Drained(_report(store, find_node(store, node.id)), repaired)
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from dfs.codec import Record, encode
 from dfs.disk import suspect_reason
 from dfs.errors import ChunkDamaged, ChunkMissing, NodeFailed, Unsupported
+from dfs.failpoints import failpoint
 from dfs.health import Copies, Finding, Health, examine, fault, urgency
 from dfs.ids import ChunkId
 from dfs.options import BATCH_BYTES_MAX, BATCH_CHUNKS_MAX
@@ -128,6 +129,7 @@ def repair(
             again = {finding.chunk for finding in unfinished}
             drops += [action for action in actions if action.drops and action.finding.chunk not in again]
             actions = plan_repair(unfinished, work.nodes(), now=now, drops=store.safe_mode is None)
+        failpoint("repair.copied")
         work.drop(drops)
         return work.report(len(found.missing), waiting)
 

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from dfs.errors import DfsError, Unsupported
+from dfs.failpoints import failpoint
 from dfs.health import Finding, Held, finding_of, still_needed, survey
 from dfs.ids import ChunkId
 from dfs.options import BATCH_BYTES_MAX, SCRUB_SAVE_BYTES
@@ -191,6 +192,7 @@ class _Run:
 
     def heal(self) -> None:
         """Write what was found bad since the last time."""
+        failpoint("scrub.found")
         actions = self._plan(self._to_heal)
         while actions:
             actions = self._plan(self._work.copy(actions))

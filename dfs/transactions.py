@@ -16,6 +16,7 @@ from blake3 import blake3
 from dfs.applying import Application
 from dfs.changes import canonical_json, collector_paused
 from dfs.errors import Conflict, NodeFailed, NotEnoughNodes, OutcomeUnknown, StoreDamaged
+from dfs.failpoints import failpoint
 from dfs.metadata import Namespace
 from dfs.oplog import Logged, Operation, OpLog, backfill
 
@@ -74,6 +75,7 @@ class Committer:
         record = operation.logged(encoded)
         _apply(self._namespace, record, operation, digest)
         self._append(record)
+        failpoint("commit.logged")
         decided.append(record)
         return record.txn
 
@@ -162,6 +164,7 @@ class Committer:
         for oplog in self._logs:
             try:
                 oplog.append(record)
+                failpoint("commit.appended")
                 done.append(oplog)
             except NodeFailed as error:
                 failures.append(str(error))

@@ -1,7 +1,8 @@
 """Verbs of the store that are killed at each system call, and what must hold afterwards.
 
 Run as a program it is a fork server: for each line of its input it forks a child that waits, so that strace can be
-attached to it, and then does one verb on one store. So a point costs hundredths of a second.
+attached to it, and then does one verb on one store. So a point costs hundredths of a second. With two arguments it does
+one verb (the first) on one store (the second).
 """
 
 from __future__ import annotations
@@ -205,4 +206,7 @@ def serve() -> None:
 
 
 if __name__ == "__main__":
-    serve()
+    if len(sys.argv) == 3:
+        VERBS[sys.argv[1]].act(Path(sys.argv[2]))
+    else:
+        serve()
