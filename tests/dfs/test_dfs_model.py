@@ -64,12 +64,21 @@ def content(size: int, seed: int) -> bytes:
     return random.Random(seed).randbytes(size)
 
 
+def draw_ids(patch: pytest.MonkeyPatch, seed: int) -> None:
+    """Node ids, and so placement, are the same in every run."""
+    draw = random.Random(seed)
+    patch.setattr(uuid, "uuid4", lambda: uuid.UUID(int=draw.getrandbits(128), version=4))
+
+
 @functools.cache
 def template() -> Path:
     """An empty store of three nodes, two copies, no history."""
     path = Path(tempfile.mkdtemp(prefix="dfs-model-")) / "s"
     folders = [path / f"n{n}" for n in range(3)]
-    init_store(path, nodes=folders, replicas=2, chunk_bytes_avg=1 << 18, durability="none", retention_days=0).close()
+    with pytest.MonkeyPatch.context() as patch:
+        draw_ids(patch, 1)
+        made = init_store(path, nodes=folders, replicas=2, chunk_bytes_avg=1 << 18, durability="none", retention_days=0)
+        made.close()
     return path
 
 
@@ -83,11 +92,10 @@ class StoreModel(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.root = Path(tempfile.mkdtemp(prefix="dfs-model-"))
-        self.patch = pytest.MonkeyPatch()
-        draw = random.Random(0)  # node ids, and so placement, are the same in every run
-        self.patch.setattr(uuid, "uuid4", lambda: uuid.UUID(int=draw.getrandbits(128), version=4))
         self.path = self.root / "s"
         shutil.copytree(template(), self.path)
+        self.patch = pytest.MonkeyPatch()
+        draw_ids(self.patch, 2)
         self.store = open_store(self.path)
         self.state: State = {}
         self.past: dict[int, State] = {}

@@ -177,6 +177,7 @@ def test_every_damage_is_found_and_healed_and_nothing_else(store: Store) -> None
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_two_thousand_damages_are_found(store: Store) -> None:  # F14, F15
     assert inject(store, 2000) == 2000
 
@@ -261,6 +262,7 @@ def test_a_flipped_bit_in_a_page_is_found(path: Path, tmp_path: Path) -> None:  
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_flipped_bits_in_all_pages_are_found(path: Path, tmp_path: Path) -> None:  # F18
     flips_of_pages(path, tmp_path, 200)
 
