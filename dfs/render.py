@@ -168,7 +168,7 @@ def progress_text(
     if size[0] or size[1]:
         total = f"/{human_bytes(size[1])}" if size[1] else ""
         parts.append(f" {human_bytes(size[0])}{total}  {human_bytes(int(rates[0]))}/s")
-    if todo and rate > 0:
+    if todo and rate > 0 and done >= todo / 100:  # before that it is a guess
         parts.append(f" {clock(int((todo - min(done, todo)) / rate))} left")
     if files[1]:
         parts.append(f" {files[0]:,}/{files[1]:,} {noun}")

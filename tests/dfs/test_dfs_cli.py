@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import bz2
+import contextlib
 import gzip
 import json
 import lzma
 import os
+import pty
 import random
+import re
 import shutil
+import signal
 import subprocess
 import sys
+import termios
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +25,7 @@ from click.testing import CliRunner, Result
 import dfs
 from dfs.cli import cli
 from dfs.errors import StoreLocked
+from dfs.render import progress_text
 from dfs.testing import damage_local
 
 Run = Callable[..., Result]
@@ -695,3 +701,71 @@ def test_an_interrupt_is_exit_code_130(run: Run, monkeypatch: pytest.MonkeyPatch
 def test_names_in_errors_stay_on_one_line(run: Run) -> None:
     assert run("cat", "a\n\x1b[31mb", code=4).stderr.count("\n") == 1
     assert "\x1b" not in run("cat", "a\x1b[31mb", code=4).stderr
+
+
+# --- the real command, on a terminal ---------------------------------------------------------------------------------
+
+COMMAND = [sys.executable, "-c", "from dfs.cli import main; main()"]
+
+
+def on_a_terminal(args: list[str], **environment: str) -> str:
+    """What a command writes to a terminal of 120 columns."""
+    master, slave = pty.openpty()
+    termios.tcsetwinsize(slave, (24, 120))
+    with subprocess.Popen([*COMMAND, *args], stdout=slave, stderr=slave, env={**os.environ, **environment}) as process:
+        os.close(slave)
+        shown = b""
+        with contextlib.suppress(OSError):  # the terminal ends with its last writer
+            while block := os.read(master, 65536):
+                shown += block
+        process.wait()
+    os.close(master)
+    assert process.returncode == 0
+    return shown.decode()
+
+
+def test_progress_is_drawn_on_terminals_only(run: Run, tmp_path: Path) -> None:
+    with open(tmp_path / "big", "wb") as file:
+        file.truncate(300_000_000)
+    shown = on_a_terminal(["put", "big", "big"], TERM="xterm")
+    draws = re.findall(r"\r\x1b\[K(put [^\r]*)", shown)
+    assert draws
+    assert all(len(draw) < 120 for draw in draws)
+    assert re.fullmatch(r"put \[[#.]{24}\] +\d+%  [\d.]+ [MkB]+/300.0 MB  [\d.]+ [MGk]B/s .*0/1 files  big", draws[0])
+    last = shown[shown.rindex("\x1b[K") + 3 :]
+    assert last.startswith("put 1 file, 300.0 MB"), "the status line is gone before the answer comes"
+    for args, environment in ((["-q"], {}), ([], {"TERM": "dumb"}), (["--json"], {})):
+        assert "\x1b" not in on_a_terminal(["put", "--rehash", *args, "big", "big"], **environment)
+
+
+def test_progress_text_fits_and_says_what_is_known() -> None:
+    whole = progress_text("get", (5 * 10**8, 10**9), (7, 9), (2.5e8, 3.0), "a/b.txt", 200)
+    assert whole == "get [############............]  50%  500.0 MB/1.0 GB  250.0 MB/s  0:02 left  7/9 files  a/b.txt"
+    for width in range(10, 120):
+        assert len(progress_text("get", (5 * 10**8, 10**9), (7, 9), (2.5e8, 3.0), "n" * 300, width)) <= width
+    assert "left" not in progress_text("get", (10, 10**9), (0, 9), (2.5, 3.0), "", 200), "too early to tell"
+    assert progress_text("put", (10**6, None), (0, 1), (1e6, 0.0), "-", 200) == "put  1.0 MB  1.0 MB/s  0/1 files  -"
+    assert "\n" not in progress_text("get", (1, 2), (1, 2), (1.0, 1.0), "a\nb", 200)
+
+
+def test_an_interrupted_put_leaves_nothing_and_is_exit_code_130(run: Run, tmp_path: Path) -> None:
+    with subprocess.Popen([*COMMAND, "put", "-", "x"], stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stderr is not None
+        process.stdin.write(bytes(1 << 20))  # taken when the command reads its input
+        process.stdin.flush()
+        process.send_signal(signal.SIGINT)
+        assert process.stderr.read() == b"dfs: interrupted\n"
+        process.stdin.close()
+        assert process.wait() == 130
+    run("stat", "x", code=4)
+    assert txn() == 0
+
+
+def test_two_writers_take_turns(run: Run) -> None:  # F37
+    writers = [subprocess.Popen([*COMMAND, "mkdir", f"d{i}"], stderr=subprocess.PIPE) for i in range(3)]
+    for writer in writers:
+        with writer:
+            assert writer.wait() == 0
+    assert sorted(str(path) for path in paths(run("ls", "--json"))) == ["d0", "d1", "d2"]
+    assert txn() == 3
