@@ -65,21 +65,23 @@ def write(store: Store) -> Checkpoint:
 
 def write_if_due(store: Store) -> Checkpoint | None:
     """Called after a publication. A failure is logged: what was published is safe without it."""
-    folders = [folder for node, folder in sorted(store.node_paths().items()) if node not in store.absent]
     try:
-        return write(store) if folders and _is_due(store, folders[0]) else None
+        return write(store) if _is_due(store) else None
+    except StoreLocked:  # another process is at it
+        return None
     except (DfsError, OSError) as error:
         log.warning("no checkpoint was written: %s", error)
         return None
 
 
-def _is_due(store: Store, node: Path) -> bool:
-    newest = listed(node)
-    if not newest:
+def _is_due(store: Store) -> bool:
+    folders = [folder for node, folder in store.node_paths().items() if node not in store.absent]
+    newest, node = max(((number, folder) for folder in folders for number, _ in listed(folder)), default=(-1, None))
+    if node is None:
         return True
     if store.txn() % CHECKPOINT_TXNS:
         return False
-    return due(_log_bytes(node, newest[0][0]), os.stat(store.namespace.path).st_size)
+    return due(_log_bytes(node, newest), os.stat(store.namespace.path).st_size)
 
 
 def _log_bytes(node: Path, txn: int) -> int:

@@ -214,6 +214,19 @@ def test_a_checkpoint_is_written_when_the_log_has_grown(root: Path, monkeypatch:
     assert all(number % CHECKPOINT_TXNS == 0 for number in found)
 
 
+def test_a_node_without_a_checkpoint_does_not_make_one_due(root: Path) -> None:
+    with make(root) as store:
+        for node in nodes_of(root)[:2]:
+            (node / "suspect").write_text("a test\n")
+            listed(node)[0][1].unlink()
+        assert checkpoint.write_if_due(store) is None
+        for node in nodes_of(root)[:2]:
+            (node / "suspect").unlink()
+        listed(nodes_of(root)[2])[0][1].unlink()
+        put(store, "a")
+    assert [checkpoints(node) for node in nodes_of(root)] == [[1], [1], [1]]
+
+
 def test_nothing_is_dropped_while_too_few_nodes_take_the_checkpoint(
     root: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
