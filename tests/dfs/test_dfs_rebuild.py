@@ -33,6 +33,7 @@ from dfs.errors import (
 from dfs.oplog import Operation, OpLog
 from dfs.options import CHECKPOINT_TXNS
 from dfs.rebuild import rebuild
+from dfs.testing.fault_disk import FaultDisk
 
 # -- which chain. Records are written "txn:chain<prev@nodes" ----------------------------------------------------------
 
@@ -503,3 +504,26 @@ def test_a_publication_after_rebuilding_is_not_lost_in_the_old_database(root: Pa
     with dfs.open_store(root) as store:
         put(store, "c")
     assert held(root) in ({"a": b"data", "c": b"data"}, {"a": b"data", "b": b"data", "c": b"data"})
+
+
+@pytest.mark.parametrize("operation", ["create", "write", "sync", "rename", "sync_folder"])
+def test_a_node_that_fails_is_passed_over(root: Path, tmp_path: Path, operation: Any) -> None:  # F8, F10, F11
+    (tmp_path / "limbo").mkdir()
+    with make(root) as store:
+        put(store, "a")
+        store.disk = disk = FaultDisk(tmp_path / "limbo")
+        disk.fail(operation)
+        made = checkpoint.write(store)
+        took = [node for node in nodes_of(root) if made.txn in checkpoints(node)]
+        failed = [node for node in nodes_of(root) if (node / "suspect").exists()]
+        assert len(failed) == (1 if operation in ("sync", "sync_folder") else 0)
+        assert len(took) >= 2
+        disk.fail(operation, times=2)
+        put(store, "b")
+        if not failed:
+            with pytest.raises(NotEnoughNodes):
+                checkpoint.write(store)
+        disk.mend()
+        checkpoint.write(store)
+    assert all(os.listdir(node / "tmp") == [] for node in nodes_of(root))
+    assert not (root / "checkpoint.new").exists()
