@@ -16,7 +16,7 @@ from dfs.codec import Record, encode
 from dfs.disk import suspect_reason
 from dfs.errors import ChunkDamaged, ChunkMissing, NodeFailed, Unsupported
 from dfs.failpoints import failpoint
-from dfs.health import Copies, Finding, Health, examine, fault, urgency
+from dfs.health import Copies, Finding, Health, examine, fault, still_needed, urgency
 from dfs.ids import ChunkId
 from dfs.options import BATCH_BYTES_MAX, BATCH_CHUNKS_MAX
 from dfs.pins import alone
@@ -145,6 +145,7 @@ class Work:
         self._progress = progress
         self._failed: dict[str, str] = {}
         self._failures: list[str] = []
+        self._unread: dict[ChunkId, tuple[Finding, str]] = {}
         self._copied = _Sum()
         self._dropped = _Sum()
 
@@ -207,7 +208,7 @@ class Work:
                 return encode(self._nodes[node].get(action.finding.chunk), action.finding.chunk)
             except (ChunkMissing, ChunkDamaged, Unsupported, NodeFailed) as error:
                 reasons.append(str(error))
-        self._failures.append(f"chunk {action.finding.chunk} cannot be read: {'; '.join(reasons)}")
+        self._unread[action.finding.chunk] = (action.finding, "; ".join(reasons))
         return None
 
     def drop(self, actions: Sequence[Action]) -> None:
@@ -249,7 +250,9 @@ class Work:
     def report(self, missing: int, waiting: int) -> Repaired:
         """What has been done."""
         copied, dropped = self._copied, self._dropped
-        failures = tuple(dict.fromkeys(self._failures))
+        needed = still_needed(self._store, [finding for finding, _ in self._unread.values()])
+        unread = [f"chunk {found.chunk} cannot be read: {self._unread[found.chunk][1]}" for found in needed]
+        failures = tuple(dict.fromkeys([*self._failures, *unread]))
         return Repaired(copied.count, copied.size, dropped.count, dropped.size, missing, waiting, failures)
 
 

@@ -497,6 +497,22 @@ def test_what_was_removed_meanwhile_is_not_lost(store: Store, monkeypatch: pytes
     store.publish([Remove("f000")], request_id="2")
     for node in store.replicated.nodes.values():
         node.delete_many([chunk])
-    answers = iter([needed, [entry for entry in needed if entry[0] != chunk]])
+    answers = iter([needed, *[[entry for entry in needed if entry[0] != chunk]] * 3])
     monkeypatch.setattr(store.namespace, "needed", lambda: next(answers))
     assert scrub(store).clean
+
+
+def test_what_was_removed_before_it_was_healed_is_no_failure(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Found damaged, then collected, then not to be read for healing."""
+    chunk = store.chunks("f000")[0].id
+    damage_local(nodes(store)[0], chunk, "flip")
+    needed = list(store.namespace.needed())
+
+    def take(copies: int, size: int) -> None:
+        for node in store.replicated.nodes.values():
+            node.delete_many([chunk])
+
+    answers = iter([needed, *[[entry for entry in needed if entry[0] != chunk]] * 3])
+    monkeypatch.setattr(store.namespace, "needed", lambda: next(answers))
+    done = scrub(store, progress=take)
+    assert (done.failures, done.lost, done.healed) == ((), (), 0)
