@@ -274,7 +274,7 @@ class StoreModel(RuleBasedStateMachine):
         assert not done.lost
         assert not done.failures
         if self.hurt is None:
-            assert done.clean
+            assert not done.damaged
         if not self.away:
             self.hurt = None
 
