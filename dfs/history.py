@@ -7,7 +7,7 @@ at (table `changed`).
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -38,8 +38,9 @@ class PathVersion:
 class Difference:
     """One file, or one folder, that is not as it was. Sizes in bytes, None where there is no file.
 
-    A folder that was moved is one difference, and what changed inside it follows under its new path; `old_path` is
-    where the same file or folder was, when that is another path.
+    A folder that was moved is one difference, and what changed inside it follows under its new path. `old_path` is
+    where the same file or folder was: of what was moved, and of what was modified within a folder that was. (Moved with
+    both paths the same: it stayed, or came back, while the folder around it moved.)
     """
 
     kind: Literal["added", "removed", "modified", "moved"]
@@ -91,10 +92,14 @@ def _intervals(namespace: Namespace, path: str) -> list[tuple[int, Literal["file
 
 @dataclass(frozen=True)
 class _Entry:
-    """What a name in a folder led to; `size` and `content` are None for a folder."""
+    """What a name in a folder led to; `size` and `content` are None for a folder.
+
+    `place` is where an entry of before would be after, had nothing but the folders around it been moved.
+    """
 
     node: int
     path: str
+    place: str
     size: int | None
     content: bytes | None
 
@@ -102,6 +107,16 @@ class _Entry:
 def compare(namespace: Namespace, a: int, b: int, path: str) -> Iterator[Difference]:
     """See `Namespace.diff`."""
     return iter(_Comparison(namespace, a, b, path).run())
+
+
+def _carried(path: str, moved: Mapping[str | None, str]) -> str:
+    """Where the nearest folder above that was moved takes a path."""
+    above = path
+    while above:
+        above = above.rpartition("/")[0]
+        if above in moved:
+            return join(moved[above], path[len(above) :].lstrip("/"))
+    return path
 
 
 class _Comparison:
@@ -132,7 +147,9 @@ class _Comparison:
             elif new:
                 self._open_new(new)
         self._pair_files()
-        return sorted(self._found, key=lambda d: (d.path, d.kind))
+        moved = {d.old_path: d.path for d in self._found if d.kind == "moved" and d.is_folder}
+        found = [d for d in self._found if d.path != d.old_path or _carried(d.path, moved) != d.path]
+        return sorted(found, key=lambda d: (d.path, d.kind))
 
     def _changed_folders(self) -> dict[int, list[tuple[str, int]]]:
         """Folder -> (name, node) of folders in it, there before and after, in or below which something changed."""
@@ -152,7 +169,7 @@ class _Comparison:
         if found is None:
             return None
         rows = self._namespace.rows("SELECT size, content_id FROM file WHERE node = ?", found.node)
-        return _Entry(found.node, self._path, *(rows[0] if rows else (None, None)))
+        return _Entry(found.node, self._path, self._path, *(rows[0] if rows else (None, None)))
 
     def _pair(self, before: _Entry | None, after: _Entry | None) -> None:
         """What one name led to, before and after."""
@@ -165,14 +182,16 @@ class _Comparison:
         old_file = None if old_folder else before
         new_file = None if new_folder else after
         if old_file and new_file:
-            if old_file.content != new_file.content:
-                old_path = old_file.path if old_file.path != new_file.path else None
-                sizes = (old_file.size, new_file.size)
-                self._found.append(Difference("modified", new_file.path, old_path, *sizes, False))
+            self._compare_files(old_file, new_file)
         elif old_file:
             self._gone.append(old_file)
         elif new_file:
             self._new.append(new_file)
+
+    def _compare_files(self, before: _Entry, after: _Entry) -> None:
+        if before.content != after.content:
+            old_path = before.path if before.path != after.path else None
+            self._found.append(Difference("modified", after.path, old_path, before.size, after.size, False))
 
     def _are_apart(self, before: _Entry, after: _Entry) -> bool:
         """Whether two folders of one name are different ones because one of them was moved."""
@@ -197,46 +216,59 @@ class _Comparison:
     def _compare_folders(self, before: _Entry, after: _Entry) -> None:
         """Two states of a folder, or a folder and the one that replaced it."""
         same = before.node == after.node
-        old = self._entries(before, self._a, self._b if same else None)
-        new = self._entries(after, self._b, self._a if same else None)
+        old = self._entries(before, after.path, self._a, self._b if same else None)
+        new = self._entries(after, after.path, self._b, self._a if same else None)
         for name in old.keys() | new.keys():
             self._pair(old.get(name), new.get(name))
         if same:
             for name, node in self._changed_below.get(before.node, ()):
                 paths = (join(before.path, name), join(after.path, name))
-                self._folders.append((_Entry(node, paths[0], None, None), _Entry(node, paths[1], None, None)))
+                self._folders.append((_Entry(node, *paths, None, None), _Entry(node, paths[1], paths[1], None, None)))
 
     def _open_gone(self, folder: _Entry) -> None:
         if self._place(folder.node, self._b) is None:  # else it was moved, and is met where it is now
             self._found.append(Difference("removed", folder.path, None, None, None, True))
-            for entry in self._entries(folder, self._a, None).values():
+            for entry in self._entries(folder, folder.place, self._a, None).values():
                 self._pair(entry, None)
 
     def _open_new(self, folder: _Entry) -> None:
         old_path = self._place(folder.node, self._a)
         if old_path is None:
             self._found.append(Difference("added", folder.path, None, None, None, True))
-            for entry in self._entries(folder, self._b, None).values():
+            for entry in self._entries(folder, folder.path, self._b, None).values():
                 self._pair(None, entry)
         else:
             self._found.append(Difference("moved", folder.path, old_path, None, None, True))
-            self._folders.append((_Entry(folder.node, old_path, None, None), folder))
+            self._folders.append((_Entry(folder.node, old_path, folder.path, None, None), folder))
 
-    def _entries(self, folder: _Entry, at: int, without: int | None) -> dict[str, _Entry]:
-        """Name -> entry of a folder at a number; leaving out dentries that hold at `without` too."""
+    def _entries(self, folder: _Entry, place: str, at: int, without: int | None) -> dict[str, _Entry]:
+        """Name -> entry of a folder (its place is `place`) at a number; not of dentries that hold at `without` too."""
         rows = self._namespace.rows(
             "SELECT d.name, d.node, f.size, f.content_id FROM dentry d LEFT JOIN file f ON f.node = d.node"
             " WHERE d.parent = ?1 AND d.from_txn <= ?2 AND d.to_txn > ?2"
             " AND NOT (d.from_txn <= ?3 AND d.to_txn > ?3)",
             *(folder.node, at, -1 if without is None else without),
         )
-        return {name: _Entry(node, join(folder.path, name), size, content) for name, node, size, content in rows}
+        return {
+            name: _Entry(node, join(folder.path, name), join(place, name), size, content)
+            for name, node, size, content in rows
+        }
 
     def _pair_files(self) -> None:
+        """What went with what came: first of one place, then of one node."""
+        by_place = {entry.place: entry for entry in self._gone}
         places: defaultdict[int, list[_Entry]] = defaultdict(list)
-        for entry in sorted(self._gone, key=lambda e: e.path, reverse=True):
-            places[entry.node].append(entry)
+        stayed, came = set(), []
         for entry in sorted(self._new, key=lambda e: e.path):
+            old = by_place.pop(entry.path, None)
+            if old is None:
+                came.append(entry)
+            else:
+                self._compare_files(old, entry)
+                stayed.add(old)
+        for entry in sorted(set(self._gone) - stayed, key=lambda e: e.path, reverse=True):
+            places[entry.node].append(entry)
+        for entry in came:
             if places[entry.node]:
                 old = places[entry.node].pop()
                 self._found.append(Difference("moved", entry.path, old.path, old.size, entry.size, False))
