@@ -182,6 +182,8 @@ def _take(store: Store, folder: Path, known: dict[str, StorageNode]) -> str:
     found = _identity(folder)
     if found is None:
         try:
+            for left in folder.glob("node.json.*.new"):  # by one who was killed when he made it a node
+                left.unlink()
             return create_node(folder, store.uuid, store.disk)
         except OSError as error:
             raise NodeFailed(f"no node can be made in {folder}: {error}") from error

@@ -233,6 +233,13 @@ def test_an_adding_that_was_cut_off_can_be_repeated(
     assert add_node(store, tmp_path / "new").id == made["uuid"]
 
 
+def test_what_is_left_of_a_killed_adding_is_removed(store: Store, tmp_path: Path) -> None:  # F12
+    (tmp_path / "new" / "chunks").mkdir(parents=True)
+    (tmp_path / "new" / "node.json.0a1b.new").write_text("{")
+    add_node(store, tmp_path / "new")
+    assert not list((tmp_path / "new").glob("*.new"))
+
+
 # -- draining and removing --------------------------------------------------------------------------------------------
 
 
