@@ -163,18 +163,21 @@ class _Found:
         except DfsError:
             paths = []
         for folder in paths:
-            found.add(folder)
+            found.add(folder, learnt=True)
         if not found.nodes:
             raise NoStore(f"{root}: no node of it was found; give the folder of one (--node)")
         return found
 
-    def add(self, folder: Path) -> bool:
-        """Read one more node; whether it was new."""
+    def add(self, folder: Path, learnt: bool = False) -> bool:
+        """Read one more node; whether it was new. Raises UsageProblem for a node of another store, but for one that is
+        in the place that a namespace told (`learnt`): our node is missing then."""
         if folder in self.failed or any(node.folder == folder for node in self.nodes.values()):
             return False
         try:
             node, self.store = _Node.read(folder, self.store)
-        except NodeFailed as error:
+        except (NodeFailed, UsageProblem) as error:
+            if isinstance(error, UsageProblem) and not learnt:
+                raise
             self.failed[folder] = str(error)
             return False
         self.nodes[node.id] = node
@@ -184,7 +187,8 @@ class _Found:
         """Make `store.db.new`, again with the nodes that it names until no more are found."""
         while True:
             draft = self._restore()
-            more = [self.add(self.root / node.path) for node in draft.members if node.id not in self.nodes]
+            unread = [node for node in draft.members if node.id not in self.nodes]
+            more = [self.add(self.root / node.path, learnt=True) for node in unread]
             if not any(more):
                 return draft
 

@@ -402,6 +402,19 @@ def test_a_node_of_another_store_is_refused_by_name(root: Path, tmp_path: Path) 
     assert not root.exists() or not (root / "store.db").exists()
 
 
+def test_another_disk_in_the_place_of_a_node_counts_as_missing(root: Path, tmp_path: Path) -> None:
+    with make(root) as store:
+        put(store, "a")
+    dfs.init_store(tmp_path / "other", nodes=[tmp_path / "foreign"]).close()
+    (root / "store.db").unlink()
+    last = nodes_of(root)[2]
+    last.rename(tmp_path / "away")
+    (tmp_path / "foreign").rename(last)
+    made = rebuild(root, nodes_of(root)[:1])
+    assert made.nodes_missing == (str(last),)
+    assert held(root) == {"a": b"data"}
+
+
 def branch(root: Path, node: Path, text: str) -> None:
     """A transaction that only this node has seen, and nobody acknowledged: another than the one that was committed."""
     oplog = OpLog(node)
