@@ -141,9 +141,10 @@ def rm(context: Context, paths: tuple[str, ...], recursive: bool, force: bool, d
 def mkdir(context: Context, paths: tuple[str, ...], parents: bool) -> None:
     """Make folders."""
     from dfs.changes import MakeDir
+    from dfs.paths import normalise
 
     store = context.open()
-    for path in paths:
+    for path in map(normalise, paths):
         if not parents and store.exists(path):
             raise AlreadyExists(f"dfs://{path} exists")
     context.publish(store, [MakeDir(path) for path in paths], "made")

@@ -179,9 +179,24 @@ def everywhere(function: Decorated) -> Decorated:
     return function
 
 
+class _Once(logging.Filter):
+    """Lets each text pass once: a full disk is met by every thread."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._told: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        new = text not in self._told
+        self._told.add(text)
+        return new
+
+
 def _set_logging(verbosity: int) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("dfs: %(levelname)s: %(message)s"))
+    handler.addFilter(_Once())
     log = logging.getLogger("dfs")
     log.handlers[:] = [handler]
     log.propagate = False

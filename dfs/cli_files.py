@@ -128,7 +128,7 @@ def du(context: Context, paths: tuple[str, ...], summary: bool, at: str | None, 
     The total of each path has what the nodes store for it, over all copies, and two ratios: logical to unique bytes
     (deduplication), and unique bytes to those stored of one copy (compression).
     """
-    from dfs.render import shown_bytes, visible
+    from dfs.render import counted, shown_bytes, visible
     from dfs.usage import measure
 
     store = context.open()
@@ -150,7 +150,7 @@ def du(context: Context, paths: tuple[str, ...], summary: bool, at: str | None, 
             )
         used = measure(store, path, moment)
         shown = {name: shown_bytes(getattr(used, f"{name}_bytes"), human) for name in ("logical", "unique", "stored")}
-        told = [f"{used.files:,} files", *(f"{size} {name}" for name, size in shown.items())]
+        told = [counted(used.files, "file"), *(f"{size} {name}" for name, size in shown.items())]
         told += [f"deduplication {used.deduplication or 1:.2f}", f"compression {used.compression or 1:.2f}"]
         context.out.line(f"{visible(path) or '/'}: {', '.join(told)}", "total", path=path, **used.values())
 

@@ -11,18 +11,20 @@ from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import IO
+from typing import IO, cast
 
 from dfs.changes import ANY, Change, FileManifest, MakeDir, PutFile, SetReplicas
 from dfs.decompress import ENDINGS, open_decompressed
 from dfs.errors import AlreadyExists, BadInput, NotFound, UsageProblem
 from dfs.known_files import KnownFiles, Stamp
+from dfs.listing import list_below
 from dfs.metadata import FileInfo
 from dfs.paths import join, normalise, parents
 from dfs.render import Output, Progress, counted, human_bytes, total, visible
 from dfs.store import Records, Store
 
 _VERIFY_BATCH = 8  # chunks that one task looks at: small ones take less time than a task
+_INPUT_BYTES = 1 << 18  # no pipe gives more at once
 _OPEN = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # a pipe put in the file's place must not hang us
 
 
@@ -57,7 +59,8 @@ def put_all(store: Store, sources: Sequence[str], destination: str, out: Output,
     """Store all sources and publish them together. Raises NotFound, BadInput, AlreadyExists; nothing has appeared
     then."""
     items, tops = _plan(store, sources, destination, options)
-    held = _held_now(store, tops)
+    looked_at = store.txn()
+    held = _held(store, tops, looked_at)
     if options.no_clobber and (taken := [item.path for item in items if not item.folder and item.path in held]):
         raise AlreadyExists(f"dfs://{taken[0]} exists; without -n it would get a new version")
     if options.dry_run:
@@ -75,8 +78,10 @@ def put_all(store: Store, sources: Sequence[str], destination: str, out: Output,
     known = KnownFiles(store.path / "known-files")
     sized = all(item.source is not None for item in files)
     with out.progress("put", sum(item.size for item in files) if sized else None, len(files)) as progress:
-        copies = options.replicas or _replicas_wanted(store, tops)
+        copies = options.replicas or _replicas_wanted(store, tops, looked_at)
         manifests, unread = _manifests(store, files, options, known, progress, copies)
+    if (now := store.txn()) != looked_at:
+        held = _held(store, tops, now)
     changes: list[Change] = []
     for item, manifest in zip(files, manifests, strict=True):
         if not _is_same(held.get(item.path), manifest):
@@ -94,19 +99,20 @@ def _is_same(held: FileInfo | None, manifest: FileManifest) -> bool:
     return held is not None and (held.content_id, held.records_mode) == (manifest.content_id, manifest.records_mode)
 
 
-def _held_now(store: Store, tops: Collection[str]) -> dict[str, FileInfo]:
-    """All files at or below these paths, by path; of a top that is an empty folder, itself."""
+def _held(store: Store, tops: Collection[str], at: int) -> dict[str, FileInfo]:
+    """All that is at or below these paths, by path."""
     found: dict[str, FileInfo] = {}
     for top in tops:
-        if store.exists(top):
-            found |= {info.path: info for info in (store.stat(top), *store.find(top))}
+        if store.namespace.resolve(top, at) is not None:
+            found |= {info.path: info for info in list_below(store.namespace, top, at, folders=True)}
     return found
 
 
-def _replicas_wanted(store: Store, tops: Sequence[str]) -> int:
+def _replicas_wanted(store: Store, tops: Sequence[str], at: int) -> int:
     """How many copies are asked for where something is put; where that differs, the most."""
-    nearest = [next((path for path in (top, *parents(top)) if store.exists(path)), "") for top in tops]
-    return max(store.replicas_of(path) for path in nearest)
+    ask = store.namespace
+    nearest = {next((path for path in (top, *parents(top)) if ask.resolve(path, at)), "") for top in tops}
+    return max(ask.replicas_of(path, at) or store.replicas for path in nearest)
 
 
 def _report(
@@ -286,6 +292,21 @@ class _Source(io.FileIO):
         return block
 
 
+class _Input(io.RawIOBase):
+    """Standard input, one read of the system at a time: between two, an interrupt is seen."""
+
+    name = "standard input"
+
+    def __init__(self, progress: Progress) -> None:
+        self._source = cast(io.BufferedReader, sys.stdin.buffer)
+        self._progress = progress
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        block = self._source.read1(_INPUT_BYTES if size is None or size < 0 else min(size, _INPUT_BYTES))
+        self._progress.add(len(block))
+        return block
+
+
 def _streams(
     files: Sequence[_Item], options: PutOptions, stamps: dict[str, Stamp], progress: Progress
 ) -> Iterator[tuple[str, IO[bytes]]]:
@@ -293,7 +314,7 @@ def _streams(
     for item in files:
         progress.add(name=item.source or item.path)
         if item.source is None:
-            yield item.path, sys.stdin.buffer
+            yield item.path, cast(IO[bytes], _Input(progress))
         else:
             with _unchanging(item.source, options, stamps, progress) as stream:
                 yield _stored_name(os.path.basename(item.source), options.decompress), stream

