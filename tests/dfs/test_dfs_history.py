@@ -362,7 +362,7 @@ def check_reading(namespace: Namespace, model: Model, at: int) -> None:
     assert totals.unique_chunks == len({entry.text for entry in files.values()})
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(random=st.randoms(use_true_random=False))
 def test_every_number_reads_as_it_was(fresh: Callable[[], Bench], random: Random) -> None:
     bench = fresh()
@@ -417,7 +417,7 @@ def check_kept(namespace: Namespace, model: Model) -> None:
     assert namespace.rows("PRAGMA foreign_key_check") == []
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(random=st.randoms(use_true_random=False))
 def test_expiry_deletes_what_no_retained_number_sees_and_nothing_else(
     fresh: Callable[[], Bench], random: Random
@@ -522,7 +522,7 @@ def _text(state: State, path: str) -> object:
     return state[path].text if path in state else "absent"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(random=st.randoms(use_true_random=False))
 def test_differences_and_versions_are_those_of_the_states(fresh: Callable[[], Bench], random: Random) -> None:
     bench = fresh()

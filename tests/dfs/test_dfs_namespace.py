@@ -32,15 +32,18 @@ from dfs.changes import (
     canonical_json,
     changes_to_json,
 )
+from dfs.database import open_database
 from dfs.errors import (
     AlreadyExists,
     Conflict,
     DfsError,
     NodeFailed,
+    NoStore,
     NotEnoughNodes,
     NotFound,
     OutcomeUnknown,
     StoreDamaged,
+    StoreLocked,
     Unsupported,
     UsageProblem,
     WrongKind,
@@ -379,6 +382,22 @@ def test_a_difference_below_a_path(bench: Bench) -> None:
         list(bench.namespace.diff(1, 2, "c"))
 
 
+def test_what_stays_while_its_folder_moves_is_told_and_what_only_seems_to_is_not(bench: Bench) -> None:
+    bench.run(PutFile("x/n/f", ONE), PutFile("x/g", ONE))
+    bench.run(Move("x", "y"), Move("y/n", "x/n"))
+    told = [(d.kind, d.path, d.old_path) for d in bench.namespace.diff(1, 2)]
+    assert told == [("added", "x", None), ("moved", "x/n", "x/n"), ("moved", "y", "x")]
+    bench.run(Copy("x/n/f", "y/f"), MakeDir("y/k"))
+    bench.run(
+        Move("y/k", "z"), Remove("y", recursive=True), Move("z", "y"), Copy("y/f", "y/f", at=3), PutFile("y/g", TWO)
+    )
+    assert [(d.kind, d.path, d.old_path) for d in bench.namespace.diff(3, 5)] == [
+        ("moved", "y", "y/k"),
+        ("removed", "y", None),
+        ("modified", "y/g", None),
+    ]
+
+
 def test_the_cost_of_a_difference_follows_the_changes(bench: Bench) -> None:
     files = {f"{a}/{b}/{c}": ONE for a in range(10) for b in range(10) for c in range(10)}
     bench.run(PutFolder("big", files))
@@ -414,6 +433,40 @@ def test_the_journal_is_synced_unless_the_store_is_made_without(tmp_path: Path) 
         Namespace.create(path, {"uuid": "u", "durability": durability}, [])
         with closing(Namespace(path)) as namespace:
             assert namespace.rows("PRAGMA synchronous") == [(expected,)]
+
+
+def test_a_file_that_is_no_namespace_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # F19
+    make_namespace(tmp_path).close()
+    path = tmp_path / "store.db"
+    good = path.read_bytes()
+    for data, error, told in (
+        (b"", StoreDamaged, "is empty; it is refused"),
+        (b"x" * 8192, StoreDamaged, "is not an SQLite database any more"),
+        (good[: len(good) // 2], StoreDamaged, "is truncated"),
+    ):
+        path.write_bytes(data)
+        with pytest.raises(error, match=told):
+            Namespace(path)
+        assert path.read_bytes() == data
+    path.write_bytes(good)
+    with pytest.raises(NoStore, match="is not a database of this store"):
+        open_database(path, 0x1234, 2)
+    path.rename(tmp_path / "away.db")
+    with pytest.raises(NoStore, match="only `dfs init` makes a store"):
+        Namespace(path)
+    path.mkdir()
+    with pytest.raises(DfsError, match="cannot be opened"):
+        Namespace(path)
+
+
+def test_a_writer_that_waits_too_long_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # F20
+    monkeypatch.setattr("dfs.database.BUSY_TIMEOUT_MS", 1)
+    with closing(make_namespace(tmp_path)) as namespace, closing(Namespace(tmp_path / "store.db")) as other:
+        other.db().execute("BEGIN IMMEDIATE")
+        with pytest.raises(StoreLocked, match="another process held the lock"):
+            Bench(namespace).run(MakeDir("a"))
+        other.db().execute("ROLLBACK")
+        assert Bench(namespace).run(MakeDir("a")) == 1
 
 
 def test_damage_of_free_pages_is_found_too(tmp_path: Path) -> None:  # F18
@@ -627,6 +680,20 @@ def test_a_writer_that_dies_while_another_waits_is_rolled_forward_first(
         monkeypatch.setattr(committer, "recover", recover_then_die)
         assert committer.commit(changes_to_json([Remove("a")]), "r3", 9) == 3
         assert (len(calls), namespace.txn_of("dead")) == (2, 2)
+
+
+def test_a_node_that_was_away_gets_what_it_lacks(
+    tmp_path: Path, nodes: list[OpLog], caplog: pytest.LogCaptureFixture
+) -> None:
+    with closing(make_namespace(tmp_path)) as namespace:
+        for number in range(3):
+            committer = Committer(namespace, nodes[:1], 1, "u")
+            committer.commit(changes_to_json([MakeDir(f"d{number}")]), f"r{number}", 1)
+        Committer(namespace, nodes, 2, "u").recover()
+        assert list(nodes[1].records()) == list(nodes[0].records())
+        (tmp_path / "n3" / "oplog").mkdir(parents=True)
+        Committer(namespace, [OpLog(tmp_path / "n3")], 1, "u").recover()  # nobody has what it lacks
+        assert "ends with transaction 0 and no other node has what follows" in caplog.text
 
 
 def test_an_old_or_foreign_namespace_is_refused(tmp_path: Path, nodes: list[OpLog]) -> None:  # F19, F36
