@@ -5,6 +5,7 @@ Damage hits one node at a time, as two copies promise to survive; what is damage
 
 from __future__ import annotations
 
+import atexit
 import functools
 import os
 import random
@@ -74,6 +75,7 @@ def draw_ids(patch: pytest.MonkeyPatch, seed: int) -> None:
 def template() -> Path:
     """An empty store of three nodes, two copies, no history."""
     path = Path(tempfile.mkdtemp(prefix="dfs-model-")) / "s"
+    atexit.register(shutil.rmtree, path.parent, ignore_errors=True)
     folders = [path / f"n{n}" for n in range(3)]
     with pytest.MonkeyPatch.context() as patch:
         draw_ids(patch, 1)
