@@ -21,6 +21,7 @@ from dfs.render import Output, Progress, human_bytes, visible
 from dfs.store import Store
 
 _THREADS = min(8, (os.cpu_count() or 1) + 1)  # zstd, BLAKE3 and write release the interpreter lock
+_INLINE_BYTES = 1 << 14  # up to here a task of its own takes longer than the copying
 _FILES_MAX = 64  # that are open at once
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -190,7 +191,15 @@ class _Copier:
         handle = os.open(temp, _CREATE, 0o666, dir_fd=folder.handle)
         file = _Pending(entry, folder, name, temp, handle)
         self._pending.append(file)
-        file.chunks += [pool.submit(self._copy_chunk, entry.path, ref, handle) for ref in refs]
+        if entry.size > _INLINE_BYTES:
+            file.chunks += [pool.submit(self._copy_chunk, entry.path, ref, handle) for ref in refs]
+            return
+        try:
+            for ref in refs:
+                self._copy_chunk(entry.path, ref, handle)
+        except BaseException:
+            _abandon(self._pending.pop())
+            raise
 
     def _copy_chunk(self, path: str, ref: ChunkRef, handle: int) -> None:
         data = memoryview(self._store.read_chunk(ref.id, path=path))

@@ -417,13 +417,13 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(
     assert not [name for name in os.listdir("out") if name.endswith(".part")]
 
 
-def test_a_lost_chunk_costs_one_file(store: dfs.Store, tree: dict[str, bytes]) -> None:
-    damage_local(store.path / "node-1", store.chunks("t/a")[0].id, "delete")
+@pytest.mark.parametrize("lost", ["t/a", "t/d/e/c"])
+def test_a_lost_chunk_costs_one_file(store: dfs.Store, tree: dict[str, bytes], lost: str) -> None:
+    damage_local(store.path / "node-1", store.chunks(lost)[0].id, "delete")
     result = run("get", "t", "out", code=3)
-    assert "dfs://t/a" in result.stderr
-    assert local("out") == {path.replace("t/", "out/", 1): data for path, data in tree.items() if path != "t/a"}
-    assert not Path("out/a").exists()
-    run("get", "t/a", "alone", code=12)
+    assert f"dfs://{lost}" in result.stderr
+    assert local("out") == {path.replace("t/", "out/", 1): data for path, data in tree.items() if path != lost}
+    run("get", lost, "alone", code=12)
     assert not Path("alone").exists()
 
 
