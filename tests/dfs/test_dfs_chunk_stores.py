@@ -37,7 +37,7 @@ def test_local_store_keeps_the_contract(tmp_path: Path, how: Damage) -> None:  #
 
     check_chunk_store(lambda: local(tmp_path / "n"), damage)
     assert os.listdir(tmp_path / "n" / "tmp") == []
-    assert len(os.listdir(tmp_path / "n" / "quarantine")) == 8, "what was damaged is kept, but for the one that was discarded"
+    assert len(os.listdir(tmp_path / "n" / "quarantine")) == 8, "kept, but for those discarded"
 
 
 def test_memory_store_keeps_the_contract() -> None:
