@@ -239,7 +239,8 @@ def work(root: Path, limbo: Path, seed: int, options: Any, acknowledge: Callable
         return connect(self)
 
     dfs.oplog.OPLOG_SEGMENT_BYTES_MAX = 1_000  # so that checkpoints have segments to drop
-    dfs.database.WAL_PAGES = dfs.stores.node.SMALL_CHECKPOINT_PAGES = 8  # so that cuts come into SQLite's checkpoints
+    pages = random.Random(seed).choice((8, 1_000))  # so that cuts come into SQLite's checkpoints, and between them
+    dfs.database.WAL_PAGES = dfs.stores.node.SMALL_CHECKPOINT_PAGES = pages
     dfs.store.Disk = make_disk  # type: ignore[attr-defined, misc, assignment]
     Database.connect = connect_alone  # type: ignore[method-assign]
     store = dfs.open_store(root)

@@ -32,7 +32,7 @@ from dfs.errors import (
 )
 from dfs.oplog import Operation, OpLog
 from dfs.options import CHECKPOINT_TXNS
-from dfs.rebuild import rebuild
+from dfs.rebuild import _records, rebuild
 from dfs.testing.fault_disk import FaultDisk
 
 # -- which chain. Records are written "txn:chain<prev@nodes" ----------------------------------------------------------
@@ -473,6 +473,19 @@ def test_a_damaged_record_is_taken_from_another_node(root: Path) -> None:
         segment.write_bytes(data)
     assert rebuild(root, nodes_of(root)).txn == 4
     assert held(root) == files
+
+
+def test_a_flipped_bit_anywhere_in_one_log_changes_nothing(root: Path) -> None:
+    with make(root) as store:
+        for number in range(2):
+            put(store, f"f{number}")
+    node = nodes_of(root)[0]
+    segment = node / "oplog" / f"{1:016d}-000.log"
+    whole = segment.read_bytes()
+    good = {record.chain: record.txn for record in OpLog(node).records()}
+    for bit in range(0, len(whole) * 8, 11):
+        segment.write_bytes(whole[: bit // 8] + bytes([whole[bit // 8] ^ 1 << bit % 8]) + whole[bit // 8 + 1 :])
+        assert {record.chain: record.txn for record in _records(segment)}.items() < good.items()
 
 
 def test_a_logged_but_uncommitted_transaction_is_kept(root: Path) -> None:
