@@ -48,8 +48,8 @@ class ChunkStore(ABC):
 
     @abstractmethod
     def intact(self, chunk_ids: Iterable[ChunkId]) -> set[ChunkId]:
-        """Which of these are held as they were written, by the checks of their records (`dfs.codec.is_intact`): so much
-        a put looks at what is there already. Raises NodeFailed."""
+        """Which of these are held as they were written, by the checks of their records (`dfs.codec.is_intact`), and
+        durable on return: so much a put looks at what is there already. Raises NodeFailed."""
 
     @abstractmethod
     def listing(self) -> Iterator[tuple[ChunkId, int]]:

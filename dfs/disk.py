@@ -18,6 +18,7 @@ Bytes = bytes | bytearray | memoryview
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # a planted pipe must not hold the reader
+_PARTS_MAX = 1024  # IOV_MAX of Linux
 _WRITE = os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -36,9 +37,12 @@ class DiskFile:
         """Add all parts. Raises OSError; some of the bytes may be written then."""
         views = [view for part in parts if (view := memoryview(part).cast("B"))]
         while views:
-            count = os.writev(self._handle, views)
-            while views and count >= len(views[0]):
-                count -= len(views.pop(0))
+            count = os.writev(self._handle, views[:_PARTS_MAX])
+            done = 0
+            while done < len(views) and count >= len(views[done]):
+                count -= len(views[done])
+                done += 1
+            del views[:done]
             if count:
                 views[0] = views[0][count:]
 

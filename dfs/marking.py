@@ -108,18 +108,22 @@ def _sweep_transactions(db: Connection) -> None:
     )
 
 
-def needed_chunks(db: Connection) -> Iterator[tuple[ChunkId, int, int]]:
-    """(chunk, length in bytes, replicas or 0) of all files that a retained number sees, by chunk; inside `marked`."""
+def needed_chunks(db: Connection, default: int) -> Iterator[tuple[ChunkId, int, int]]:
+    """(chunk, length in bytes, replicas) of all files that a retained number sees, by chunk; inside `marked`. The most
+    that one of its files asks for; 0 when that is one that asks for nothing, and so gets the `default`."""
     seen = _SEEN.format("max(d.from_txn, p.birth)", "min(d.to_txn, p.death)")
     db.execute("CREATE TEMP TABLE needed_file(node INTEGER PRIMARY KEY, replicas INTEGER)")
     db.execute(
-        "INSERT INTO temp.needed_file SELECT d.node, coalesce(r.replicas, max(p.replicas))"
+        "INSERT INTO temp.needed_file SELECT d.node, coalesce(r.replicas, iif(min(p.replicas) = 0 AND"
+        " max(p.replicas) < ?1, 0, max(p.replicas)))"
         " FROM temp.reach p JOIN dentry d ON d.parent = p.node JOIN file f ON f.node = d.node"
-        f" LEFT JOIN replication r ON r.node = d.node WHERE {seen} GROUP BY d.node"
+        f" LEFT JOIN replication r ON r.node = d.node WHERE {seen} GROUP BY d.node",
+        (default,),
     )
     found = db.execute(
-        "SELECT c.chunk, max(c.length), max(n.replicas) FROM temp.needed_file n JOIN file_chunk c ON c.node = n.node"
-        " GROUP BY c.chunk ORDER BY c.chunk"
+        "SELECT c.chunk, max(c.length), iif(min(n.replicas) = 0 AND max(n.replicas) < ?1, 0, max(n.replicas))"
+        " FROM temp.needed_file n JOIN file_chunk c ON c.node = n.node GROUP BY c.chunk ORDER BY c.chunk",
+        (default,),
     )
     for digest, length, replicas in found:
         yield ChunkId.from_digest(digest), length, replicas

@@ -23,6 +23,7 @@ from dfs.history import Difference, PathVersion, compare, versions_of
 from dfs.ids import ChunkId
 from dfs.marking import ROOT, marked, needed_chunks, paths_of
 from dfs.migration import FORMAT, migrate
+from dfs.options import REPLICAS
 from dfs.paths import join
 
 APPLICATION_ID = 0x4D524446  # "MRDF"
@@ -115,6 +116,12 @@ class Namespace(Database):
         """Table `store` (docs/formats/namespace.md); durability, retention_days and horizon are always there."""
         absent = {"durability": "fsync", "retention_days": RETENTION_DAYS, "horizon": 0}
         return {**absent, **dict(self.rows("SELECT key, value FROM store"))}
+
+    def default_replicas(self) -> int:
+        """Copies of a chunk where no path says otherwise: as `dfs init` was told, else 3, or as many as there are
+        active nodes."""
+        active = sum(node.state == "active" for node in self.nodes())
+        return int(self.settings().get("replicas") or max(1, min(REPLICAS, active)))
 
     def set_local(self, key: Literal["safe_mode", "clock_ms"], value: str | int | None) -> None:
         """Set a key that is in no log (None: remove it), durable on return."""
@@ -347,11 +354,11 @@ class Namespace(Database):
         """(chunk, length in bytes, replicas) of every file that a retained number sees, or a number of `also`; each
         chunk once, ascending.
 
-        `horizon`: as if history began there. `replicas` is the largest count set for a file of the chunk, 0 where none
-        is. It reads one state, on a connection of its own, and keeps little in memory.
+        `horizon`: as if history began there. `replicas` is the most that one of the chunk's files asks for; 0 where
+        that is the store's default. It reads one state, on a connection of its own, and keeps little in memory.
         """
         with self.reading() as db, marked(db, horizon, also):
-            yield from needed_chunks(db)
+            yield from needed_chunks(db, self.default_replicas())
 
     def files_of(self, chunk_id: ChunkId, at: int) -> list[str]:
         """Paths of the files that hold this chunk; see `files_of_many`."""

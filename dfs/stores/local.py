@@ -103,6 +103,9 @@ class LocalChunkStore(ChunkStore):
             with contextlib.suppress(ChunkMissing, ChunkDamaged):
                 if is_intact(self._record(chunk), chunk):
                     found.add(chunk)
+        with self._node_errors():
+            for folder in {chunk[:2] for chunk in found if self._is_there(chunk)}:
+                self._disk.sync_folder(self._folder(folder))  # who linked the name may have died before
         return found
 
     def listing(self) -> Iterator[tuple[ChunkId, int]]:

@@ -910,3 +910,37 @@ def test_a_damaged_node_counts_as_nothing_held_in_a_put() -> None:
     chunks = ReplicatedChunks([PlacementNode("a")], {"a": Damaged("a")}, 1)
     chunks.put_many(many(2))
     assert chunks.intact([record.id for record in many(2)]) == set()
+
+
+def test_a_node_that_missed_thousands_of_transactions_catches_up(tmp_path: Path) -> None:
+    full, lagging = (OpLog(folder) for folder in (tmp_path / "a", tmp_path / "b"))
+    for folder in ("a", "b"):
+        (tmp_path / folder / "oplog").mkdir(parents=True)
+    record = Operation(1, "r1", 0, "", []).logged()
+    lagging.append(record)
+    records = [record]
+    for txn in range(2, 2_500):
+        records.append(Operation(txn, f"r{txn}", 0, records[-1].chain, []).logged())
+    full.extend(records)
+    assert backfill(lagging, [full], 2_499) == 2_498
+    assert [r.txn for r in lagging.records()] == list(range(1, 2_500))
+
+
+def test_a_chunk_whose_writer_died_before_its_name_was_durable_is_made_so(tmp_path: Path) -> None:  # F13
+    limbo = tmp_path / "limbo"
+    limbo.mkdir()
+    disk = FaultDisk(limbo)
+    node = create_node(tmp_path / "n", "store", disk)
+    record = encode(random.Random(1).randbytes(300_000))
+    writer = LocalChunkStore(tmp_path / "n", node, disk)
+    disk.fail("sync_folder", errno.EIO, nth=2)  # the folder of the chunk's own, after its name was linked
+    with pytest.raises(NodeFailed):
+        writer.put_many([record])
+    disk.mend()
+    (tmp_path / "n" / "suspect").unlink(missing_ok=True)
+    for seed in range(6):
+        copy = LocalChunkStore(tmp_path / "n", node, disk)
+        assert copy.intact([record.id]) == {record.id}
+        disk.power_cut(seed)
+        disk = FaultDisk(limbo)
+        assert LocalChunkStore(tmp_path / "n", node, disk).get(record.id)

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 import dfs
-from dfs import ANY, MakeDir, Move, PutFile, PutFolder, Remove, Store
+from dfs import ANY, Copy, MakeDir, Move, PutFile, PutFolder, Remove, SetReplicas, Store
 from dfs.errors import (
     AlreadyExists,
     BadInput,
@@ -675,3 +675,16 @@ def test_a_node_that_was_away_gets_the_log_it_missed(store: Store, tmp_path: Pat
         assert last.txn == newest
         publish(again, MakeDir("later"))
     assert [record.txn for record in OpLog(away).records()] == list(range(1, newest + 2))
+
+
+def test_a_number_of_copies_said_for_one_file_takes_none_from_another(store: Store) -> None:
+    shared = lines(2_000)
+    put(store, "cheap", shared)
+    put(store, "precious", shared)
+    publish(store, SetReplicas("cheap", 1), Copy("precious", "also/precious"))
+    assert {replicas or store.replicas for _, _, replicas in store.namespace.needed()} == {2}
+    publish(store, SetReplicas("cheap", 3))
+    assert {replicas or store.replicas for _, _, replicas in store.namespace.needed()} == {3}
+    publish(store, Remove("precious"), Remove("also", recursive=True), SetReplicas("cheap", 1))
+    now = store.txn()
+    assert {replicas for _, _, replicas in store.namespace.needed(horizon=now)} == {1}
