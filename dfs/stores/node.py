@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -20,6 +21,7 @@ from dfs.options import SMALL_CHECKPOINT_PAGES
 FORMAT = 1
 _APPLICATION_ID = 0x4D52534D  # "MRSM"
 _SMALL_NAME = re.compile(r"small-(\d+)\.db")
+_ROW_BYTES_MIN = 32  # the id alone
 _SCHEMA = "CREATE TABLE small_chunk(id BLOB PRIMARY KEY CHECK(length(id) = 32), record BLOB NOT NULL) STRICT"
 
 
@@ -75,15 +77,49 @@ def newest_small(node: Path) -> int:
 
 
 def readable_rows(db: apsw.Connection) -> Iterator[tuple[bytes, bytes]]:
-    """What can be read of a database with damaged pages; row by row, because a scan ends at the first damaged page."""
+    """What can be read of a database with damaged pages; some of it twice.
+
+    A scan ends at the first damaged page. So the rows are found one by one through the index of ids, which begins again
+    for each first byte of an id; where the index is damaged too, they are looked for by their numbers.
+    """
+    last, whole = 0, True
+    for first in range(256):
+        rowids, complete = _indexed(db, bytes([first]))
+        if not complete:
+            whole = False
+            for second in range(256):
+                rowids |= _indexed(db, bytes([first, second]))[0]
+        for rowid in sorted(rowids):
+            last = max(last, rowid)
+            with contextlib.suppress(apsw.Error):
+                yield from db.execute("SELECT id, record FROM small_chunk WHERE rowid = ?", (rowid,)).fetchall()
+    if not whole:
+        yield from _numbered(db, last + os.stat(db.db_filename("main")).st_size // _ROW_BYTES_MIN)
+
+
+def _indexed(db: apsw.Connection, prefix: bytes) -> tuple[set[int], bool]:
+    """Numbers of the rows whose ids begin so, and whether these are all."""
+    found: set[int] = set()
     try:
-        last: int = db.execute("SELECT max(rowid) FROM small_chunk").get or 0
+        sql = "SELECT rowid FROM small_chunk WHERE id >= ? AND id < ?"
+        for row in db.execute(sql, (prefix, prefix + b"\xff" * 32)):
+            found.add(row[0])
     except apsw.Error:
-        last = os.stat(db.db_filename("main")).st_size // 32  # no row is smaller
-    for rowid in range(1, last + 1):
+        return found, False
+    return found, True
+
+
+def _numbered(db: apsw.Connection, last: int) -> Iterator[tuple[bytes, bytes]]:
+    """The rows up to number `last`; in a damaged page, number by number."""
+    sql = "SELECT rowid, id, record FROM small_chunk WHERE rowid > ? ORDER BY rowid LIMIT 1"
+    rowid = 0
+    while rowid < last:
         try:
-            row = db.execute("SELECT id, record FROM small_chunk WHERE rowid = ?", (rowid,)).fetchone()
+            row = db.execute(sql, (rowid,)).fetchone()
         except apsw.Error:
+            rowid += 1
             continue
-        if row is not None:
-            yield row
+        if row is None:
+            return
+        rowid = row[0]
+        yield row[1:]

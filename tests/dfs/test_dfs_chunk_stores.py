@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 import os
@@ -20,7 +21,7 @@ from dfs.placement import PlacementNode
 from dfs.replication import ReplicatedChunks
 from dfs.stores.local import LocalChunkStore
 from dfs.stores.memory import MemoryChunkStore
-from dfs.stores.node import create_node, newest_small
+from dfs.stores.node import create_node, newest_small, open_small
 from dfs.testing import Damage, check_chunk_store, damage_local
 
 LARGE = random.Random(1).randbytes(100_000)  # cannot be compressed: it gets a file
@@ -186,6 +187,48 @@ def test_a_lost_small_db_is_begun_anew_while_open(tmp_path: Path, how: str) -> N
     (tmp_path / "n" / f"small-{newest_small(tmp_path / 'n')}.db").unlink()
     assert store.put_many([record]) == [True], "one that is deleted while open is noticed"
     assert LocalChunkStore(tmp_path / "n", store.node_id).get(record.id) == b"small"
+
+
+def _leaf(file: Path, root: int, *, last: bool) -> int:
+    """Number of the first or last leaf page of a tree of SQLite (fileformat2.html, section 1.6)."""
+    data, page = file.read_bytes(), root
+    while data[(page - 1) * 4096] in (2, 5):  # interior
+        at = (page - 1) * 4096
+        cell = int.from_bytes(data[at + 12 : at + 14], "big")
+        child = at + 8 if last else at + cell
+        page = int.from_bytes(data[child : child + 4], "big")
+    return page
+
+
+@pytest.mark.parametrize("index_too", [False, True])
+def test_rows_with_high_numbers_are_salvaged(tmp_path: Path, index_too: bool) -> None:  # F14
+    """Rows that come and go: their numbers only grow, far beyond what the file has room for."""
+    store = local(tmp_path / "n")
+    records = [encode(LARGE[n * 300 :][:300]) for n in range(300)]
+    store.put_many(records[:1])
+    with contextlib.closing(open_small(tmp_path / "n" / "small-1.db")) as db:
+        db.execute("UPDATE small_chunk SET rowid = 100000")
+    store.put_many(records[1:])
+    store.close()
+    file = tmp_path / "n" / "small-1.db"
+    with contextlib.closing(open_small(file)) as db:
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        roots = dict(db.execute("SELECT type, rootpage FROM sqlite_master").fetchall())
+    bad = [_leaf(file, roots["table"], last=True)]
+    if index_too:
+        bad.append(_leaf(file, roots["index"], last=False))
+    with open(file, "r+b") as damaged:
+        for page in bad:
+            damaged.seek((page - 1) * 4096 + 2000)
+            damaged.write(b"\xff" * 8)
+    store = LocalChunkStore(tmp_path / "n", store.node_id)
+    store.put_many([encode(b"this meets the damaged page")])
+    assert newest_small(tmp_path / "n") == 2
+    good = 0
+    for record in records:
+        with contextlib.suppress(ChunkMissing):
+            good += len(store.get(record.id)) == 300
+    assert 300 - 4096 // 300 <= good < 300, "all but one page"
 
 
 def test_a_folder_that_is_another_node_is_refused(tmp_path: Path) -> None:
