@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib import metadata as distributions
 
 from dfs.disk import suspect_reason
@@ -76,6 +76,7 @@ def _show(store: Store, out: Output, health: Health) -> None:
     """Each kind apart, with the files concerned, then the sum."""
     kinds = {
         "missing": health.missing,
+        "waiting": health.waiting,
         "corrupt": health.corrupt,
         "under-replicated": health.under_replicated,
         "over-replicated": health.over_replicated,
@@ -87,10 +88,19 @@ def _show(store: Store, out: Output, health: Health) -> None:
     for kind, found in kinds.items():
         for finding in found:
             _show_one(out, kind, finding, files.get(finding.chunk, []))
+    if health.waiting:
+        out.hint(waits_for(store.absent))
     counts = {kind.replace("-", "_"): len(found) for kind, found in kinds.items()}
-    told = ", ".join(f"{len(found):,} {kind}" for kind, found in kinds.items())
+    told = ", ".join(f"{len(found):,} {kind}" for kind, found in kinds.items() if found or kind != "waiting")
     state = "damaged" if health.damaged else "healthy"
     out.line(f"{state}: {health.chunks:,} chunks, {told}", "result", state=state, chunks=health.chunks, **counts)
+
+
+def waits_for(absent: Iterable[str]) -> str:
+    """What to do about chunks whose copies may be on nodes that are absent."""
+    names = ", ".join(sorted(absent))
+    each = "; ".join(f"`dfs nodes remove --lost {name}`" for name in sorted(absent))
+    return f"what waits, waits for absent node {names}: bring it back, or {each}"
 
 
 def _show_one(out: Output, kind: str, finding: Finding, files: list[str]) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from dfs.cli_command import Context, command, dry_run_option, size_bytes, yes_option
-from dfs.errors import UsageProblem
+from dfs.errors import NodeFailed, UsageProblem
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -99,13 +99,15 @@ def fsck(context: Context, read_data: bool, heal: bool) -> int:
 def scrub(context: Context, rate: int | None, restart: bool, budget: int | None) -> int:
     """Read every copy of every chunk and heal the bad ones. Goes on where it was interrupted. Exits 12 when something
     is lost."""
+    from dfs.checks import waits_for
     from dfs.render import counted, human_bytes, visible
     from dfs.scrub import scrub as run
 
     store = context.open()
     with context.out.progress("scrub", _stored_bytes(store), noun="copies") as progress:
         done = run(store, rate=rate, restart=restart, budget=budget, progress=progress.reach)
-    for kind, findings in (("lost", done.lost), ("damaged", done.damaged), ("lacking", done.lacking)):
+    kinds = {"lost": done.lost, "waiting": done.waiting, "damaged": done.damaged, "lacking": done.lacking}
+    for kind, findings in kinds.items():
         for finding in findings:
             files = store.namespace.files_of(finding.chunk, store.txn())
             context.out.line(
@@ -120,23 +122,31 @@ def scrub(context: Context, rate: int | None, restart: bool, budget: int | None)
     context.out.line(
         f"{'pass complete' if done.done else 'not at the end yet'}: {counted(done.copies, 'copy', 'copies')}, "
         f"{human_bytes(done.bytes)} read; {len(done.damaged):,} chunks damaged, {len(done.lacking):,} lacking copies, "
-        f"{len(done.lost):,} lost, {done.healed:,} copies healed",
+        f"{len(done.lost):,} lost, {done.healed:,} copies healed"
+        + (f"; {counted(len(done.waiting), 'chunk')} on no node that is there" if done.waiting else ""),
         "result",
         copies=done.copies,
         bytes=done.bytes,
         damaged=len(done.damaged),
         lacking=len(done.lacking),
         lost=len(done.lost),
+        waiting=len(done.waiting),
         healed=done.healed,
         spoilt=done.spoilt,
         failures=len(done.failures),
         done=done.done,
     )
+    if done.waiting:
+        context.out.hint(waits_for(store.absent))
     return DAMAGED if done.lost or done.failures else 0
 
 
-def _stored_bytes(store: Store) -> int:
-    return sum(node.usage().stored_bytes for node in store.replicated.nodes.values())
+def _stored_bytes(store: Store) -> int | None:
+    """None when a node cannot tell: the scrub will find out why."""
+    try:
+        return sum(node.usage().stored_bytes for node in store.replicated.nodes.values())
+    except NodeFailed:
+        return None
 
 
 def _failures(out: Output, failures: Iterable[str]) -> None:
@@ -150,6 +160,7 @@ def _failures(out: Output, failures: Iterable[str]) -> None:
 @dry_run_option
 def repair(context: Context, now: bool, rate: int | None, dry_run: bool) -> int:
     """Make the copies that are lacking. Those in most danger first; then copies in the wrong places are moved."""
+    from dfs.checks import waits_for
     from dfs.render import counted, human_bytes
     from dfs.repair import repair as run
 
@@ -161,10 +172,15 @@ def repair(context: Context, now: bool, rate: int | None, dry_run: bool) -> int:
     context.out.line(
         f"{would}written {counted(done.copies, 'copy', 'copies')} ({human_bytes(done.copied_bytes)}), "
         f"removed {done.drops:,} ({human_bytes(done.dropped_bytes)}); {done.missing:,} chunks have no good copy, "
-        f"{done.waiting:,} wait for an absent node",
+        f"{done.waiting:,} wait for an absent node"
+        + (f"; {counted(done.unplaced, 'chunk')} lack nodes for all the copies asked for" if done.unplaced else ""),
         "result",
         **{**asdict(done), "failures": len(done.failures)},
     )
+    if done.waiting:
+        context.out.hint(waits_for(store.absent))
+    if done.unplaced:
+        context.out.hint("add a node with: dfs nodes add, or ask for fewer copies with: dfs setrep")
     return 0 if done.complete else DAMAGED
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from dfs.changes import Expire, changes_to_json
 from dfs.errors import CareRefused, NodeFailed, NotFound
 from dfs.failpoints import failpoint
-from dfs.health import Held, fault, survey
+from dfs.health import Held, fault, needed, survey
 from dfs.ids import ChunkId
 from dfs.options import BATCH_CHUNKS_MAX, COLLECTED_SHARE_MAX, DAY_MS, RETENTION_DAYS
 from dfs.pins import alone, collecting
@@ -270,7 +270,7 @@ def _spare(store: Store) -> set[ChunkId]:
     """Chunks with records in quarantine that nothing can be gained from: not needed, or with all their good copies."""
     nodes = store.replicated.nodes
     spare = {chunk for node in nodes.values() for chunk in node.quarantined()}
-    for chunk, _, replicas in store.namespace.needed():
+    for chunk, _, replicas in needed(store):
         if chunk in spare:
             holders = store.replicated.holders(chunk)
             good = sum(fault(nodes[node], chunk) is None for node in holders)

@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING, Literal
 from dfs.chunk_store import ChunkStore
 from dfs.errors import ChunkDamaged, ChunkMissing, Unsupported
 from dfs.ids import ChunkId
+from dfs.pins import living
 
 if TYPE_CHECKING:
     from dfs.store import Store
 
-Kind = Literal["missing", "corrupt", "under_replicated", "over_replicated", "misplaced", "orphaned"]
+Kind = Literal["missing", "waiting", "corrupt", "under_replicated", "over_replicated", "misplaced", "orphaned"]
+_LACKING: tuple[Kind, ...] = ("missing", "waiting", "under_replicated")
 Progress = Callable[[int], None]  # told how many copies have been looked at
 
 
@@ -48,12 +50,14 @@ class Finding:
 class Health:
     """Each unhealthy chunk is in one list, fewest good copies first.
 
-    Missing: no good copy; corrupt: a bad one beside good ones; under-replicated: only too few; misplaced: enough, but
-    not where placement wants them; over-replicated: too many; orphaned: held but not needed.
+    Missing: no good copy; waiting: none, but a node is absent that may have one; corrupt: a bad one beside good ones;
+    under-replicated: only too few; misplaced: enough, but not where placement wants them; over-replicated: too many;
+    orphaned: held but not needed.
     """
 
     chunks: int
     missing: Sequence[Finding] = ()
+    waiting: Sequence[Finding] = ()
     corrupt: Sequence[Finding] = ()
     under_replicated: Sequence[Finding] = ()
     over_replicated: Sequence[Finding] = ()
@@ -63,7 +67,7 @@ class Health:
     @property
     def damaged(self) -> bool:
         """Whether a copy that should be there is not. The other kinds are no damage: no byte is at risk."""
-        return bool(self.missing or self.corrupt or self.under_replicated)
+        return bool(self.missing or self.waiting or self.corrupt or self.under_replicated)
 
     @property
     def to_repair(self) -> list[Finding]:
@@ -83,8 +87,10 @@ class Held:
     unlisted: tuple[str, ...]
 
 
-def judge(finding: Finding, targets: Sequence[str]) -> Kind | None:
+def judge(finding: Finding, targets: Sequence[str], some_absent: bool = False) -> Kind | None:
     """What is wrong with a chunk; `targets` are the nodes that can be reached and should hold it. None: nothing.
+
+    `some_absent`: there are nodes that cannot be reached, and may have a copy.
 
     >>> one = ChunkId.of(b"x")
     >>> judge(Finding(one, 1, 2, Copies(("a",), (("b", "hash"),))), ["a", "b"])
@@ -94,7 +100,7 @@ def judge(finding: Finding, targets: Sequence[str]) -> Kind | None:
     if finding.replicas == 0:
         return "orphaned"
     if not good:
-        return "missing"
+        return "waiting" if some_absent else "missing"
     if finding.copies.bad:
         return "corrupt"
     if len(good) < finding.replicas:
@@ -128,6 +134,12 @@ def survey(needed: Iterable[tuple[ChunkId, int, int]], nodes: Mapping[str, Chunk
                 holders.append((names[rank], size))
         lost = tuple(unlisted) if unlisted else ()
         yield Held(chunk, length, replicas, tuple(holders), lost)
+
+
+def needed(store: Store) -> Iterator[tuple[ChunkId, int, int]]:
+    """What `Namespace.needed` gives, also for the transactions that open stores hold: nobody may take them for
+    orphaned, though the name by which they were reached is gone."""
+    return store.namespace.needed(also=living(store.pins.folder).txns)
 
 
 def fault(node: ChunkStore, chunk: ChunkId) -> str | None:
@@ -182,14 +194,14 @@ def examine(store: Store, *, read_data: bool = False, progress: Progress = lambd
     """Survey the store and judge every chunk; with `read_data` every copy is read and verified. Raises NodeFailed."""
     lists = _Lists()
     looked = 0
-    for held in survey(store.namespace.needed(), store.replicated.nodes):
+    for held in survey(needed(store), store.replicated.nodes):
         looked += len(held.holders)
         progress(looked)
         lists.chunks += held.replicas is not None
         found = finding_of(store, held, read_data)
         if found is not None:
             lists.add(*found)
-    for kind in ("missing", "under_replicated"):
+    for kind in _LACKING:
         lists.kinds[kind] = still_needed(store, lists.kinds.get(kind, []))
     return lists.health()
 
@@ -197,11 +209,11 @@ def examine(store: Store, *, read_data: bool = False, progress: Progress = lambd
 def finding_of(store: Store, held: Held, read_data: bool) -> tuple[Kind, Finding] | None:
     """What is wrong with one chunk of a survey of the store."""
     finding = _look_at(store, held, read_data)
-    kind = judge(finding, _targets(store, finding))
-    if kind in ("missing", "under_replicated"):  # a repair may have moved it since it was listed
+    kind = judge(finding, _targets(store, finding), bool(store.absent))
+    if kind in _LACKING:  # a repair may have moved it since it was listed
         holders = tuple((name, 0) for name in store.replicated.holders(finding.chunk))
         finding = _look_at(store, Held(held.chunk, held.length, held.replicas, holders, held.unlisted), read_data)
-        kind = judge(finding, _targets(store, finding))
+        kind = judge(finding, _targets(store, finding), bool(store.absent))
     return None if kind is None else (kind, finding)
 
 
@@ -210,8 +222,8 @@ def still_needed(store: Store, findings: list[Finding]) -> list[Finding]:
     if not findings:
         return []
     asked = {finding.chunk for finding in findings}
-    needed = {chunk for chunk, _, _ in store.namespace.needed() if chunk in asked}
-    return [finding for finding in findings if finding.chunk in needed]
+    found = {chunk for chunk, _, _ in needed(store) if chunk in asked}
+    return [finding for finding in findings if finding.chunk in found]
 
 
 def _look_at(store: Store, held: Held, read_data: bool) -> Finding:

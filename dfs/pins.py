@@ -159,6 +159,12 @@ class Pinned:
     dead: int = 0  # files of owners that are gone
 
 
+def living(folder: Path) -> Pinned:
+    """What is pinned now, without keeping anybody from pinning more. Raises Unsupported, DfsError."""
+    with _typed(folder):
+        return _read_all(folder, sweep=False)
+
+
 @contextlib.contextmanager
 def collecting(folder: Path, *, sweep: bool = True, wait_s: float = COLLECTION_WAIT_S) -> Iterator[Pinned]:
     """The exclusive lock, for a collection: nobody pins, stores or publishes in the body. Removes files of dead owners

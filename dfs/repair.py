@@ -63,9 +63,7 @@ def plan_repair(findings: Iterable[Finding], nodes: Nodes, *, now: bool = False,
         good, bad = finding.copies.good, [node for node, _ in finding.copies.bad]
         if not good:
             continue
-        waited_for = () if now else nodes.absent
-        order = nodes.order(finding.chunk)
-        wanted = [n for n in order if n in good or n in nodes.writable or n in waited_for][: finding.replicas]
+        wanted = _wanted(finding, nodes, now)
         copies = [n for n in wanted if n not in good and n not in nodes.absent]
         whole = len(wanted) == finding.replicas and not any(n in nodes.absent for n in wanted)
         surplus = [n for n in good if n not in wanted] if drops and whole else []
@@ -76,9 +74,42 @@ def plan_repair(findings: Iterable[Finding], nodes: Nodes, *, now: bool = False,
 
 
 @dataclass(frozen=True)
+class Left:
+    """How many chunks a plan leaves without their copies: see `Repaired`."""
+
+    missing: int = 0
+    waiting: int = 0
+    unplaced: int = 0
+
+
+def left_over(health: Health, nodes: Nodes, *, now: bool = False) -> Left:
+    """What a repair can do nothing about.
+
+    >>> there = Nodes(lambda chunk: ["a", "b"], absent=["b"], writable=["a"])
+    >>> too_many = Finding(ChunkId.of(b"x"), 1, 3, Copies(("a",)))
+    >>> left_over(Health(1, under_replicated=[too_many]), there)
+    Left(missing=0, waiting=1, unplaced=1)
+    """
+    waiting = unplaced = 0
+    for finding in health.under_replicated:
+        wanted = _wanted(finding, nodes, now)
+        waiting += any(n in nodes.absent and n not in finding.copies.good for n in wanted)
+        unplaced += len(wanted) < finding.replicas
+    return Left(len(health.missing), waiting + len(health.waiting), unplaced)
+
+
+def _wanted(finding: Finding, nodes: Nodes, now: bool) -> list[str]:
+    """The nodes that shall hold a chunk: of those that have it, can be given it, or are waited for."""
+    good, waited_for = finding.copies.good, () if now else nodes.absent
+    order = nodes.order(finding.chunk)
+    return [n for n in order if n in good or n in nodes.writable or n in waited_for][: finding.replicas]
+
+
+@dataclass(frozen=True)
 class Repaired:
     """What a repair did, or would do (`dry_run`). Bytes are uncompressed; `missing` chunks have no good copy left;
-    `waiting` ones lack a copy that an absent node may hold."""
+    `waiting` ones lack a copy that an absent node may hold; `unplaced` ones ask for more copies than there are nodes
+    that can be written to."""
 
     copies: int
     copied_bytes: int
@@ -86,6 +117,7 @@ class Repaired:
     dropped_bytes: int
     missing: int
     waiting: int
+    unplaced: int
     failures: tuple[str, ...]
     dry_run: bool = False
 
@@ -119,10 +151,9 @@ def repair(
         work = Work(store, Throttle(rate, clock, sleep), progress)
         todo = found.to_repair
         actions = plan_repair(todo, work.nodes(), now=now, drops=store.safe_mode is None)
-        written_to = {action.finding.chunk for action in actions if action.copies}
-        waiting = sum(finding.chunk not in written_to for finding in found.under_replicated)
+        left = left_over(found, work.nodes(), now=now)
         if dry_run:
-            return work.planned(actions, len(found.missing), waiting)
+            return work.planned(actions, left)
         drops: list[Action] = []
         while actions:
             unfinished = work.copy(actions)
@@ -131,7 +162,7 @@ def repair(
             actions = plan_repair(unfinished, work.nodes(), now=now, drops=store.safe_mode is None)
         failpoint("repair.copied")
         work.drop(drops)
-        return work.report(len(found.missing), waiting)
+        return work.report(left)
 
 
 class Work:
@@ -241,19 +272,21 @@ class Work:
         except NodeFailed as error:
             return str(error)
 
-    def planned(self, actions: Sequence[Action], missing: int, waiting: int) -> Repaired:
+    def planned(self, actions: Sequence[Action], left: Left) -> Repaired:
         """What `actions` would do."""
         copies = [action.finding.length for action in actions for _ in action.copies]
         drops = [action.finding.length for action in actions for _ in action.drops]
-        return Repaired(len(copies), sum(copies), len(drops), sum(drops), missing, waiting, (), dry_run=True)
+        done = (len(copies), sum(copies), len(drops), sum(drops))
+        return Repaired(*done, left.missing, left.waiting, left.unplaced, (), dry_run=True)
 
-    def report(self, missing: int, waiting: int) -> Repaired:
+    def report(self, left: Left = Left()) -> Repaired:
         """What has been done."""
         copied, dropped = self._copied, self._dropped
         needed = still_needed(self._store, [finding for finding, _ in self._unread.values()])
         unread = [f"chunk {found.chunk} cannot be read: {self._unread[found.chunk][1]}" for found in needed]
         failures = tuple(dict.fromkeys([*self._failures, *unread]))
-        return Repaired(copied.count, copied.size, dropped.count, dropped.size, missing, waiting, failures)
+        done = (copied.count, copied.size, dropped.count, dropped.size)
+        return Repaired(*done, left.missing, left.waiting, left.unplaced, failures)
 
 
 @dataclass

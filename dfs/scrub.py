@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from dfs.errors import DfsError, Unsupported
 from dfs.failpoints import failpoint
-from dfs.health import Finding, Held, finding_of, still_needed, survey
+from dfs.health import Finding, Held, finding_of, needed, still_needed, survey
 from dfs.ids import ChunkId
 from dfs.options import BATCH_BYTES_MAX, SCRUB_SAVE_BYTES
 from dfs.pins import alone
@@ -49,9 +49,10 @@ class Cursor:
 class Scrubbed:
     """What one run did. `done`: the pass has come to its end (the next one begins anew).
 
-    `damaged` are chunks with bad copies, `lacking` those with too few, `lost` those without a good copy; `healed`
-    copies were written; `spoilt` damaged copies that no file needs were put in quarantine; `failures` are copies that
-    could not be written and, at the end of a pass, faults of logs and checkpoints.
+    `damaged` are chunks with bad copies, `lacking` those with too few, `lost` those without a good copy; `waiting` ones
+    have none either, but an absent node may; `healed` copies were written; `spoilt` damaged copies that no file needs
+    were put in quarantine; `failures` are copies that could not be written and, at the end of a pass, faults of logs
+    and checkpoints.
     """
 
     copies: int
@@ -59,6 +60,7 @@ class Scrubbed:
     damaged: tuple[Finding, ...]
     lacking: tuple[Finding, ...]
     lost: tuple[Finding, ...]
+    waiting: tuple[Finding, ...]
     healed: int
     spoilt: int
     failures: tuple[str, ...]
@@ -68,7 +70,7 @@ class Scrubbed:
     @property
     def clean(self) -> bool:
         """Whether nothing was found wrong."""
-        return not (self.damaged or self.lacking or self.lost or self.spoilt or self.failures)
+        return not (self.damaged or self.lacking or self.lost or self.waiting or self.spoilt or self.failures)
 
 
 def scrub(
@@ -142,13 +144,14 @@ class _Run:
         self._damaged: list[Finding] = []
         self._lacking: list[Finding] = []
         self._lost: list[Finding] = []
+        self._waiting: list[Finding] = []
         self._spoilt = 0
         self._to_heal: list[Finding] = []
         self._work = Work(store, Throttle(None))
 
     def go(self, budget: int | None, progress: Progress) -> bool:
         """Returns whether the end was reached."""
-        for held in survey(self._store.namespace.needed(), self._store.replicated.nodes):
+        for held in survey(needed(self._store), self._store.replicated.nodes):
             if held.chunk <= self._cursor.after:
                 continue
             if budget is not None and self._cursor.bytes - self._begun.bytes >= budget:
@@ -178,6 +181,8 @@ class _Run:
             self._spoilt += bad
         elif kind == "missing":
             self._lost.append(finding)
+        elif kind == "waiting":
+            self._waiting.append(finding)
         elif kind == "corrupt":
             self._damaged.append(finding)
             self._to_heal.append(finding)
@@ -202,7 +207,7 @@ class _Run:
         """Save what can be saved when the pass cannot go on; what was found and not healed is to be found again."""
         with contextlib.suppress(DfsError):  # without descriptors the cursor before this one is kept
             self.heal()
-            if not self._work.report(0, 0).failures:
+            if not self._work.report().failures:
                 self.save(done=False)
 
     def save(self, done: bool) -> None:
@@ -219,13 +224,14 @@ class _Run:
 
     def report(self, done: bool, log_faults: list[str]) -> Scrubbed:
         """What this run did."""
-        healed = self._work.report(0, 0)
+        healed = self._work.report()
         return Scrubbed(
             copies=self._cursor.copies - self._begun.copies,
             bytes=self._cursor.bytes - self._begun.bytes,
             damaged=tuple(self._damaged),
             lacking=tuple(still_needed(self._store, self._lacking)),
             lost=tuple(still_needed(self._store, self._lost)),
+            waiting=tuple(still_needed(self._store, self._waiting)),
             healed=healed.copies,
             spoilt=self._spoilt,
             failures=(*healed.failures, *log_faults),

@@ -92,7 +92,9 @@ def readable_rows(db: apsw.Connection) -> Iterator[tuple[bytes, bytes]]:
         for rowid in sorted(rowids):
             last = max(last, rowid)
             with contextlib.suppress(apsw.Error):
-                yield from db.execute("SELECT id, record FROM small_chunk WHERE rowid = ?", (rowid,)).fetchall()
+                row = db.execute("SELECT id, record FROM small_chunk WHERE rowid = ?", (rowid,)).fetchone()
+                if row is not None:
+                    yield row
     if not whole:
         yield from _numbered(db, last + os.stat(db.db_filename("main")).st_size // _ROW_BYTES_MIN)
 

@@ -20,7 +20,7 @@ from dfs.creation import init_store
 from dfs.errors import ChunkDamaged, NodeFailed, UsageProblem
 from dfs.health import Copies, Finding, Health, Held, examine, finding_of, judge, look, survey
 from dfs.ids import ChunkId
-from dfs.members import add_node
+from dfs.members import add_node, remove_node
 from dfs.oplog import Operation, parse_segment
 from dfs.placement import PlacementNode, place
 from dfs.render import Output
@@ -61,11 +61,12 @@ def finding(good: str, bad: str = "", replicas: int = 2, chunk: ChunkId = ONE) -
 )
 def test_every_chunk_is_judged_as_one_kind(found: Finding, kind: str | None) -> None:
     assert judge(found, ["a", "b"]) == kind
+    assert judge(found, ["a", "b"], some_absent=True) == ("waiting" if kind == "missing" else kind)
 
 
 def test_only_lost_copies_are_damage() -> None:
     one = (finding("a"),)
-    assert all(Health(1, **{kind: one}).damaged for kind in ("missing", "corrupt", "under_replicated"))
+    assert all(Health(1, **{kind: one}).damaged for kind in ("missing", "waiting", "corrupt", "under_replicated"))
     assert not any(Health(1, **{kind: one}).damaged for kind in ("over_replicated", "misplaced", "orphaned"))
 
 
@@ -294,7 +295,7 @@ def others(store: Store, path: str) -> list[str]:
 
 
 def counts(health: Health) -> dict[str, int]:
-    kinds = ("missing", "corrupt", "under_replicated", "over_replicated", "misplaced", "orphaned")
+    kinds = ("missing", "waiting", "corrupt", "under_replicated", "over_replicated", "misplaced", "orphaned")
     return {kind: len(getattr(health, kind)) for kind in kinds if getattr(health, kind)}
 
 
@@ -526,9 +527,8 @@ def test_what_is_collected_during_a_survey_is_not_missing(store: Store, monkeypa
     needed = list(store.namespace.needed())
     for node in store.replicated.nodes.values():
         node.delete_many([chunk])
-    monkeypatch.setattr(
-        store.namespace, "needed", iter([iter(needed), iter(n for n in needed if n[0] != chunk)]).__next__
-    )
+    answers = iter([needed, [entry for entry in needed if entry[0] != chunk]])
+    monkeypatch.setattr(store.namespace, "needed", lambda also: next(answers))
     assert counts(examine(store)) == {}
 
 
@@ -538,6 +538,47 @@ def test_what_is_moved_during_a_survey_is_not_missing(store: Store) -> None:
 
 
 # -- fsck -------------------------------------------------------------------------------------------------------------
+
+
+def test_what_only_an_absent_node_holds_is_waited_for(
+    store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:  # F40
+    away = lose_all_but_one(store, "f05")
+    store.close()
+    store.node_paths()[away].rename(tmp_path / "away")
+    with open_store(store.path) as opened:
+        found = examine(opened)
+        assert (found.missing, [f.chunk for f in found.waiting], found.damaged) == (
+            (),
+            [chunk_of(store, "f05")],
+            True,
+        )
+        done = repair(opened, now=True)
+        assert (done.missing, done.waiting, done.complete) == (0, 1, True)
+        assert check(opened, Output(False), False, False) == 12
+        shown = capsys.readouterr()
+        assert "waiting          " in shown.out
+        assert "0 missing, 1 waiting," in shown.out
+        assert f"absent node {away}: bring it back, or `dfs nodes remove --lost {away}`" in shown.err
+        remove_node(opened, away, lost=True, force=True)
+        assert [f.chunk for f in examine(opened).missing] == [chunk_of(store, "f05")]
+
+
+def lose_all_but_one(store: Store, path: str) -> str:
+    """Returns the node that still has the copy."""
+    kept, *others = store.replicated.holders(chunk_of(store, path))
+    for node in others:
+        store.replicated.nodes[node].delete_many([chunk_of(store, path)])
+    return kept
+
+
+def test_more_copies_than_there_are_nodes_wait_for_none(store: Store) -> None:
+    store.publish([SetReplicas("f05", 9)], request_id="2")
+    done = repair(store)
+    assert (done.waiting, done.unplaced, done.complete) == (0, 1, True)
+    assert set(store.replicated.holders(chunk_of(store, "f05"))) == set(store.replicated.nodes)
+    again = repair(store, dry_run=True)
+    assert (again.copies, again.waiting, again.unplaced) == (0, 0, 1)
 
 
 def fsck(store: Store, capsys: pytest.CaptureFixture[str], *, heal: bool = False) -> tuple[int, list[dict[str, Any]]]:
@@ -566,6 +607,7 @@ def test_fsck_names_the_files_and_heals(store: Store, capsys: pytest.CaptureFixt
         "state": "damaged",
         "chunks": 16,
         "missing": 1,
+        "waiting": 0,
         "corrupt": 2,
         "under_replicated": 2,
         "over_replicated": 2,

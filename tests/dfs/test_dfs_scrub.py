@@ -14,10 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from dfs.changes import PutFile, Remove
+from dfs.changes import DropSnapshot, PutFile, Remove, SetRetention, TakeSnapshot
 from dfs.codec import HEADER_BYTES
 from dfs.creation import init_store
 from dfs.errors import DfsError, NodeFailed, StoreLocked, Unsupported
+from dfs.gc import collect
 from dfs.health import examine
 from dfs.ids import ChunkId
 from dfs.pins import alone
@@ -478,13 +479,30 @@ def test_damaged_copies_that_nobody_needs_are_put_aside(store: Store) -> None:
     assert scrub(store).clean
 
 
+def test_what_an_open_store_reads_is_healed_too(path: Path) -> None:  # F35
+    """The file is removed and its snapshot dropped, but somebody reads that transaction still."""
+    with open_store(path) as store, open_store(path) as reader:
+        store.publish([TakeSnapshot("s"), SetRetention(0)], request_id="2")
+        txn = store.at("s")
+        chunk = store.chunks("f000")[0].id
+        reader.hold(txn)
+        store.publish([Remove("f000")], request_id="3")
+        collect(store, force=True)
+        store.publish([DropSnapshot("s")], request_id="4")
+        damage_local(nodes(store)[0], chunk, "flip")
+        done = scrub(store)
+        assert (len(done.damaged), done.healed, done.spoilt) == (1, 1, 0)
+        assert all(node.get(chunk) for node in store.replicated.nodes.values())
+
+
 def test_copies_on_absent_nodes_are_not_missed(store: Store, tmp_path: Path) -> None:  # F40
     store.close()
     nodes(store)[0].rename(tmp_path / "away")
     with open_store(store.path) as opened:
         assert replace(scrub(opened), copies=0, bytes=0).clean
         damage_local(nodes(opened)[1], chunks(opened)[0], "delete")
-        assert len(scrub(opened).lost) == 1
+        done = scrub(opened)
+        assert (len(done.waiting), done.lost, done.clean) == (1, (), False), "the absent node has it"
     (tmp_path / "away").rename(nodes(store)[0])
     with open_store(store.path) as opened:
         assert scrub(opened).healed == 1
@@ -498,7 +516,7 @@ def test_what_was_removed_meanwhile_is_not_lost(store: Store, monkeypatch: pytes
     for node in store.replicated.nodes.values():
         node.delete_many([chunk])
     answers = iter([needed, *[[entry for entry in needed if entry[0] != chunk]] * 3])
-    monkeypatch.setattr(store.namespace, "needed", lambda: next(answers))
+    monkeypatch.setattr(store.namespace, "needed", lambda also: next(answers))
     assert scrub(store).clean
 
 
@@ -513,6 +531,6 @@ def test_what_was_removed_before_it_was_healed_is_no_failure(store: Store, monke
             node.delete_many([chunk])
 
     answers = iter([needed, *[[entry for entry in needed if entry[0] != chunk]] * 3])
-    monkeypatch.setattr(store.namespace, "needed", lambda: next(answers))
+    monkeypatch.setattr(store.namespace, "needed", lambda also: next(answers))
     done = scrub(store, progress=take)
     assert (done.failures, done.lost, done.healed) == ((), (), 0)
