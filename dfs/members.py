@@ -23,10 +23,10 @@ from dfs.creation import relative
 from dfs.disk import suspect_reason
 from dfs.errors import AlreadyExists, CareRefused, NodeFailed, NotFound, UsageProblem
 from dfs.failpoints import failpoint
-from dfs.health import survey
+from dfs.health import Held, look, needed, survey
 from dfs.metadata import StorageNode
 from dfs.oplog import OpLog
-from dfs.pins import alone, collecting
+from dfs.pins import Pinned, alone, collecting, living
 from dfs.repair import Progress, Repaired, repair
 from dfs.stores.node import create_node, read_identity
 from dfs.transactions import Committer
@@ -39,10 +39,11 @@ _PREFIX_MIN = 4  # digits of a uuid that may stand for it
 
 @dataclass(frozen=True)
 class NodeReport:
-    """One node. Sizes in bytes; what is not known (the node is absent) is None.
+    """One node. Sizes in bytes; what is not known (the node is absent, or cannot tell) is None.
 
-    `capacity_bytes`: what it may use at most (None: what the disk holds); `fault`: why it cannot be written to, or not
-    used at all (`absent`); `needed_chunks`: of a draining node, chunks it holds that are not all elsewhere yet.
+    `capacity_bytes`: what it may use at most (None: what the disk holds); `fault`: why it cannot be written to, cannot
+    tell what it holds, or is not used at all (`absent`); `needed_chunks`: of a draining node, chunks it holds that are
+    not all elsewhere yet.
     """
 
     id: str
@@ -69,24 +70,27 @@ class NodeReport:
 
 
 def node_report(store: Store) -> list[NodeReport]:
-    """All nodes, by id. Raises NodeFailed when one cannot say what it holds."""
+    """All nodes, by id."""
     return [_report(store, node) for node in store.namespace.nodes()]
 
 
 def _report(store: Store, node: StorageNode) -> NodeReport:
     folder = store.path / node.path
     used: Usage | None = None
-    free = needed = None
+    free = still_needed = None
     fault = store.absent.get(node.id)
     held = store.replicated.nodes.get(node.id)
     if held is not None:
         fault = suspect_reason(folder)
-        used = held.usage()
-        free = shutil.disk_usage(folder).free
-        if node.capacity is not None:
-            free = max(0, min(free, node.capacity - used.stored_bytes - used.quarantined_bytes))
-        if node.state == "draining":
-            needed = _needed_on(store, node.id, frozenset())
+        try:
+            used = held.usage()
+            free = shutil.disk_usage(folder).free
+            if node.capacity is not None:
+                free = max(0, min(free, node.capacity - used.stored_bytes - used.quarantined_bytes))
+            if node.state == "draining":
+                still_needed = _needed_on(store, node.id, living(store.pins.folder))
+        except (NodeFailed, OSError) as error:
+            fault = fault or str(error)
     return NodeReport(
         id=node.id,
         path=str(folder),
@@ -99,17 +103,26 @@ def _report(store: Store, node: StorageNode) -> NodeReport:
         free_bytes=free,
         quarantined_bytes=None if used is None else used.quarantined_bytes,
         chunks=None if used is None else used.chunks,
-        needed_chunks=needed,
+        needed_chunks=still_needed,
     )
 
 
-def _needed_on(store: Store, node: str, pinned: frozenset[bytes]) -> int:
-    """How many chunks a node holds that a file needs, or that are pinned (digests)."""
-    held = survey(store.namespace.needed(), {node: store.replicated.nodes[node]})
-    return sum(
-        bool(chunk.holders or chunk.unlisted) and (chunk.replicas is not None or chunk.chunk.digest in pinned)
-        for chunk in held
-    )
+def _needed_on(store: Store, node: str, pinned: Pinned, read_data: bool = False) -> int:
+    """How many chunks a node holds that a file needs, or that are pinned, and of which too few of the nodes that stay
+    have a copy (`read_data`: a good one). Raises NodeFailed."""
+    chunks = store.replicated
+    staying = {member.id for member in chunks.members if not member.draining} & set(chunks.nodes) - {node}
+    asked = {name: chunks.nodes[name] for name in (node, *staying)}
+    count = 0
+    for held in survey(store.namespace.needed(also=pinned.txns), asked):
+        wanted = held.replicas is not None or held.chunk.digest in pinned.chunks
+        if wanted and (node in held.unlisted or any(name == node for name, _ in held.holders)):
+            replicas = held.replicas or store.replicas
+            elsewhere = tuple((name, size) for name, size in held.holders if name != node)
+            unlisted = tuple(name for name in held.unlisted if name != node)
+            copies = look(Held(held.chunk, held.length, replicas, elsewhere, unlisted), asked, read_data)
+            count += len(copies.good) < replicas
+    return count
 
 
 def find_node(store: Store, name: str) -> StorageNode:
@@ -204,13 +217,12 @@ def _set(node: StorageNode) -> SetNode:
 
 
 def _publish(store: Store, change: Change) -> None:
-    """Commit a change of the nodes on as many logs as the nodes that are left can take: a store of two nodes that lost
-    one must be able to say so. Then take it up, and give a new node the log."""
+    """Commit a change of the nodes on every log that can be written to, one at least: a store with a node that cannot
+    must be able to replace it (docs/decisions/0023). Then take it up, and give a new node the log."""
     gone = change.id if isinstance(change, DropNode) else None
     nodes = [node for node in store.namespace.nodes() if node.id != gone]
-    active = sum(node.state == "active" for node in nodes)
     logs = [OpLog(store.path / node.path, store.disk) for node in nodes if node.id in store.replicated.nodes]
-    committer = Committer(store.namespace, logs, max(1, min(store.replicas, active)), store.uuid)
+    committer = Committer(store.namespace, logs, 1, store.uuid)
     committer.commit(changes_to_json([change]), f"nodes-{uuid.uuid4().hex}", time.time_ns() // 1_000_000)
     store.reload()
     store.committer.recover()
@@ -249,7 +261,7 @@ def drain_node(
                 f"node {node.id} is absent ({store.absent[node.id]}): bring it back, or `dfs nodes remove --lost`"
             )
         left = sum(other.state == "active" and other.id != node.id for other in store.namespace.nodes())
-        stated = max((replicas for _, _, replicas in store.namespace.needed()), default=0)
+        stated = max((replicas for _, _, replicas in needed(store)), default=0)
         copies = max(stated, store.namespace.settings().get("replicas", 1))
         if left < copies:
             raise CareRefused(f"without node {node.id} {left} are left for {copies} copies; add a node first")
@@ -270,26 +282,40 @@ class Removed:
 
 
 def remove_node(store: Store, name: str, *, lost: bool = False, force: bool = False) -> Removed:
-    """Forget a node that was drained. `lost`: one that is gone for good; refused when it has the last copy of a chunk,
-    unless `force`. What is in its folder is not touched.
+    """Forget a node that was drained. `lost`: one that is gone for good (absent, or suspect after a failed fsync);
+    refused when it has the last copy of a chunk, unless `force`. What is in its folder is not touched.
 
     Raises NotFound, CareRefused, StoreLocked, NodeFailed.
     """
-    with alone(store.pins.folder, "repair.lock"), collecting(store.pins.folder) as pinned:
+    with alone(store.pins.folder, "repair.lock"):
         store.reload()
         node = find_node(store, name)
         if len(store.namespace.nodes()) == 1:
             raise CareRefused(f"{node.id} is the only node of the store")
-        alone_there = 0
-        if lost:
-            alone_there = _check_lost(store, node, force)
-        else:
-            _check_drained(store, node, pinned.chunks)
-        _publish(store, DropNode(node.id))
+        if not lost:
+            _check_copies(store, node)  # it may take long: while writers are not kept waiting
+        with collecting(store.pins.folder) as pinned:
+            alone_there = 0
+            if lost:
+                alone_there = _check_lost(store, node, force, pinned)
+            else:
+                _check_drained(store, node, pinned)
+            _publish(store, DropNode(node.id))
     return Removed(node.id, str(store.path / node.path), alone_there)
 
 
-def _check_drained(store: Store, node: StorageNode, pinned: frozenset[bytes]) -> None:
+def _check_copies(store: Store, node: StorageNode) -> None:
+    """What a node still holds though it was drained (it cannot be written to) must be good elsewhere: read it there."""
+    pinned = living(store.pins.folder)
+    if node.id in store.replicated.nodes and (count := _needed_on(store, node.id, pinned, read_data=True)):
+        _check_drained(store, node, pinned)
+        raise CareRefused(
+            f"the copies of {count} chunks of node {node.id} on the other nodes are damaged; "
+            "`dfs fsck --read-data --heal` first"
+        )
+
+
+def _check_drained(store: Store, node: StorageNode, pinned: Pinned) -> None:
     if node.id in store.absent:
         raise CareRefused(f"node {node.id} is absent; bring it back, or remove it with --lost if it is gone for good")
     if node.state != "draining":
@@ -299,10 +325,11 @@ def _check_drained(store: Store, node: StorageNode, pinned: frozenset[bytes]) ->
         raise CareRefused(f"node {node.id} holds {count} chunks that are needed; `dfs nodes drain {node.id}` again")
 
 
-def _check_lost(store: Store, node: StorageNode, force: bool) -> int:
-    if node.id not in store.absent:
+def _check_lost(store: Store, node: StorageNode, force: bool, pinned: Pinned) -> int:
+    if node.id not in store.absent and suspect_reason(store.path / node.path) is None:
         raise CareRefused(f"node {node.id} is not lost: it is at {store.path / node.path}; drain it")
-    held = survey(store.namespace.needed(), store.replicated.nodes)
+    others = {name: other for name, other in store.replicated.nodes.items() if name != node.id}
+    held = survey(store.namespace.needed(also=pinned.txns), others)
     count = sum(chunk.replicas is not None and not (chunk.holders or chunk.unlisted) for chunk in held)
     if count and not force:
         raise CareRefused(

@@ -66,7 +66,7 @@ def plan_repair(findings: Iterable[Finding], nodes: Nodes, *, now: bool = False,
         wanted = _wanted(finding, nodes, now)
         copies = [n for n in wanted if n not in good and n not in nodes.absent]
         whole = len(wanted) == finding.replicas and not any(n in nodes.absent for n in wanted)
-        surplus = [n for n in good if n not in wanted] if drops and whole else []
+        surplus = [n for n in good if n not in wanted and n in nodes.writable] if drops and whole else []
         spoilt = [n for n in bad if n not in wanted]
         if copies or surplus or spoilt:
             actions.append(Action(finding, tuple(wanted), tuple(copies), tuple(spoilt), tuple(surplus)))

@@ -140,7 +140,7 @@ class LocalChunkStore(ChunkStore):
         try:
             chunks, stored = self._small.totals()
         except ChunkDamaged as error:
-            raise NodeFailed(str(error)) from error
+            raise NodeFailed(f"{error}; `dfs fsck --heal` writes anew what is lost") from error
         for folder in _FAN_OUT:
             sizes = [size for _, size in self._files(folder)]
             chunks, stored = chunks + len(sizes), stored + sum(sizes)

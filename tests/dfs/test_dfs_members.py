@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import shutil
@@ -10,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from dfs.changes import PutFile, Remove, SetReplicas
-from dfs.checks import diagnose
+from dfs.changes import DropSnapshot, PutFile, Remove, SetNode, SetReplicas, SetRetention, TakeSnapshot
+from dfs.checks import check, diagnose
 from dfs.creation import init_store
 from dfs.errors import AlreadyExists, CareRefused, NodeFailed, NotEnoughNodes, NotFound, UsageProblem
 from dfs.gc import collect
@@ -21,6 +22,8 @@ from dfs.rebuild import rebuild
 from dfs.render import Output
 from dfs.repair import repair
 from dfs.store import Store, open_store
+from dfs.stores.node import open_small
+from dfs.testing import damage_local
 from dfs.witness import log_faults
 
 CONTENTS = {f"f{n:03}": b"content %d" % n * (1 + n % 50) for n in range(200)}
@@ -126,6 +129,33 @@ def test_doctor_shows_nodes_settings_and_safe_mode(store: Store, capsys: pytest.
     assert [line["durability"] for line in lines if line["type"] == "store"] == ["none", "none"]
     assert [line["reason"] for line in lines if line["type"] == "safe_mode"] == ["rebuilt"]
     assert [bool(line["fault"]) for line in lines if line["type"] == "node"].count(True) == 1
+
+
+def test_a_node_that_cannot_tell_hides_no_other(store: Store, capsys: pytest.CaptureFixture[str]) -> None:  # F19
+    store.close()
+    spoil_small_chunks(store.path / "n1")
+    with open_store(store.path) as opened:
+        spoilt, *others = sorted(node_report(opened), key=lambda node: node.path)
+        assert "damaged" in str(spoilt.fault)
+        assert "`dfs fsck --heal`" in str(spoilt.fault)
+        assert (spoilt.absent, spoilt.chunks) == (False, None)
+        assert [node.fault for node in others] == [None, None]
+        assert diagnose(opened, Output(True)) == 1
+        lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        assert len([line for line in lines if line["type"] == "node"]) == 3
+        assert check(opened, Output(True), False, True) == 0
+        assert [node.fault for node in node_report(opened)] == [None] * 3
+
+
+def spoil_small_chunks(node: Path) -> None:
+    """Overwrite a leaf page of every table and index."""
+    with contextlib.closing(open_small(node / "small-1.db")) as db:
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    data = bytearray((node / "small-1.db").read_bytes())
+    for at in range(4096, len(data), 4096):
+        if data[at] == 13:  # a leaf of a table
+            data[at + 1 : at + 12] = b"\xff" * 11
+    (node / "small-1.db").write_bytes(data)
 
 
 # -- adding -----------------------------------------------------------------------------------------------------------
@@ -243,6 +273,113 @@ def test_what_is_left_of_a_killed_adding_is_removed(store: Store, tmp_path: Path
 # -- draining and removing --------------------------------------------------------------------------------------------
 
 
+@pytest.fixture(params=[2, 3])
+def sick(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Store]:
+    """A store with as many copies as nodes, 2 or 3, the first of which has failed to fsync."""
+    nodes = [tmp_path / f"n{n}" for n in range(1, request.param + 1)]
+    with init_store(tmp_path / "s", nodes=nodes, chunk_bytes_avg=1 << 14, durability="none") as store:
+        fill(store)
+        (tmp_path / "n1" / "suspect").write_text("fsync failed\n")
+        yield store
+
+
+def test_a_suspect_node_is_drained_and_removed(sick: Store, tmp_path: Path) -> None:  # F11
+    """Its own copies cannot be deleted; that they are elsewhere is enough."""
+    done = drain_node(sick, str(tmp_path / "n1"))
+    assert (done.repaired.failures, done.node.chunks, done.node.needed_chunks) == ((), len(CONTENTS), 0)
+    assert done.node.removable
+    remove_node(sick, done.node.id)
+    assert is_whole(sick)
+    sick.publish([PutFile("g", sick.write_file(b"after"))], request_id="2")
+    assert add_node(sick, tmp_path / "new").state == "active"
+
+
+def test_a_suspect_node_is_replaced(sick: Store, tmp_path: Path) -> None:  # F11
+    add_node(sick, tmp_path / "new")
+    repair(sick)
+    done = drain_node(sick, str(tmp_path / "n1"))
+    assert done.node.removable
+    remove_node(sick, done.node.id)
+    assert is_whole(sick)
+
+
+def test_a_suspect_node_is_given_up(sick: Store, tmp_path: Path) -> None:  # F11
+    gone = remove_node(sick, str(tmp_path / "n1"), lost=True)
+    assert gone.lost_chunks == 0
+    assert is_whole(sick)
+
+
+def test_a_suspect_node_with_the_last_good_copies_is_kept(sick: Store, tmp_path: Path) -> None:  # F11
+    chunk = sick.chunks("f007")[0].id
+    others = [node for node in node_report(sick) if node.path != str(tmp_path / "n1")]
+    for node in others:
+        damage_local(Path(node.path), chunk, "flip")
+    drain_node(sick, str(tmp_path / "n1"))
+    before = sick.txn()
+    with pytest.raises(CareRefused, match=r"1 chunks .* are damaged; `dfs fsck --read-data --heal` first"):
+        remove_node(sick, str(tmp_path / "n1"))
+    assert sick.txn() == before
+    assert check(sick, Output(True), True, True) == 12, "the log of the suspect node lags"
+    remove_node(sick, str(tmp_path / "n1"))
+    assert is_whole(sick)
+
+
+def test_a_node_is_added_while_another_is_absent(tmp_path: Path) -> None:  # F40
+    nodes = [tmp_path / "n1", tmp_path / "n2"]
+    init_store(tmp_path / "s", nodes=nodes, replicas=2, durability="none").close()
+    shutil.move(nodes[0], tmp_path / "away")
+    with open_store(tmp_path / "s") as store:
+        with pytest.raises(NotEnoughNodes):
+            store.publish([SetRetention(3)], request_id="1")
+        add_node(store, tmp_path / "n3")
+        store.publish([PutFile("g", store.write_file(b"two are there"))], request_id="2")
+
+
+def test_no_node_changes_when_no_log_can_be_written(tmp_path: Path) -> None:  # F11
+    with init_store(tmp_path / "s", nodes=[tmp_path / "n1"]) as store:
+        (tmp_path / "n1" / "suspect").write_text("fsync failed\n")
+        with pytest.raises(NotEnoughNodes):
+            add_node(store, tmp_path / "n2")
+        assert len(node_report(store)) == 1
+
+
+def test_what_an_open_store_reads_is_moved_too(path: Path, tmp_path: Path) -> None:  # F35
+    """The files are removed and their snapshot dropped, but somebody reads that transaction still."""
+    with open_store(path) as store, open_store(path) as reader:
+        store.publish([TakeSnapshot("s")], request_id="2")
+        txn = store.at("s")
+        reader.hold(txn)
+        store.publish([Remove(name) for name in CONTENTS], request_id="3")
+        collect(store, force=True)
+        store.publish([DropSnapshot("s")], request_id="4")
+        node = node_at(store, store.path / "n1")
+        store.publish([SetNode(node.id, "n1", state="draining")], request_id="5")
+        with pytest.raises(CareRefused, match=f"{node.chunks} chunks that are needed"):
+            remove_node(store, "n1")
+        drain_node(store, "n1")
+        remove_node(store, "n1")
+        shutil.rmtree(store.path / "n1")
+        reader.reload()
+        assert {name: reader.open(name, at=txn).read() for name in CONTENTS} == CONTENTS
+
+
+def test_the_last_copies_of_what_an_open_store_reads_are_not_given_up(path: Path) -> None:  # F35
+    with open_store(path) as store, open_store(path) as reader:
+        store.publish([TakeSnapshot("s")], request_id="2")
+        reader.hold(store.at("s"))
+        store.publish([Remove(name) for name in CONTENTS], request_id="3")
+        collect(store, force=True)
+        store.publish([DropSnapshot("s")], request_id="4")
+        lost = node_at(store, store.path / "n1")
+        held = list(store.namespace.needed(also=[store.txn() - 3]))
+        for name, node in store.replicated.nodes.items():
+            if name != lost.id:
+                node.delete_many(chunk for chunk, _, _ in held)
+        (store.path / "n1" / "suspect").write_text("fsync failed\n")
+        with pytest.raises(CareRefused, match="no copy on the other nodes"):
+            remove_node(store, "n1", lost=True)
+
+
 def test_a_drained_node_is_empty_and_can_be_removed(store: Store, tmp_path: Path) -> None:
     node = node_at(store, store.path / "n1")
     held = node.chunks
@@ -283,7 +420,8 @@ def test_a_drain_that_is_interrupted_goes_on(store: Store, monkeypatch: pytest.M
     with pytest.raises(KeyboardInterrupt):
         drain_node(store, "n1", progress=interrupted)
     half = node_at(store, store.path / "n1")
-    assert (half.state, half.needed_chunks, half.removable) == ("draining", held, False)
+    assert (half.state, half.chunks, half.removable) == ("draining", held, False)
+    assert 0 < (half.needed_chunks or 0) < (held or 0), "the others are elsewhere already"
     with pytest.raises(CareRefused, match=r"drain .* again"):
         remove_node(store, "n1")
     assert {name: store.open(name).read() for name in CONTENTS} == CONTENTS
