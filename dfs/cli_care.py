@@ -85,7 +85,8 @@ def retention_days(text: str) -> int:
 def fsck(context: Context, read_data: bool, heal: bool) -> int:
     """Check namespace, logs and chunks. Exits 12 on damage.
 
-    Chunks may be missing, corrupt, under-replicated (which is damage), over-replicated, misplaced, or orphaned.
+    Chunks may be missing, waiting for an absent node, corrupt, under-replicated (which is damage), over-replicated,
+    misplaced, or orphaned.
     """
     from dfs.checks import check
 

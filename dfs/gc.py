@@ -19,7 +19,7 @@ from dfs.errors import CareRefused, NodeFailed, NotFound
 from dfs.failpoints import failpoint
 from dfs.health import Held, fault, needed, survey
 from dfs.ids import ChunkId
-from dfs.options import BATCH_CHUNKS_MAX, COLLECTED_SHARE_MAX, DAY_MS, RETENTION_DAYS
+from dfs.options import BATCH_CHUNKS_MAX, COLLECTED_SHARE_MAX, DAY_MS, RETENTION_DAYS, SMALL_CHUNK_BYTES
 from dfs.pins import alone, collecting
 from dfs.scrub import sweep
 
@@ -92,13 +92,15 @@ class Garbage:
 
 
 def plan_collection(held: Iterable[Held], pinned: Collection[bytes]) -> Garbage:
-    """All copies of chunks that no file needs and nobody pins (`pinned`: their digests).
+    """All copies of chunks that no file needs and nobody pins (`pinned`: their digests); of each node, files before
+    rows: SQLite needs space to delete rows, and on a full disk the files give it.
 
     >>> one, two = sorted([ChunkId.of(b"1"), ChunkId.of(b"2")])
     >>> plan_collection([Held(one, 0, None, (("a", 40),), ()), Held(two, 1, 0, (("a", 60),), ())], set()).share
     0.4
     """
     found = Garbage()
+    rows: dict[str, list[ChunkId]] = {}
     for chunk in held:
         size = sum(stored for _, stored in chunk.holders)
         found.held_copies += len(chunk.holders)
@@ -106,8 +108,10 @@ def plan_collection(held: Iterable[Held], pinned: Collection[bytes]) -> Garbage:
         if chunk.replicas is None and chunk.chunk.digest not in pinned:
             found.chunks += 1
             found.bytes += size
-            for node, _ in chunk.holders:
-                found.copies.setdefault(node, []).append(chunk.chunk)
+            for node, stored in chunk.holders:
+                (found.copies if stored >= SMALL_CHUNK_BYTES else rows).setdefault(node, []).append(chunk.chunk)
+    for node, chunks in rows.items():
+        found.copies.setdefault(node, []).extend(chunks)
     return found
 
 

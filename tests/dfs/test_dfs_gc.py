@@ -121,6 +121,14 @@ def test_what_is_needed_or_pinned_is_no_garbage() -> None:
     assert plan_collection([], set()).share == 0.0
 
 
+def test_files_are_deleted_before_rows() -> None:  # F8
+    """A full disk may have no space for SQLite to delete rows; the files give it."""
+    one, two, three = sorted(ChunkId.of(bytes([n])) for n in range(3))
+    held = [Held(one, 0, None, (("a", 100), ("b", 65_536)), ()), Held(two, 0, None, (("a", 70_000), ("b", 9)), ())]
+    held.append(Held(three, 0, None, (("a", 9),), ()))
+    assert plan_collection(held, set()).copies == {"a": [two, one, three], "b": [one, two]}
+
+
 # -- a real store -----------------------------------------------------------------------------------------------------
 
 
