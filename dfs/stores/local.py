@@ -138,9 +138,12 @@ class LocalChunkStore(ChunkStore):
 
     def usage(self) -> Usage:
         try:
-            chunks, stored = self._small.totals()
+            return self._count()
         except ChunkDamaged as error:
             raise NodeFailed(f"{error}; `dfs fsck --heal` writes anew what is lost") from error
+
+    def _count(self) -> Usage:
+        chunks, stored = self._small.totals()
         for folder in _FAN_OUT:
             sizes = [size for _, size in self._files(folder)]
             chunks, stored = chunks + len(sizes), stored + sum(sizes)
@@ -256,23 +259,33 @@ class LocalChunkStore(ChunkStore):
         if self.capacity is None:
             yield
             return
-        held = self.held(records)
-        wanted = sum(record.stored_bytes for record in records.values() if record.id not in held)
-        with self._lock:
-            if self._used is None or self._used + wanted > self.capacity:
-                usage = self.usage()
-                self._used = usage.stored_bytes + usage.quarantined_bytes
-            if wanted and self._used + wanted > self.capacity:
-                raise NodeFailed(
-                    f"node {self.path} is full: {self._used} of its capacity of {self.capacity} bytes are used, "
-                    f"{wanted} more are needed; collect garbage, raise its capacity, or add a node"
-                )
-            self._used += wanted
+        try:
+            wanted = self._reserve(records, self.capacity)
+        except ChunkDamaged:  # what there is cannot be counted
+            self._small.salvage()
+            wanted = self._reserve(records, self.capacity)
         try:
             yield
         finally:
             with self._lock:
-                self._used += sum(records[chunk].stored_bytes for chunk in new) - wanted
+                if self._used is not None:
+                    self._used += sum(records[chunk].stored_bytes for chunk in new) - wanted
+
+    def _reserve(self, records: dict[ChunkId, Record], capacity: int) -> int:
+        """Bytes of the records that are not there, which count from now on. Raises NodeFailed, ChunkDamaged."""
+        held = self.held(records)
+        wanted = sum(record.stored_bytes for record in records.values() if record.id not in held)
+        with self._lock:
+            if self._used is None or self._used + wanted > capacity:
+                usage = self._count()
+                self._used = usage.stored_bytes + usage.quarantined_bytes
+            if wanted and self._used + wanted > capacity:
+                raise NodeFailed(
+                    f"node {self.path} is full: {self._used} of its capacity of {capacity} bytes are used, "
+                    f"{wanted} more are needed; collect garbage, raise its capacity, or add a node"
+                )
+            self._used += wanted
+        return wanted
 
     # -- quarantine ----------------------------------------------------------------------------------------------------
 

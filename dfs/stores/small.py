@@ -130,6 +130,12 @@ class SmallChunks:
 
         self._write("quarantine", delete)
 
+    def salvage(self) -> None:
+        """Go on with a new database, to which what can be read of this one is copied: its pages are damaged."""
+        with self._errors("salvage"):
+            self._current()
+        self._salvage(self._local.small[1])
+
     def _write(self, doing: str, action: Callable[[apsw.Connection], T]) -> T:
         """One transaction on the newest database. Damaged pages in its way: what is good goes to the next one, then
         again."""

@@ -200,6 +200,31 @@ def _leaf(file: Path, root: int, *, last: bool) -> int:
     return page
 
 
+def test_damaged_pages_are_salvaged_on_a_node_with_a_capacity(tmp_path: Path) -> None:  # F14
+    """What it holds cannot be counted, and so not whether there is room; that must not keep it from being healed."""
+    records = [encode(LARGE[n * 300 :][:300]) for n in range(100)]
+    node = local(tmp_path / "n")
+    node.put_many(records)
+    node.close()
+    file = tmp_path / "n" / "small-1.db"
+    with contextlib.closing(open_small(file)) as db:
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        roots = dict(db.execute("SELECT type, rootpage FROM sqlite_master").fetchall())
+    with open(file, "r+b") as damaged:
+        for root in roots.values():
+            damaged.seek((_leaf(file, root, last=True) - 1) * 4096 + 2000)
+            damaged.write(b"\xff" * 8)
+    node = LocalChunkStore(tmp_path / "n", node.node_id, capacity=100_000)
+    with pytest.raises(NodeFailed, match="dfs fsck --heal"):
+        node.usage()
+    node.put_many(records)
+    assert [node.get(record.id) for record in records] == [LARGE[n * 300 :][:300] for n in range(100)]
+    stored = sum(record.stored_bytes for record in records)
+    assert (node.usage().chunks, node.usage().stored_bytes) == (100, stored)
+    with pytest.raises(NodeFailed, match="is full"):
+        node.put_many([encode(LARGE[: 100_000 - stored])])
+
+
 @pytest.mark.parametrize("index_too", [False, True])
 def test_rows_with_high_numbers_are_salvaged(tmp_path: Path, index_too: bool) -> None:  # F14
     """Rows that come and go: their numbers only grow, far beyond what the file has room for."""
