@@ -58,15 +58,27 @@ def write(store: Store) -> Checkpoint:
     folders = [folder for node, folder in store.node_paths().items() if node not in store.absent]
     logs = [OpLog(folder, store.disk) for folder in folders]
     with alone(store.path):
-        made, took = save(store.path, store.namespace, folders, store.disk, store.replicas)
-        _drop_replaced(made.txn, [oplog for oplog in logs if oplog.folder.parent in took], store.disk, store.replicas)
+        made, took = save(store.path, store.namespace, folders, store.disk, 1)
+        kept = [oplog for oplog in logs if oplog.folder.parent in took]
+        with store.namespace.write():  # no record is appended meanwhile
+            for oplog in kept:
+                with contextlib.suppress(NodeFailed, OSError):
+                    catch_up(oplog, logs, made.txn, store.disk)
+        if len(took) < store.replicas:
+            raise NotEnoughNodes(f"checkpoint {made.txn} was taken by {len(took)} nodes, {store.replicas} are needed")
+        _drop_replaced(made.txn, kept, store.disk, store.replicas)
     return made
 
 
 def write_if_due(store: Store) -> Checkpoint | None:
     """Called after a publication. A failure is logged: what was published is safe without it."""
+    return write_now(store) if _is_due(store) else None
+
+
+def write_now(store: Store) -> Checkpoint | None:
+    """Like `write`; a failure is logged."""
     try:
-        return write(store) if _is_due(store) else None
+        return write(store)
     except StoreLocked:  # another process is at it
         return None
     except (DfsError, OSError) as error:
@@ -252,7 +264,6 @@ def _drop_replaced(txn: int, logs: Sequence[OpLog], disk: Disk, copies: int) -> 
             for number in numbers:
                 if number < older:
                     disk.unlink(node / FOLDER / f"{number:016d}.ckpt")
-            catch_up(oplog, logs, txn, disk)
             oplog.drop_before(older + 1)
         except (DfsError, OSError) as error:
             log.warning("what the new checkpoint replaces stays on node %s: %s", node, error)

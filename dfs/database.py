@@ -17,6 +17,7 @@ import apsw
 import apsw.sqlite_extra
 
 from dfs.errors import DfsError, NoStore, StoreDamaged, StoreLocked, Unsupported
+from dfs.one_process import OneProcess
 from dfs.options import BUSY_TIMEOUT_MS
 
 Connection = apsw.Connection
@@ -151,16 +152,19 @@ class Database:
         self.path = path
         self._kind = (application_id, version)
         self._durable = True
+        self._process = OneProcess()
         self._local = threading.local()
         self._connections: weakref.WeakSet[apsw.Connection] = weakref.WeakSet()  # a thread's ends with it
         self._lock = threading.Lock()
 
     def connect(self) -> apsw.Connection:
         """Another connection, which the caller closes."""
+        self._process.check()
         return open_database(self.path, *self._kind, self._durable)
 
     def db(self) -> apsw.Connection:
         """This thread's connection."""
+        self._process.check()
         db: apsw.Connection | None = getattr(self._local, "db", None)
         if db is None:
             db = self._local.db = self.connect()

@@ -12,6 +12,7 @@ DfsError                       1
     NotAFolder                 1   also a NotADirectoryError
     FolderNotEmpty             1   also an OSError
   Conflict                     1   somebody else changed it first: look again and retry
+    MembersChanged             1   nodes came or went meanwhile: take them up and retry
   OutcomeUnknown               1   decided but not finished: ask again with the same request id
   BadInput                     1   the bytes to be stored cannot be read (a broken gzip, a decompression bomb)
   NoStore                     10   there is no store there, or it is not ours
@@ -84,6 +85,10 @@ class FolderNotEmpty(WrongKind, OSError):
 
 class Conflict(DfsError):
     """The destination no longer has the expected version, or a request id was used for other changes."""
+
+
+class MembersChanged(Conflict):
+    """Nodes were added or removed while something was committed; nothing has changed."""
 
 
 class OutcomeUnknown(DfsError):

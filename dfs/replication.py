@@ -36,8 +36,9 @@ class ReplicatedChunks:
     """All nodes of a store as one place for chunks. Safe for several threads.
 
     `members` are all nodes, `nodes` those of them that can be reached. A node that failed to write takes no chunks for
-    NODE_REST_S by `clock` (s). `counts` tells what happened: "damaged", "missing" (copies found so while reading),
-    "failover" (reads that the first reachable node could not serve), "healed" (copies written anew).
+    NODE_REST_S by `clock` (s). `refresh` gives the nodes of now to `take`, and says whether they are others. `counts`
+    tells what happened: "damaged", "missing" (copies found so while reading), "failover" (reads that the first
+    reachable node could not serve), "healed" (copies written anew).
     """
 
     def __init__(
@@ -46,17 +47,23 @@ class ReplicatedChunks:
         nodes: Mapping[str, ChunkStore],
         replicas: int,
         clock: Callable[[], float] = time.monotonic,
+        refresh: Callable[[], bool] = lambda: False,
     ) -> None:
-        self.members = tuple(members)
-        self.nodes = nodes
-        self.replicas = replicas
         self.counts: Counter[str] = Counter()
         self._clock = clock
-        self._active = [member for member in self.members if not member.draining]
-        self._draining = [member for member in self.members if member.draining]
+        self._refresh = refresh
+        self.take(members, nodes, replicas)
         self._rests: dict[str, tuple[float, str]] = {}  # node -> until when, why
         self._lock = threading.Lock()
         self._writers: ThreadPoolExecutor | None = None
+
+    def take(self, members: Sequence[PlacementNode], nodes: Mapping[str, ChunkStore], replicas: int) -> None:
+        """These are the nodes from now on; what is under way ends with those it began with."""
+        self.replicas = replicas
+        self.nodes = nodes
+        self.members = tuple(members)
+        self._active = [member for member in self.members if not member.draining]
+        self._draining = [member for member in self.members if member.draining]
 
     def close(self) -> None:
         """End the threads. Idempotent; the nodes are not closed."""
@@ -224,6 +231,15 @@ class ReplicatedChunks:
 
         Raises ChunkLost, naming the file (when `path` is given), the chunk and each node, when no node has a good copy.
         """
+        while True:
+            known = self.members
+            try:
+                return self._get(chunk_id, path)
+            except ChunkLost:
+                if not self._refresh() and self.members is known:  # else it was moved to nodes that we did not know
+                    raise
+
+    def _get(self, chunk_id: ChunkId, path: str | None) -> bytes:
         reasons: list[tuple[str, str]] = [(m.id, "absent") for m in self.members if m.id not in self.nodes]
         bad: list[ChunkStore] = []
         failover = False
@@ -249,6 +265,12 @@ class ReplicatedChunks:
                 return data
         where = f" of dfs://{path}" if path else ""
         told = "; ".join(f"node {node}: {reason}" for node, reason in reasons)
+        absent = [member.id for member in self.members if member.id not in self.nodes]
+        if absent:
+            raise ChunkLost(
+                f"chunk {chunk_id}{where} has no good copy on the nodes that are there ({told}); it may be on "
+                f"{', '.join(absent)}: bring that back"
+            )
         raise ChunkLost(f"chunk {chunk_id}{where} has no good copy left ({told}); put the file again to restore it")
 
     def _heal(self, chunk_id: ChunkId, data: bytes, bad: Sequence[ChunkStore]) -> None:

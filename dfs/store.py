@@ -29,10 +29,12 @@ Care is in rooms of its own: `creation`, `gc`, `scrub`, `repair`, `members`, `ch
 
 from __future__ import annotations
 
+import contextlib
 import os
+import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Literal
 
@@ -51,13 +53,13 @@ from dfs.changes import (
 from dfs.chunk_store import ChunkStore
 from dfs.chunking import RecordsMode
 from dfs.disk import Disk
-from dfs.errors import NodeFailed, NoStore, NotEnoughNodes, StoreDamaged, UsageProblem
+from dfs.errors import MembersChanged, NodeFailed, NoStore, NotEnoughNodes, StoreDamaged, UsageProblem
 from dfs.history import Difference, PathVersion
 from dfs.ids import ChunkId
 from dfs.metadata import FileInfo, Namespace, Snapshot, StorageNode
 from dfs.moments import Moment, time_ms, transaction_number
 from dfs.oplog import OpLog
-from dfs.options import REPLICAS, ChunkSizes
+from dfs.options import ChunkSizes
 from dfs.paths import normalise
 from dfs.pins import Pins
 from dfs.placement import PlacementNode
@@ -107,55 +109,69 @@ class Store:
         self.disk = Disk(sync=self.durability == "fsync")
         self.pins = Pins(self.path / "pins")
         self._held: set[int] = set()
+        self._opened: dict[tuple[str, Path, int | None], LocalChunkStore] = {}
+        self._attaching = threading.Lock()
+        self.replicated = ReplicatedChunks((), {}, 1, refresh=self.reload)
+        self._pool = WritePool(self.replicated, self.pins)
         self._attach(self.namespace.nodes())
         self.committer.recover()
         checkpoint.sweep(self.path)
+        if self.committer.behind():  # what their logs lack is on no other node any more
+            checkpoint.write_now(self)
 
     def _attach(self, members: Sequence[StorageNode]) -> None:
-        """Take up these nodes as the store's."""
-        self._members = members
-        self._node_paths = {node.id: self.path / node.path for node in members}
-        active = sum(node.state == "active" for node in members)
-        self.replicas: int = self.namespace.settings().get("replicas") or max(1, min(REPLICAS, active))
-        self.absent: dict[str, str] = {}  # node id -> why it cannot be used
-        nodes = self._open_nodes(members)
-        placed = [PlacementNode(node.id, node.weight, node.state == "draining") for node in members]
-        self.replicated = ReplicatedChunks(placed, nodes, self.replicas)
+        """Take up these nodes as the store's. Nothing that is under way is disturbed."""
+        paths = {node.id: self.path / node.path for node in members}
+        nodes, absent = self._open_nodes(members, paths)
         if not nodes:
             self.close()
-            raise NotEnoughNodes(f"no node of the store {self.path} can be used: {'; '.join(self.absent.values())}")
-        self._logs = [OpLog(self._node_paths[node], self.disk) for node in nodes]
-        self.committer = Committer(self.namespace, self._logs, min(self.replicas, max(1, active)), self.uuid)
-        self._pool = WritePool(self.replicated, self.pins)
+            raise NotEnoughNodes(f"no node of the store {self.path} can be used: {'; '.join(absent.values())}")
+        self.replicas: int = self.namespace.default_replicas()
+        active = sum(node.state == "active" for node in members)
+        placed = [PlacementNode(node.id, node.weight, node.state == "draining") for node in members]
+        self.replicated.take(placed, nodes, self.replicas)
+        self._members, self._node_paths = members, paths
+        self.absent: dict[str, str] = absent  # node id -> why it cannot be used
+        self._logs = [OpLog(paths[node], self.disk) for node in nodes]
+        self.committer = self._committer_of(active)
 
-    def _open_nodes(self, members: Sequence[StorageNode]) -> dict[str, ChunkStore]:
+    def _open_nodes(
+        self, members: Sequence[StorageNode], paths: Mapping[str, Path]
+    ) -> tuple[dict[str, ChunkStore], dict[str, str]]:
         nodes: dict[str, ChunkStore] = {}
+        absent: dict[str, str] = {}
         for node in members:
-            where = self._node_paths[node.id]
+            key = (node.id, paths[node.id], node.capacity)
             try:
-                nodes[node.id] = LocalChunkStore(where, node.id, self.disk, node.capacity)
+                if key not in self._opened:
+                    self._opened[key] = LocalChunkStore(paths[node.id], node.id, self.disk, node.capacity)
+                nodes[node.id] = self._opened[key]
             except (NodeFailed, OSError) as error:
                 log.warning("node %s is absent: %s", node.id, error)
-                self.absent[node.id] = str(error)
-        return nodes
+                absent[node.id] = str(error)
+        return nodes, absent
 
-    def reload(self) -> None:
-        """Take up nodes that were added, drained or removed since the store was opened, also by another process."""
+    def _committer_of(self, active: int) -> Committer:
+        """One whose records need as many logs as there are replicas, of `active` nodes."""
+        copies = min(self.replicas, max(1, active))
+        return Committer(self.namespace, self._logs, copies, self.uuid, self._members)
+
+    def reload(self) -> bool:
+        """Take up nodes that were added, drained or removed since the store was opened, also by another process.
+        Returns whether there were any."""
         members = self.namespace.nodes()
-        if members != self._members:
-            self._release()
+        with self._attaching:
+            if members == self._members:
+                return False
             self._attach(members)
-
-    def _release(self) -> None:
-        if hasattr(self, "_pool"):
-            self._pool.close()
-            self.replicated.close()
-        for node in self.replicated.nodes.values():
-            node.close()
+            return True
 
     def close(self) -> None:
         """Release files, threads and pins. Idempotent."""
-        self._release()
+        self._pool.close()
+        self.replicated.close()
+        for node in self._opened.values():
+            node.close()
         self.pins.close()
         self.namespace.close()
 
@@ -269,11 +285,14 @@ class Store:
             raise UsageProblem(f"request id {request_id!r}: a printable text is needed")
         values = changes_to_json(changes)
         now_ms = time.time_ns() // 1_000_000
+        txn = None
         with self.pins.writing():  # nothing is collected between the look and the commit
-            self.reload()
-            if self.namespace.txn_of(request_id) is None:
-                self._require(changes)
-            txn = self._committer_for(changes).commit(values, request_id, now_ms)
+            while txn is None:
+                self.reload()
+                if self.namespace.txn_of(request_id) is None:
+                    self._require(changes)
+                with contextlib.suppress(MembersChanged):
+                    txn = self._committer_for(changes).commit(values, request_id, now_ms)
             self.reload()
         checkpoint.write_if_due(self)
         return txn
@@ -285,7 +304,7 @@ class Store:
         for change in changes:
             if isinstance(change, DropNode) or (isinstance(change, SetNode) and change.state != "active"):
                 left.discard(change.id)
-        return Committer(self.namespace, self._logs, min(self.replicas, max(1, len(left))), self.uuid)
+        return self._committer_of(len(left))
 
     def _require(self, changes: Sequence[Change]) -> None:
         """All chunks of what is published must be here."""

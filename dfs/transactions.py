@@ -15,9 +15,9 @@ from blake3 import blake3
 
 from dfs.applying import Application
 from dfs.changes import canonical_json, collector_paused
-from dfs.errors import Conflict, NodeFailed, NotEnoughNodes, OutcomeUnknown, StoreDamaged
+from dfs.errors import Conflict, MembersChanged, NodeFailed, NotEnoughNodes, OutcomeUnknown, StoreDamaged
 from dfs.failpoints import failpoint
-from dfs.metadata import Namespace
+from dfs.metadata import Namespace, StorageNode
 from dfs.oplog import Logged, Operation, OpLog, backfill
 
 log = logging.getLogger("dfs")
@@ -27,10 +27,22 @@ REPLAY_RECORDS = 256  # so many records are replayed in one transaction of SQLit
 
 class Committer:
     """Commits operations to one store: its namespace, and the logs of the nodes that are there. Safe for several
-    threads and processes."""
+    threads and processes.
 
-    def __init__(self, namespace: Namespace, logs: Sequence[OpLog], copies_min: int, store_uuid: str) -> None:
+    With `members`, a commit raises MembersChanged when these are not the store's nodes any more: its logs would be too
+    few, or those of others.
+    """
+
+    def __init__(
+        self,
+        namespace: Namespace,
+        logs: Sequence[OpLog],
+        copies_min: int,
+        store_uuid: str,
+        members: Sequence[StorageNode] | None = None,
+    ) -> None:
         self._namespace = namespace
+        self._members = members
         self._logs = logs
         self._copies_min = copies_min
         self._first_chain = _first_chain(store_uuid)
@@ -64,6 +76,8 @@ class Committer:
         self, changes: list[Mapping[str, Any]], encoded: bytes, request: str, time_ms: int, decided: list[Logged]
     ) -> int:
         digest = blake3(encoded).digest()
+        if self._members is not None and self._namespace.nodes() != self._members:
+            raise MembersChanged("nodes were added or removed meanwhile; open the store again")
         done = self._namespace.rows("SELECT id, changes_digest FROM txn WHERE request = ?", request)
         if done:
             if done[0][1] != digest:
@@ -89,17 +103,17 @@ class Committer:
         self._catch_up()
 
     def _catch_up(self) -> None:
-        if not self._behind():
+        if not self.behind():
             return
         with self._namespace.write():
             number, _ = self._namespace.last()
-            for oplog in self._behind():
+            for oplog in self.behind():
                 try:
                     backfill(oplog, [other for other in self._logs if other is not oplog], number)
                 except NodeFailed as error:
                     log.warning("%s", error)
 
-    def _behind(self) -> list[OpLog]:
+    def behind(self) -> list[OpLog]:
         """Logs that can be written to and end before the namespace does."""
         number, _ = self._namespace.last()
         found = []

@@ -16,6 +16,7 @@ from dfs.chunking import Cutter, Piece, RecordsMode, detect_records, only_piece
 from dfs.codec import encode
 from dfs.errors import BadInput, UsageProblem
 from dfs.ids import ChunkId
+from dfs.one_process import OneProcess
 from dfs.options import BATCH_BYTES_MAX, BATCH_CHUNKS_MAX, READ_BYTES, SNIFF_BYTES, ChunkSizes
 from dfs.pins import Pins
 from dfs.replication import ReplicatedChunks
@@ -34,6 +35,7 @@ class WritePool:
     def __init__(self, chunks: ReplicatedChunks, pins: Pins) -> None:
         self._chunks = chunks
         self._pins = pins
+        self._process = OneProcess()
         self._threads = min(8, (os.cpu_count() or 1) + 2)  # two more than cores: some are always waiting for the disk
         self._free = threading.Semaphore(self._threads + 1)  # bounds what is in memory, whoever writes
         self._executor: ThreadPoolExecutor | None = None
@@ -43,11 +45,16 @@ class WritePool:
     def submit(self, datas: Sequence[Data], replicas: int | None = None) -> Future[list[Stored]]:
         """Store chunks on `replicas` nodes each (default: the store's), durably when the future is done; its result has
         the id of each and whether it is new. Waits while too many are being stored."""
+        self._process.check()
         self._free.acquire()
-        with self._lock:
-            if self._executor is None:
-                self._executor = ThreadPoolExecutor(self._threads, "dfs-write")
-            future = self._executor.submit(self._store, datas, replicas)
+        try:
+            with self._lock:
+                if self._executor is None:
+                    self._executor = ThreadPoolExecutor(self._threads, "dfs-write")
+                future = self._executor.submit(self._store, datas, replicas)
+        except BaseException:
+            self._free.release()
+            raise
         future.add_done_callback(lambda _: self._free.release())
         return future
 

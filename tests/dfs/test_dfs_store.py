@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import multiprocessing
@@ -13,14 +14,14 @@ import stat
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import dfs
-from dfs import ANY, Copy, MakeDir, Move, PutFile, PutFolder, Remove, SetReplicas, Store
+from dfs import ANY, Copy, MakeDir, Move, PutFile, PutFolder, Remove, SetReplicas, Store, members
 from dfs.errors import (
     AlreadyExists,
     BadInput,
@@ -38,6 +39,7 @@ from dfs.errors import (
 from dfs.health import examine
 from dfs.oplog import OpLog
 from dfs.testing import Damage, damage_local
+from dfs.transactions import Committer
 
 AVERAGE = 1 << 15
 
@@ -688,3 +690,82 @@ def test_a_number_of_copies_said_for_one_file_takes_none_from_another(store: Sto
     publish(store, Remove("precious"), Remove("also", recursive=True), SetReplicas("cheap", 1))
     now = store.txn()
     assert {replicas for _, _, replicas in store.namespace.needed(horizon=now)} == {1}
+
+
+def test_a_store_that_was_opened_before_a_fork_is_refused_in_the_child(store: Store) -> None:
+    put(store, "a", b"1")
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        told = []
+        for attempt in (lambda: store.stat("a"), lambda: store.write_file(b"2"), lambda: publish(store, MakeDir("d"))):
+            try:
+                attempt()
+            except UsageProblem as error:
+                told.append("open it again" in str(error))
+        os.write(writing, repr(told).encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert os.read(reading, 100) == b"[True, True, True]"
+    assert content(store, "a") == b"1"
+
+
+def test_an_open_store_follows_nodes_that_come_and_go(store: Store, tmp_path: Path) -> None:
+    data = lines(5_000)
+    put(store, "a", data)
+    errors: list[Exception] = []
+
+    def repeat(stop: threading.Event, act: Callable[[int], object]) -> threading.Thread:
+        def work() -> None:
+            number = 0
+            while not stop.is_set():
+                number += 1
+                try:
+                    act(number)
+                except Exception as error:
+                    errors.append(error)
+
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        return thread
+
+    done, added = threading.Event(), threading.Event()
+    with contextlib.ExitStack() as stack:
+        stale, other = (stack.enter_context(dfs.open_store(store.path)) for _ in range(2))
+        for event in (done, added):
+            stack.callback(event.set)
+        readers = [repeat(done, lambda _: content(stale, "a") == data or 1 / 0) for _ in range(2)]
+        with dfs.open_store(store.path) as third:
+            writer = repeat(added, lambda number: third.write_file(b"%d" % number * 9_000))
+            for number in range(3):
+                members.add_node(other, tmp_path / f"new{number}")
+                publish(third, MakeDir(f"d{number}"))
+            added.set()
+            writer.join(30)
+        for node in list(store.node_paths()):
+            members.drain_node(other, node)
+            members.remove_node(other, node)
+        done.set()
+        for thread in readers:
+            thread.join(30)
+        assert errors == []
+        assert content(stale, "a") == data
+        assert stale.reload() or len(stale.node_paths()) == 3
+
+
+def test_a_transaction_waits_for_nodes_that_were_just_added(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Committer.commit
+
+    def late(self: Committer, *arguments: Any) -> int:
+        monkeypatch.setattr(Committer, "commit", real)
+        with dfs.open_store(store.path) as other:
+            members.add_node(other, tmp_path / "new")
+        return real(self, *arguments)
+
+    monkeypatch.setattr(Committer, "commit", late)
+    txn = publish(store, MakeDir("d"))
+    last = OpLog(tmp_path / "new").last()
+    assert last is not None
+    assert last.txn == txn
