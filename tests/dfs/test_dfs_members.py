@@ -347,10 +347,10 @@ def test_what_an_open_store_reads_is_moved_too(path: Path, tmp_path: Path) -> No
     """The files are removed and their snapshot dropped, but somebody reads that transaction still."""
     with open_store(path) as store, open_store(path) as reader:
         store.publish([TakeSnapshot("s")], request_id="2")
-        txn = store.at("s")
-        reader.hold(txn)
         store.publish([Remove(name) for name in CONTENTS], request_id="3")
         collect(store, force=True)
+        txn = store.at("s")
+        reader.hold(txn)
         store.publish([DropSnapshot("s")], request_id="4")
         node = node_at(store, store.path / "n1")
         store.publish([SetNode(node.id, "n1", state="draining")], request_id="5")
@@ -366,12 +366,13 @@ def test_what_an_open_store_reads_is_moved_too(path: Path, tmp_path: Path) -> No
 def test_the_last_copies_of_what_an_open_store_reads_are_not_given_up(path: Path) -> None:  # F35
     with open_store(path) as store, open_store(path) as reader:
         store.publish([TakeSnapshot("s")], request_id="2")
-        reader.hold(store.at("s"))
         store.publish([Remove(name) for name in CONTENTS], request_id="3")
         collect(store, force=True)
+        held = list(store.namespace.needed())
+        assert len(held) == len(CONTENTS)
+        reader.hold(store.at("s"))
         store.publish([DropSnapshot("s")], request_id="4")
         lost = node_at(store, store.path / "n1")
-        held = list(store.namespace.needed(also=[store.txn() - 3]))
         for name, node in store.replicated.nodes.items():
             if name != lost.id:
                 node.delete_many(chunk for chunk, _, _ in held)

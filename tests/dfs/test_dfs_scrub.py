@@ -483,11 +483,10 @@ def test_what_an_open_store_reads_is_healed_too(path: Path) -> None:  # F35
     """The file is removed and its snapshot dropped, but somebody reads that transaction still."""
     with open_store(path) as store, open_store(path) as reader:
         store.publish([TakeSnapshot("s"), SetRetention(0)], request_id="2")
-        txn = store.at("s")
         chunk = store.chunks("f000")[0].id
-        reader.hold(txn)
         store.publish([Remove("f000")], request_id="3")
         collect(store, force=True)
+        reader.hold(store.at("s"))
         store.publish([DropSnapshot("s")], request_id="4")
         damage_local(nodes(store)[0], chunk, "flip")
         done = scrub(store)
