@@ -89,7 +89,7 @@ def get(
         raise UsageProblem("--force and --no-clobber exclude each other")
     _keep_freed_memory()
     store = context.open()
-    moment = store.at(at)
+    moment = store.hold(at)
     if destination == "-":
         return context.each(store, sources, moment, lambda path: write_file(store, path, moment, sys.stdout.buffer))
     paths = context.paths(store, sources, moment)
@@ -119,7 +119,7 @@ def cat(context: Context, paths: tuple[str, ...], at: str | None) -> int:
     from dfs.excerpts import write_file
 
     store = context.open()
-    moment = store.at(at)
+    moment = store.hold(at)
     return context.each(store, paths, moment, lambda path: write_file(store, path, moment, sys.stdout.buffer))
 
 
@@ -139,7 +139,7 @@ def head(context: Context, paths: tuple[str, ...], lines: int, size: int | None,
     from dfs.excerpts import write_first
 
     store = context.open()
-    moment = store.at(at)
+    moment = store.hold(at)
     out = sys.stdout.buffer
     return context.each(store, paths, moment, lambda path: write_first(store, path, moment, out, lines, size))
 
@@ -154,6 +154,6 @@ def tail(context: Context, paths: tuple[str, ...], lines: int, size: int | None,
     from dfs.excerpts import write_last
 
     store = context.open()
-    moment = store.at(at)
+    moment = store.hold(at)
     out = sys.stdout.buffer
     return context.each(store, paths, moment, lambda path: write_last(store, path, moment, out, lines, size))

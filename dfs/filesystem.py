@@ -151,7 +151,7 @@ class DfsFileSystem(StoreReader):
             *kept, last = self.store.chunks(name, there.version)
             old = self.store.read_chunk(last.id, path=name)
             records = ("lines" if there.records_mode == "lines" else "none") if kept else records
-        writer = self.store.writer(records=records, name_hint=name)
+        writer = self.store.writer(records=records, name_hint=name, replicas=self.store.replicas_of(name))
         writer.write(old)
         position = kept[-1].offset + kept[-1].length + len(old) if kept else len(old)
         file = WriteFile(name, writer, partial(self._finish, expected, kept), compression, position)
@@ -196,7 +196,8 @@ class DfsFileSystem(StoreReader):
                 yield names[-1], source
 
         made = [MakeDir(self._writable(folder)) for folder in folders]
-        manifests = list(self.store.write_files(named()))
+        copies = max(self.store.replicas, self.store.namespace.largest_replica_count())  # repair drops what is too many
+        manifests = list(self.store.write_files(named(), replicas=copies))
         expected: Expected = None if mode == "create" else ANY
         files = [PutFile(name, manifest, expected) for name, manifest in zip(names, manifests, strict=True)]
         self._change(*made, *files)

@@ -306,6 +306,10 @@ class Namespace(Database):
                 return int(rows[0][0])
         return None
 
+    def largest_replica_count(self) -> int:
+        """The most copies that any path asks for by itself; 0 when none does."""
+        return int(self.rows("SELECT coalesce(max(replicas), 0) FROM replication")[0][0])
+
     # -- history -----------------------------------------------------------------------------------
 
     def versions(self, path: str) -> list[PathVersion]:

@@ -157,8 +157,7 @@ class Store:
         return Committer(self.namespace, self._logs, copies, self.uuid, self._members)
 
     def reload(self) -> bool:
-        """Take up nodes that were added, drained or removed since the store was opened, also by another process.
-        Returns whether there were any."""
+        """Take up nodes that were added, drained or removed meanwhile, by anybody; returns whether there were any."""
         members = self.namespace.nodes()
         with self._attaching:
             if members == self._members:
@@ -186,8 +185,7 @@ class Store:
 
     @property
     def counts(self) -> Counter[str]:
-        """How many copies were met "damaged" or "missing", reads that went to another node ("failover"), and copies
-        "healed"."""
+        """Of reads: "damaged", "missing", "failover", "healed" (`ReplicatedChunks`)."""
         return self.replicated.counts
 
     # -- the namespace -----------------------------------------------------------------------------
@@ -258,9 +256,11 @@ class Store:
         return self.namespace.snapshots()
 
     def replicas_of(self, path: str, at: Moment | None = None) -> int:
-        """How many copies the chunks of a file at `path` shall have: its own number, else the nearest folder's, else
-        the store's. The path need not exist."""
-        return self.namespace.replicas_of(normalise(path), self.at(at)) or self.replicas
+        """Copies of a file at `path`: its own number, the nearest folder's, or the store's. It need not exist."""
+        name, txn = normalise(path), self.at(at)
+        while name and self.namespace.resolve(name, txn) is None:
+            name = name.rpartition("/")[0]
+        return self.namespace.replicas_of(name, txn) or self.replicas
 
     @property
     def safe_mode(self) -> str | None:
@@ -324,12 +324,13 @@ class Store:
             self.pins.add(wanted)
             return self.replicated.held(wanted) == wanted
 
-    def hold(self, txn: int) -> None:
-        """Keep a transaction readable, whatever is removed meanwhile, until the store is closed. Raises NotFound when
-        it is no longer kept."""
+    def hold(self, moment: Moment | None) -> int:
+        """Keep a moment readable, whatever is removed, until the store is closed; its number. Raises as `at`."""
         with self.pins.writing():
-            self._held.add(self.at(txn))
+            txn = self.at(moment)
+            self._held.add(txn)
             self.pins.hold(txn)
+        return txn
 
     # -- bytes -------------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ from dfs.errors import AlreadyExists, BadInput, NotFound, UsageProblem
 from dfs.known_files import KnownFiles, Stamp
 from dfs.listing import list_below
 from dfs.metadata import FileInfo
-from dfs.paths import join, normalise, parents
+from dfs.paths import join, normalise
 from dfs.render import Output, Progress, counted, human_bytes, total, visible
 from dfs.store import Records, Store
 
@@ -78,7 +78,7 @@ def put_all(store: Store, sources: Sequence[str], destination: str, out: Output,
     known = KnownFiles(store.path / "known-files")
     sized = all(item.source is not None for item in files)
     with out.progress("put", sum(item.size for item in files) if sized else None, len(files)) as progress:
-        copies = options.replicas or _replicas_wanted(store, tops, looked_at)
+        copies = options.replicas or _replicas_wanted(store, [item.path for item in items], looked_at)
         manifests, unread = _manifests(store, files, options, known, progress, copies)
     if (now := store.txn()) != looked_at:
         held = _held(store, tops, now)
@@ -108,11 +108,11 @@ def _held(store: Store, tops: Collection[str], at: int) -> dict[str, FileInfo]:
     return found
 
 
-def _replicas_wanted(store: Store, tops: Sequence[str], at: int) -> int:
+def _replicas_wanted(store: Store, paths: Sequence[str], at: int) -> int:
     """How many copies are asked for where something is put; where that differs, the most."""
-    ask = store.namespace
-    nearest = {next((path for path in (top, *parents(top)) if ask.resolve(path, at)), "") for top in tops}
-    return max(ask.replicas_of(path, at) or store.replicas for path in nearest)
+    if not store.namespace.largest_replica_count():
+        return store.replicas
+    return max((store.replicas_of(path, at) for path in paths), default=store.replicas)
 
 
 def _report(

@@ -28,6 +28,8 @@ import dfs.upload
 from dfs.cli import cli
 from dfs.decompress import open_decompressed
 from dfs.errors import BadInput, ChunkLost, NotFound
+from dfs.filesystem import DfsFileSystem
+from dfs.gc import collect
 from dfs.ids import ChunkId
 from dfs.known_files import KnownFiles, Stamp
 from dfs.render import Output
@@ -540,3 +542,28 @@ def test_output_that_nobody_takes(store: dfs.Store) -> None:
     assert done.returncode == 1
     assert done.stderr.startswith(b"dfs: ")
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_put_makes_as_many_copies_as_the_folders_below_ask_for(tmp_path: Path) -> None:
+    nodes = [tmp_path / f"n{i}" for i in range(3)]
+    (tmp_path / "t" / "sub").mkdir(parents=True)
+    (tmp_path / "t" / "sub" / "f").write_bytes(b"precious")
+    with dfs.init_store(tmp_path / "of-one", nodes=nodes, replicas=1) as store:
+        store.publish([dfs.MakeDir("t/sub"), dfs.SetReplicas("t/sub", 2)], request_id="1")
+        put_all(store, [str(tmp_path / "t")], "/", Output(False, -1), PutOptions())
+        assert len(store.nodes_of(store.chunks("t/sub/f")[0].id)) == 2
+        system = DfsFileSystem(str(store.path))
+        with system.open("t/sub/g", "wb") as file:
+            file.write(b"precious too")
+        assert len(store.nodes_of(store.chunks("t/sub/g")[0].id)) == 2
+
+
+def test_what_is_being_got_is_not_collected(store: dfs.Store) -> None:  # F38
+    store.publish([dfs.PutFile("f", store.write_file(b"x" * 100_000)), dfs.SetRetention(0)], request_id="1")
+    with dfs.open_store(store.path) as reader:
+        moment = reader.hold(None)
+        store.publish([dfs.Remove("f")], request_id="2")
+        store.pins.close()
+        assert collect(store, force=True).chunks == 0
+        assert reader.open("f", moment).read() == b"x" * 100_000
+    assert collect(store, force=True).chunks == 1
