@@ -265,10 +265,10 @@ def collector_paused() -> Iterator[None]:
 def _to_json(change: Change) -> dict[str, Any]:
     match change:
         case PutFile(path, manifest, expected):
-            return {"op": "put_file", "path": normalise(path), "manifest": manifest.to_json(), "expected": expected}
+            return {"op": "put_file", "path": normalise(path), "manifest": _logged(manifest), "expected": expected}
         case PutFolder(path, files, mode, expected):
             _demand(mode in FOLDER_MODES, f"mode {mode!r} of folder {path!r}", ", ".join(FOLDER_MODES))
-            content = {normalise(name): manifest.to_json() for name, manifest in files.items()}
+            content = {normalise(name): _logged(manifest) for name, manifest in files.items()}
             if "" in content or len(content) < len(files):
                 raise UsageProblem(f"folder {path!r} has a file without a name, or one name twice")
             return {"op": "put_folder", "path": normalise(path), "files": content, "mode": mode, "expected": expected}
@@ -284,6 +284,13 @@ def _to_json(change: Change) -> dict[str, Any]:
             _demand(replicas is None or replicas >= 1, f"replica count {replicas} of {path!r}", "1 or more")
             return {"op": "set_replicas", "path": normalise(path), "replicas": replicas}
     return _settings_to_json(change)
+
+
+def _logged(manifest: FileManifest) -> dict[str, Any]:
+    """How many chunks were new is no part of a change: who stores and asks again must ask for the same."""
+    value = manifest.to_json()
+    value["new_chunks"] = 0
+    return value
 
 
 def _settings_to_json(change: Change) -> dict[str, Any]:

@@ -769,3 +769,11 @@ def test_a_transaction_waits_for_nodes_that_were_just_added(
     last = OpLog(tmp_path / "new").last()
     assert last is not None
     assert last.txn == txn
+
+
+def test_a_request_that_is_stored_and_asked_again_is_the_same(store: Store) -> None:  # F2
+    data = lines(500)
+    txn = publish(store, PutFile("a", store.write_file(data)), request="one")
+    again = store.write_file(data)
+    assert again.new_chunks == 0
+    assert publish(store, PutFile("a", again), request="one") == txn == store.txn()
