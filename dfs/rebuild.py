@@ -93,7 +93,7 @@ def _refuse_healthy(root: Path) -> None:
     except (StoreDamaged, NoStore):
         return
     if healthy:
-        raise UsageProblem(f"{root} is healthy: there is nothing to rebuild (`--force` does it all the same)")
+        raise UsageProblem(f"{root} is healthy: there is nothing to rebuild (`--force` forgets what its nodes do not know)")
 
 
 @dataclass(frozen=True)
@@ -309,6 +309,11 @@ class _Draft:
                     checkpoint.catch_up(oplog, logs, choice.txn, found.disk)
             self._place_nodes(Committer(namespace, logs, 1, str(found.store)))
             namespace.set_local("safe_mode", f"rebuilt at transaction {choice.txn}")
+        if self.missing:
+            found._tell(
+                f"not read: {', '.join(self.missing)}; if a node that was read had been removed as lost, what the others "
+                "did since is not in here: compare before you go on"
+            )
         read = tuple(str(node.folder) for node in self.read)
         return Rebuilt(choice.txn, choice.base.txn, len(choice.links), read, self.missing, tuple(found.told))
 
