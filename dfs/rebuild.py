@@ -93,7 +93,7 @@ def _refuse_healthy(root: Path) -> None:
     except (StoreDamaged, NoStore):
         return
     if healthy:
-        raise UsageProblem(f"{root} is healthy: there is nothing to rebuild (`--force` forgets what its nodes do not know)")
+        raise UsageProblem(f"{root} is healthy: nothing to rebuild (`--force` forgets what its nodes do not know)")
 
 
 @dataclass(frozen=True)
@@ -311,8 +311,8 @@ class _Draft:
             namespace.set_local("safe_mode", f"rebuilt at transaction {choice.txn}")
         if self.missing:
             found._tell(
-                f"not read: {', '.join(self.missing)}; if a node that was read had been removed as lost, what the others "
-                "did since is not in here: compare before you go on"
+                f"not read: {', '.join(self.missing)}; if a node that was read had been removed as lost, what the "
+                "others did since is not in here: compare before you go on"
             )
         read = tuple(str(node.folder) for node in self.read)
         return Rebuilt(choice.txn, choice.base.txn, len(choice.links), read, self.missing, tuple(found.told))

@@ -732,7 +732,8 @@ def test_progress_is_drawn_on_terminals_only(run: Run, tmp_path: Path) -> None:
     draws = re.findall(r"\r\x1b\[K(put [^\r]*)", shown)
     assert draws
     assert all(len(draw) < 120 for draw in draws)
-    assert re.fullmatch(r"put \[[#.]{24}\] +\d+%  [\d.]+ [MkB]+/120.0 MB  [\d.]+ [MGk]B/s .*0/1.*", draws[0])  # cut off at the edge
+    shape = r"put \[[#.]{24}\] +\d+%  [\d.]+ [MkB]+/120.0 MB  [\d.]+ [MGk]B/s .*0/1.*"  # cut off at the edge
+    assert re.fullmatch(shape, draws[0])
     last = shown[shown.rindex("\x1b[K") + 3 :]
     assert last.startswith("put 1 file, 120.0 MB"), "the status line is gone before the answer comes"
     for args, environment in ((["-q"], {}), ([], {"TERM": "dumb"})):
