@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from blake3 import blake3
@@ -128,22 +129,24 @@ def putters(folder: Path, prepared: bool) -> list[Contestant]:
     ]
 
 
-def getters(folder: Path) -> list[Contestant]:
-    """`dfs get` and `cp -r`, each into a folder that is not there."""
+def getters(folder: Path, synced: bool) -> list[Contestant]:
+    """`dfs get` and `cp -r`, each into a folder that is not there; `synced`: until the bytes are on the disk."""
     ours, theirs = WORK / "got-dfs", WORK / "got-cp"
-    return [
-        Contestant(
-            name,
-            command,
-            lambda target=target: digest_of_folder(target),  # type: ignore[misc]
-            ENVIRONMENT,
-            lambda target=target: empty(target),  # type: ignore[misc]
+    contestants = []
+    for name, command, target in (
+        ("dfs get", [own_command("dfs"), "get", folder.name, str(ours)], ours),
+        ("cp -r", ["cp", "-r", str(folder), str(theirs)], theirs),
+    ):
+        contestants.append(
+            Contestant(
+                f"{name}, sync" if synced else name,
+                ["sh", "-c", '"$@" && sync', "sh", *command] if synced else command,
+                partial(digest_of_folder, target),
+                ENVIRONMENT,
+                partial(empty, target),
+            )
         )
-        for name, command, target in (
-            ("dfs get", [own_command("dfs"), "get", folder.name, str(ours)], ours),
-            ("cp -r", ["cp", "-r", str(folder), str(theirs)], theirs),
-        )
-    ]
+    return contestants
 
 
 def texts(size_bytes: int) -> Path:
@@ -220,7 +223,8 @@ def main(text_bytes: int = TEXT_BYTES, count: int = SMALL_FILES, rounds: int = 5
     for what, folder in kinds:
         report(f"put: {what}", compare(putters(folder, prepared=False), rounds))
         report(f"put again, unchanged: {what}", compare(putters(folder, prepared=True), rounds))
-        report(f"get: {what}", compare(getters(folder), rounds))
+        report(f"get: {what}", compare(getters(folder, synced=False), rounds))
+        report(f"get, until it is on the disk: {what}", compare(getters(folder, synced=True), rounds))
     line = f"1 KB inserted at the front of 500 MB: {inserted()} new chunks\n\n"
     print(line)
     with RESULTS.open("a") as out:
