@@ -23,7 +23,7 @@ from dfs.paths import join, normalise
 from dfs.render import Output, Progress, counted, human_bytes, total, visible
 from dfs.store import Records, Store
 
-_VERIFY_BATCH = 8  # chunks that one task looks at: small ones take less time than a task
+_VERIFY_BATCH_MAX = 256  # chunks that one task looks at: small ones take less time than a task
 _INPUT_BYTES = 1 << 18  # no pipe gives more at once
 _OPEN = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # a pipe put in the file's place must not hang us
 
@@ -264,7 +264,8 @@ def _verified(
     the others: their files are to be read again, which heals what is damaged."""
     store.pin(manifest for manifest in manifests if manifest is not None)
     ids = list(dict.fromkeys(ref.id for manifest in manifests if manifest is not None for ref in manifest.chunks))
-    batches = [ids[start : start + _VERIFY_BATCH] for start in range(0, len(ids), _VERIFY_BATCH)]
+    size = min(_VERIFY_BATCH_MAX, max(4, len(ids) // 64))
+    batches = [ids[start : start + size] for start in range(0, len(ids), size)]
     with ThreadPoolExecutor(os.cpu_count(), "dfs-verify") as pool:
         intact = set().union(*pool.map(lambda batch: store.replicated.intact(batch, replicas), batches))
     kept: list[FileManifest | None] = []

@@ -98,15 +98,19 @@ class LocalChunkStore(ChunkStore):
         return found
 
     def intact(self, chunk_ids: Iterable[ChunkId]) -> set[ChunkId]:
+        wanted = sorted(set(chunk_ids))
         found: set[ChunkId] = set()
-        for chunk in self.held(chunk_ids):  # what is not there is found out for all of them at once
+        with contextlib.suppress(ChunkDamaged, NodeFailed):  # else one by one: a bad page hides only what is on it
+            found = self._small.intact(wanted)
+        files: set[ChunkId] = set()
+        for chunk in self.held(set(wanted) - found):  # what is not there is found out for all of them at once
             with contextlib.suppress(ChunkMissing, ChunkDamaged):
                 if is_intact(self._record(chunk), chunk):
-                    found.add(chunk)
+                    files.add(chunk)
         with self._node_errors():
-            for folder in {chunk[:2] for chunk in found if self._is_there(chunk)}:
+            for folder in {chunk[:2] for chunk in files if self._is_there(chunk)}:
                 self._disk.sync_folder(self._folder(folder))  # who linked the name may have died before
-        return found
+        return found | files
 
     def listing(self) -> Iterator[tuple[ChunkId, int]]:
         for byte, folder in enumerate(_FAN_OUT):

@@ -14,7 +14,7 @@ from typing import TypeVar, cast
 
 import apsw
 
-from dfs.codec import Record, is_damaged
+from dfs.codec import Record, is_damaged, is_intact
 from dfs.disk import Disk, SyncFailed, mark_suspect
 from dfs.errors import ChunkDamaged, DfsError, NodeFailed, NoStore, StoreDamaged, Unsupported
 from dfs.ids import ChunkId
@@ -26,6 +26,7 @@ T = TypeVar("T")
 _Which = tuple[int, int]  # number and inode of a database
 _DAMAGE = (apsw.SQLITE_IOERR_DATA, apsw.SQLITE_IOERR_READ, apsw.SQLITE_IOERR_SHORT_READ, apsw.SQLITE_IOERR_CORRUPTFS)
 _FAILED_SYNC = (apsw.SQLITE_IOERR_FSYNC, apsw.SQLITE_IOERR_DIR_FSYNC)
+_LOOK_MAX = 64  # records in memory at once, each below 64 KiB
 _QUESTION_MAX = 512  # ids asked for in one statement
 
 
@@ -77,6 +78,19 @@ class SmallChunks:
             digests = [chunk.digest for chunk in chunk_ids]
             rows = self._current().execute(f"SELECT id FROM small_chunk WHERE id IN ({marks})", digests)
             return {ChunkId.from_digest(row[0]) for row in rows}
+
+    def intact(self, chunk_ids: Sequence[ChunkId]) -> set[ChunkId]:
+        """Which of these have a row that is as it was written."""
+        found: set[ChunkId] = set()
+        with self._errors("looking at chunks"):
+            for at in range(0, len(chunk_ids), _LOOK_MAX):
+                digests = [chunk.digest for chunk in chunk_ids[at : at + _LOOK_MAX]]
+                marks = ",".join("?" * len(digests))
+                rows = self._current().execute(f"SELECT id, record FROM small_chunk WHERE id IN ({marks})", digests)
+                for digest, record in rows:
+                    if is_intact(record, chunk := ChunkId.from_digest(digest)):
+                        found.add(chunk)
+        return found
 
     def listing(self, first_byte: int) -> list[tuple[ChunkId, int]]:
         """Ids that begin with this byte, and the bytes of their records."""
