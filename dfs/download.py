@@ -13,9 +13,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 from dfs.changes import ChunkRef
-from dfs.errors import AlreadyExists, DfsError, UsageProblem
+from dfs.errors import AlreadyExists, DfsError, NotFound, UsageProblem
 from dfs.listing import list_below
-from dfs.metadata import FileInfo
+from dfs.metadata import FileInfo, Found
 from dfs.paths import check_name, join
 from dfs.render import Output, Progress, human_bytes, visible
 from dfs.store import Store
@@ -141,6 +141,7 @@ class _Copier:
         self._out = out
         self._folders: dict[tuple[int, int], str] = {}  # of this run: (device, inode) -> path from the base
         self._last: tuple[str, _Folder] | None = None
+        self._above: tuple[str, Found] | None = None  # the folder in the store that files come from
         self._pending: deque[_Pending] = deque()
         self._done = Fetched()
 
@@ -176,6 +177,17 @@ class _Copier:
     def _shown(self, entry: FileInfo) -> str:
         return self._target.shown(_relative(entry, self._top))
 
+    def _chunks(self, path: str) -> list[ChunkRef]:
+        """The chunks of a file; its folder is looked up once for all that follow each other in it."""
+        namespace, at = self._store.namespace, self._options.at
+        above, _, name = path.rpartition("/")
+        if self._above is None or self._above[0] != above:
+            self._above = (above, namespace.need(above, at))
+        found = namespace.resolve(name, at, self._above[1])
+        if found is None:
+            raise NotFound(f"no such file or folder: dfs://{path}")
+        return namespace.chunks_of(found)
+
     def _begin(self, entry: FileInfo, pool: ThreadPoolExecutor) -> None:
         where = join(self._target.name, _relative(entry, self._top))
         if entry.kind == "dir":
@@ -186,7 +198,7 @@ class _Copier:
         folder = self._open_folder(above)
         if self._options.no_clobber:
             self._check_free(entry, folder, name)  # before its bytes are read for nothing
-        refs = self._store.namespace.chunks(entry.path, self._options.at)
+        refs = self._chunks(entry.path)
         temp = f".{secrets.token_hex(8)}.part"
         handle = os.open(temp, _CREATE, 0o666, dir_fd=folder.handle)
         file = _Pending(entry, folder, name, temp, handle)

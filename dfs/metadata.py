@@ -187,9 +187,9 @@ class Namespace(Database):
 
     # -- paths -------------------------------------------------------------------------------------
 
-    def resolve(self, path: str, at: int) -> Found | None:
-        """What a normalised path leads to, or None."""
-        found = Found(ROOT, "dir", 0)
+    def resolve(self, path: str, at: int, folder: Found | None = None) -> Found | None:
+        """What a normalised path leads to, from `folder` on (None: the root), or None."""
+        found = folder or Found(ROOT, "dir", 0)
         for name in path.split("/") if path else ():
             rows = self.rows(
                 "SELECT d.node, n.kind, d.from_txn FROM dentry d JOIN node n ON n.id = d.node"
@@ -289,9 +289,12 @@ class Namespace(Database):
 
     def chunks(self, path: str, at: int) -> list[ChunkRef]:
         """A file's chunks in order. Raises NotFound, WrongKind."""
-        found = self.need(path, at, "file")
+        return self.chunks_of(self.need(path, at, "file"))
+
+    def chunks_of(self, file: Found) -> list[ChunkRef]:
+        """The chunks of a file that was resolved."""
         rows = self.rows(
-            "SELECT chunk, offset, length, records, continues FROM file_chunk WHERE node = ? ORDER BY seq", found.node
+            "SELECT chunk, offset, length, records, continues FROM file_chunk WHERE node = ? ORDER BY seq", file.node
         )
         return [ChunkRef(ChunkId.from_digest(i), offset, n, records, bool(c)) for i, offset, n, records, c in rows]
 
