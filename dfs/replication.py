@@ -8,8 +8,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Literal
 
 from dfs.chunk_store import ChunkStore
 from dfs.codec import Record, encode
@@ -19,17 +17,6 @@ from dfs.options import NODE_REST_S
 from dfs.placement import PlacementNode, place
 
 log = logging.getLogger("dfs")
-
-
-@dataclass(frozen=True)
-class Copy:
-    """What one node has of a chunk; `reason` says why it is not good.
-
-    "unreadable" is not corruption: the node cannot be read now, or a newer release wrote the copy.
-    """
-
-    state: Literal["good", "missing", "damaged", "unreadable"]
-    reason: str = ""
 
 
 class ReplicatedChunks:
@@ -136,10 +123,6 @@ class ReplicatedChunks:
                 log.warning("%s", error)
                 found.difference_update(chunks)
         return found
-
-    def verify_all(self, chunk_id: ChunkId) -> dict[str, Copy]:
-        """Read every reachable node's copy; changes nothing."""
-        return {node.node_id: _copy(node, chunk_id) for node in self.reading_order(chunk_id)}
 
     # -- writing -------------------------------------------------------------------------------------------------------
 
@@ -300,15 +283,3 @@ def _holds(node: ChunkStore, chunk_id: ChunkId) -> bool:
         return bool(node.held([chunk_id]))
     except (NodeFailed, ChunkDamaged):
         return False
-
-
-def _copy(node: ChunkStore, chunk_id: ChunkId) -> Copy:
-    try:
-        node.get(chunk_id)
-    except ChunkMissing as error:
-        return Copy("missing", str(error))
-    except ChunkDamaged as error:
-        return Copy("damaged", str(error))
-    except (NodeFailed, Unsupported) as error:
-        return Copy("unreadable", str(error))
-    return Copy("good")

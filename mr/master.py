@@ -183,8 +183,8 @@ class Master:
         self._ran.add(task)
         planned = self._planned[task.stage]
         for output, outlet in zip(event.result.outputs, self._graph.stages[task.stage].program.outlets, strict=True):
-            if output.manifest:
-                self._present(output, outlet)
+            if isinstance(outlet.spec, PartOutlet) and outlet.spec.store is not None and output.manifest:
+                store_keep(outlet.spec.store, output.manifest)  # the worker's own pin ends with the worker
         identity = planned.identities[task.index]
         if identity is not None:
             self._fresh.append((identity, self._graph.stages[task.stage].label, event.result))

@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -227,10 +227,7 @@ def publish_to_store(changes: Sequence[StoreChange], request: str) -> None:
     wanted: list[dfs.Change] = []
     for change in changes:
         name = change.path.removeprefix(SCHEME).strip("/")
-        # how many chunks were new when a part was stored is no part of the change: tried again, it must be the same
-        manifests = {
-            n: replace(dfs.FileManifest.from_json(json.loads(m)), new_chunks=0) for n, m in change.manifests.items()
-        }
+        manifests = {n: dfs.FileManifest.from_json(json.loads(m)) for n, m in change.manifests.items()}
         expected = None if change.version is None else int(change.version)
         if "" in manifests:
             wanted.append(dfs.PutFile(name, manifests[""], expected))

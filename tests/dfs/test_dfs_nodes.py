@@ -22,7 +22,7 @@ from dfs.ids import ChunkId
 from dfs.oplog import Logged, Operation, OpLog, backfill, parse_segment
 from dfs.options import NODE_REST_S, OPLOG_SEGMENT_BYTES_MAX
 from dfs.placement import PlacementNode
-from dfs.replication import Copy, ReplicatedChunks
+from dfs.replication import ReplicatedChunks
 from dfs.stores.local import LocalChunkStore
 from dfs.stores.memory import MemoryChunkStore
 from dfs.stores.node import create_node, open_small
@@ -813,9 +813,6 @@ def test_no_kind_of_bad_node_makes_a_read_fail() -> None:
         chunks = ReplicatedChunks([PlacementNode("good"), PlacementNode("bad")], {"good": good, "bad": bad}, 2)
         good.put_many(records)
         assert [chunks.get(r.id) for r in records] == [b"chunk %d" % i for i in range(10)]
-        states = {chunks.verify_all(r.id)["bad"].state for r in records}
-        assert states == {{ChunkDamaged: "damaged", ChunkMissing: "missing"}.get(problem, "unreadable")}
-        assert chunks.verify_all(records[0].id)["good"] == Copy("good")
         if problem in (NodeFailed, ChunkDamaged):
             assert chunks.held([r.id for r in records]) == {r.id for r in records}
             assert chunks.holders(records[0].id) == ("good",)

@@ -19,7 +19,7 @@ from dfs.codec import HEADER_BYTES
 from dfs.creation import init_store
 from dfs.errors import DfsError, NodeFailed, StoreLocked, Unsupported
 from dfs.gc import collect
-from dfs.health import examine
+from dfs.health import examine, fault
 from dfs.ids import ChunkId
 from dfs.pins import alone
 from dfs.scrub import Scrubbed, load_cursor, scrub, sweep
@@ -69,8 +69,7 @@ def found(done: Scrubbed) -> set[ChunkId]:
 def all_good(store: Store) -> bool:
     """By the nodes' own verified reads."""
     return all(
-        [copy.state for copy in store.replicated.verify_all(chunk).values()] == ["good", "good"]
-        for chunk in chunks(store)
+        [fault(node, chunk) for node in store.replicated.nodes.values()] == [None, None] for chunk in chunks(store)
     )
 
 
