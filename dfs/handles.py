@@ -10,7 +10,6 @@ import logging
 import os
 import sys
 import threading
-from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,6 +20,7 @@ from fsspec.compression import compr
 
 from dfs.changes import ChunkRef, FileManifest
 from dfs.options import READ_CACHE_BYTES_MAX
+from dfs.reading import ChunkReader
 from dfs.writing import FileWriter
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class ReadFile(io.BufferedReader):
     """
 
     def __init__(self, path: str, refs: Sequence[ChunkRef], version_id: str, fetch: Fetch) -> None:
-        super().__init__(_ChunkReader(path, refs, fetch), buffer_size=128 * 1024)
+        super().__init__(_CachedReader(path, refs, fetch), buffer_size=128 * 1024)
         self.path = path
         self.size = refs[-1].offset + refs[-1].length if refs else 0
         self.version_id = version_id
@@ -97,42 +97,12 @@ class ReadFile(io.BufferedReader):
         return super().readline(size)
 
 
-class _ChunkReader(io.RawIOBase):
+class _CachedReader(ChunkReader):
     mode = "rb"
 
     def __init__(self, path: str, refs: Sequence[ChunkRef], fetch: Fetch) -> None:
-        self.name = path
         self._chunks = _ChunkCache(refs, fetch)
-        self._offsets = [ref.offset for ref in refs]
-        self._size = refs[-1].offset + refs[-1].length if refs else 0
-        self._position = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
-        if base + offset < 0:
-            raise ValueError(f"seek to {base + offset}, before the start of dfs://{self.name}")
-        self._position = base + offset
-        return self._position
-
-    def tell(self) -> int:
-        return self._position
-
-    def readinto(self, buffer: WriteableBuffer) -> int:
-        if self._position >= self._size:
-            return 0
-        index = bisect_right(self._offsets, self._position) - 1
-        begin = self._position - self._offsets[index]
-        with memoryview(buffer).cast("B") as target, memoryview(self._chunks.get(index)) as source:
-            count = min(len(target), len(source) - begin)
-            target[:count] = source[begin : begin + count]
-        self._position += count
-        return count
+        super().__init__(path, refs, self._chunks.get)
 
     def close(self) -> None:
         self._chunks.clear()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from dfs.changes import ChunkRef
@@ -18,20 +18,34 @@ class StoredFile(io.BufferedReader):
     """A buffered, seekable file of a store; `size` in bytes, as fsspec expects it."""
 
     def __init__(self, chunks: ReplicatedChunks, path: str, refs: Sequence[ChunkRef]) -> None:
-        super().__init__(ChunkReader(chunks, path, refs), buffer_size=1 << 20)
+        super().__init__(ChunkReader(path, refs, _OneChunk(chunks, path, refs).get), buffer_size=1 << 20)
         self.size = refs[-1].offset + refs[-1].length if refs else 0
 
 
-class ChunkReader(io.RawIOBase):
-    """Reads verified chunks; raises ChunkLost when one has no good copy. For one thread."""
+class _OneChunk:
+    """The chunk that was asked for last."""
 
     def __init__(self, chunks: ReplicatedChunks, path: str, refs: Sequence[ChunkRef]) -> None:
         self._chunks = chunks
+        self._path = path
         self._refs = refs
+        self._current: tuple[int, bytes] = (-1, b"")
+
+    def get(self, index: int) -> bytes:
+        if self._current[0] != index:
+            self._current = (-1, b"")  # let go of the old chunk before the new one is read
+            self._current = (index, self._chunks.get(self._refs[index].id, self._path))
+        return self._current[1]
+
+
+class ChunkReader(io.RawIOBase):
+    """Reads the chunks that `chunk` gives by their number, verified; it raises ChunkLost. For one thread."""
+
+    def __init__(self, path: str, refs: Sequence[ChunkRef], chunk: Callable[[int], bytes]) -> None:
+        self._chunk = chunk
         self._offsets = [ref.offset for ref in refs]
         self._size = refs[-1].offset + refs[-1].length if refs else 0
         self._position = 0
-        self._current: tuple[int, bytes] = (-1, b"")
         self.name = path
 
     def readable(self) -> bool:
@@ -54,11 +68,8 @@ class ChunkReader(io.RawIOBase):
         if self._position >= self._size:
             return 0
         index = bisect_right(self._offsets, self._position) - 1
-        if self._current[0] != index:
-            self._current = (-1, b"")  # let go of the old chunk before the new one is read
-            self._current = (index, self._chunks.get(self._refs[index].id, self.name))
         begin = self._position - self._offsets[index]
-        with memoryview(buffer).cast("B") as target, memoryview(self._current[1]) as source:
+        with memoryview(buffer).cast("B") as target, memoryview(self._chunk(index)) as source:
             count = min(len(target), len(source) - begin)
             target[:count] = source[begin : begin + count]
         self._position += count
