@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mr.aggregates import Aggregate, count, count_distinct, max, mean, min, sum
-    from mr.dataset import Dataset
+    from mr.dataset import Dataset, GroupedDataset
     from mr.errors import (
         InputError,
         JobFailed,
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
         RecordError,
         TypeConflict,
     )
-    from mr.grouping import GroupedDataset
     from mr.job_function import Job, job
     from mr.kernels.rows import Row
     from mr.readers import (
@@ -43,9 +42,8 @@ if TYPE_CHECKING:
 _HOMES = {
     "mr.aggregates": "Aggregate count count_distinct max mean min sum",
     "mr.task_context": "context counter rng",
-    "mr.dataset": "Dataset",
+    "mr.dataset": "Dataset GroupedDataset",
     "mr.errors": "InputError JobFailed MillraceError OutputError PlanError RecordError TypeConflict",
-    "mr.grouping": "GroupedDataset",
     "mr.job_function": "Job job",
     "mr.kernels.rows": "Row",
     "mr.readers": "from_items read_access_log read_binary_files read_csv read_json read_parquet read_text "

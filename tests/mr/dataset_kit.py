@@ -15,13 +15,13 @@ import mr.formats.blocks
 import mr.inputs
 import mr.operators.pygroups
 import mr.operators.python
-import mr.outlets
+import mr.outlets.base
 import mr.shuffle.merge
 import mr.shuffle.writer
 
 TINY = {
     mr.inputs: {"LOCAL_SPLIT_BYTES": 40, "ITEMS_PER_SPLIT": 4, "PACKED_FILE_BYTES_MAX": 0},
-    mr.outlets: {"COMBINE_BLOCK_ROWS": 3, "RUN_BYTES_MAX": 150},
+    mr.outlets.base: {"COMBINE_BLOCK_ROWS": 3, "RUN_BYTES_MAX": 150},
     mr.assignment: {"REDUCE_RANGE_BYTES_MAX": 2000},
     mr.shuffle.writer: {"SORT_BLOCK_BYTES": 300, "MERGE_BLOCK_BYTES": 300},
     mr.shuffle.merge: {"MERGE_BLOCK_BYTES": 300},

@@ -10,7 +10,7 @@ import polars as pl
 
 from mr.aggregates import Aggregate
 from mr.aggregates import count as count_rows
-from mr.arguments import Names, ordering, unknown
+from mr.dataset.arguments import Names, ordering, unknown
 from mr.errors import PlanError, TypeConflict
 from mr.kernels.rows import Shape
 from mr.operators.base import rows_shape
@@ -21,6 +21,7 @@ from mr.plan import Apply, GroupBy, Node
 
 if TYPE_CHECKING:
     from mr.dataset import Dataset
+    from mr.dataset.keyed import Keyed
 
 
 class GroupedDataset:
@@ -31,7 +32,7 @@ class GroupedDataset:
     'GroupedDataset'
     """
 
-    def __init__(self, dataset: Dataset, keys: Sequence[pl.Expr], partitions: int | None) -> None:
+    def __init__(self, dataset: Keyed, keys: Sequence[pl.Expr], partitions: int | None) -> None:
         self._dataset = dataset
         self._node: Node = dataset._node
         self._partitions = partitions

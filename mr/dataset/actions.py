@@ -10,6 +10,7 @@ import polars as pl
 import pyarrow as pa
 
 from mr.aggregates import count
+from mr.dataset.base import DatasetBase
 from mr.errors import PlanError
 from mr.explain import explain_graph
 from mr.formats.base import Writer
@@ -31,10 +32,8 @@ def first_rows(node: Node, n: int) -> First:
     return First(node.shape, node, n, LimitRows(n), early=True)
 
 
-class Actions:
+class Actions(DatasetBase):
     """Base of `Dataset`: what ends a chain."""
-
-    _node: Node
 
     def _repr_html_(self) -> str:
         return f"<pre>{html.escape(self.explain())}</pre>"

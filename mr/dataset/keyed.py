@@ -1,0 +1,113 @@
+"""Methods that bring records with equal keys together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NoReturn, cast
+
+import polars as pl
+import pyarrow as pa
+
+from mr.aggregates import Aggregate
+from mr.aggregates import count as count_rows
+from mr.dataset.arguments import Column, Names, expressions, partition_count
+from mr.dataset.columns import Columns
+from mr.dataset.grouped import GroupedDataset
+from mr.dataset.records import Function, Records
+from mr.errors import PlanError
+from mr.kernels.rows import shape_of
+from mr.operators.pygroups import KEY, VALUE, Folded, MapGroups, PythonCombiner, grouped_shape
+from mr.plan import GroupBy
+
+if TYPE_CHECKING:
+    from mr.dataset import Dataset
+
+
+class Keyed(Records, Columns):
+    """Base of `Dataset`: group_by, agg, value_counts, reduce_by_key, map_reduce."""
+
+    def group_by(self, *columns: Column, num_partitions: int | None = None, **named: pl.Expr) -> GroupedDataset:
+        """Groups of rows with equal keys: column names, expressions, or `name=expression`.
+
+        Nulls form one group, NaNs one. `num_partitions` fixes the number of reduce tasks (at most 256).
+        Raises PlanError for an unknown column.
+
+        >>> import mr
+        >>> mr.from_items([("a", 1), ("a", 2)]).group_by("key").agg(n=mr.count()).take_all()
+        [Row(key='a', n=2)]
+        """
+        exprs = expressions(columns, named)
+        if not exprs:
+            raise PlanError("group_by(): name at least one column; use ds.agg(...) for one row over all records")
+        return GroupedDataset(self, exprs, partition_count(num_partitions))
+
+    groupby = group_by
+
+    def agg(self, *unnamed: NoReturn, **aggregates: Aggregate) -> Dataset:
+        """One row of aggregates over all records.
+
+        >>> import mr
+        >>> mr.from_items([1, 2, 3]).agg(total=mr.sum("value"), n=mr.count()).take_all()
+        [Row(total=6, n=3)]
+        """
+        return GroupedDataset(self, [], None).agg(*unnamed, **aggregates)
+
+    def value_counts(self) -> Dataset:
+        """Rows of each distinct record and its `count`.
+
+        >>> import mr
+        >>> mr.from_items(["a", "b", "a"]).value_counts().sort("value").take_all()
+        [Row(value='a', count=2), Row(value='b', count=1)]
+        """
+        shape = self._node.known()
+        return self.group_by(*shape.names).agg(count=count_rows())
+
+    def reduce_by_key(self, fn: Function, *, key: str = KEY, value: str = VALUE) -> Dataset:
+        """One row (key, value) for each key, its values folded with an associative `fn(a, b)`.
+
+        >>> import mr
+        >>> mr.from_items([("a", 1), ("b", 5), ("a", 2)]).reduce_by_key(lambda a, b: a + b).sort("key").take_all()
+        [Row(key='a', value=3), Row(key='b', value=5)]
+        """
+        pairs = self.select(**{KEY: pl.col(key), VALUE: pl.col(value)})
+        shape = pairs._node.known()
+        op = Folded(fn, cast("tuple[pa.DataType | None, pa.DataType | None]", shape.types))
+        return self._with(GroupBy(op.shape(shape), pairs._node, op))
+
+    def map_reduce(
+        self,
+        mapper: Function,
+        reducer: Function,
+        *,
+        combiner: Function | None = None,
+        partitioner: Callable[[Any, int], int] | None = None,
+        num_partitions: int | None = None,
+        names: Names | None = None,
+    ) -> Dataset:
+        """Classic MapReduce: `mapper(record)` yields (key, value), `reducer(key, values)` gives records.
+
+        `combiner(key, values)` gives values early, by blocks of a split; it must not change what the reducer returns.
+        `partitioner(key, n) -> int` chooses among `num_partitions` reduce tasks. The reducer's result: an iterator is
+        many records, None none, anything else one. Keys come in a fixed order, values in input order.
+
+        Raises PlanError for a partitioner without num_partitions.
+
+        >>> import mr
+        >>> def words(line):
+        ...     for word in line.split():
+        ...         yield word, 1
+        >>> lines = mr.from_items(["a b", "a"])
+        >>> counts = lines.map_reduce(words, lambda word, ns: (word, sum(ns)), names={"word": str, "n": int})
+        >>> counts.sort("word").take_all()
+        [Row(word='a', n=2), Row(word='b', n=1)]
+        """
+        if partitioner is not None and num_partitions is None:
+            raise PlanError("map_reduce(): partitioner= needs num_partitions=")
+        pairs = self.flat_map(mapper, names=None if shape_of(None, mapper, True) else (KEY, VALUE))
+        shape = pairs._node.shape
+        if shape is None or shape.names != (KEY, VALUE):
+            raise PlanError("map_reduce(): the mapper yields pairs (key, value)")
+        early = None if combiner is None else PythonCombiner(combiner)
+        declared = grouped_shape(names, reducer)
+        op = MapGroups((KEY,), reducer, value=VALUE, declared=declared, combine_with=early)
+        return self._with(GroupBy(declared, pairs._node, op, partition_count(num_partitions), partitioner))

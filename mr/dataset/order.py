@@ -1,0 +1,75 @@
+"""Methods that put records in order, keep some of them, or join datasets end to end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from mr.dataset.actions import first_rows
+from mr.dataset.arguments import ordering, partition_count, united
+from mr.dataset.base import DatasetBase
+from mr.errors import PlanError
+from mr.operators.base import require_columns
+from mr.operators.batches import TopRows
+from mr.operators.grouped import Distinct
+from mr.plan import First, GroupBy, Sort, Union
+
+if TYPE_CHECKING:
+    from mr.dataset import Dataset
+
+
+class Order(DatasetBase):
+    """Base of `Dataset`: limit, top_k, sort, distinct, union."""
+
+    def limit(self, n: int) -> Dataset:
+        """The first `n` records in input order.
+
+        >>> import mr
+        >>> mr.from_items(range(100)).limit(2).take_all()
+        [0, 1]
+        """
+        if n < 0:
+            raise PlanError("limit(): n is at least 0")
+        return self._with(first_rows(self._node, n))
+
+    def top_k(self, k: int, by: str | Sequence[str], descending: bool | Sequence[bool] = True) -> Dataset:
+        """The first `k` records in the order of the columns `by`, ties in input order.
+
+        >>> import mr
+        >>> mr.from_items([3, 9, 4]).top_k(2, by="value").take_all()
+        [9, 4]
+        """
+        columns, down = ordering(self._node.known(), by, descending, "top_k()")
+        return self._with(First(self._node.shape, self._node, k, TopRows(k, columns, down), early=False))
+
+    def sort(self, *columns: str, descending: bool | Sequence[bool] = False) -> Dataset:
+        """All records in one order, ties in input order: nulls last in both directions, NaN above all numbers.
+
+        >>> import mr
+        >>> mr.from_items([2, None, 3]).sort("value", descending=True).take_all()
+        [3, 2, None]
+        """
+        by, down = ordering(self._node.known(), columns, descending, "sort()")
+        return self._with(Sort(self._node.shape, self._node, by, down))
+
+    def distinct(self, *columns: str, num_partitions: int | None = None) -> Dataset:
+        """The first record of each value of `columns` (all columns by default).
+
+        >>> import mr
+        >>> sorted(mr.from_items(["a", "b", "a"]).distinct().take_all())
+        ['a', 'b']
+        """
+        shape = require_columns(self._node.known(), columns, "distinct()")
+        return self._with(GroupBy(shape, self._node, Distinct(columns or shape.names), partition_count(num_partitions)))
+
+    def union(self, *others: Dataset) -> Dataset:
+        """All records of this dataset, then those of the others. Raises PlanError where columns differ.
+
+        >>> import mr
+        >>> mr.from_items([1]).union(mr.from_items([2])).take_all()
+        [1, 2]
+        """
+        shape = self._node.shape
+        for other in others:
+            shape = united(shape, other._node.shape)
+        return self._with(Union(shape, (self._node, *(other._node for other in others))))

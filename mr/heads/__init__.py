@@ -1,0 +1,64 @@
+"""Where the records of a task come from: a split, ranges of shuffles, or all rows of an exchange."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pyarrow as pa
+
+from mr.batch import Batch
+from mr.heads.exchanges import bucketed, gathered, ranged
+from mr.heads.joined import pairs
+from mr.heads.reading import Reading, counted
+from mr.heads.rejected import resolved
+from mr.heads.splits import PIECE_SHIFT, read_split
+from mr.operators.base import TaskEnv
+from mr.program import (
+    GatherHead,
+    GroupHead,
+    Head,
+    ItemsHead,
+    JoinHead,
+    ReadHead,
+    ResolveHead,
+    SortHead,
+)
+from mr.tasks import TaskSpec
+
+
+def records_of(
+    head: Head, spec: TaskSpec, env: TaskEnv, reading: Reading, reject: Callable[[pa.RecordBatch], None]
+) -> Iterator[Batch]:
+    """The records that a task starts from. Raises FetchFailed, InputError, RecordError."""
+    match head:
+        case ReadHead():
+            assert spec.split is not None
+            yield from read_split(head, spec.split, env, reading, reject)
+        case ItemsHead():
+            assert spec.split is not None
+            assert spec.split.items is not None
+            with pa.ipc.open_stream(spec.split.items) as reader:
+                for batch in reader:
+                    reading.records += batch.num_rows
+                    yield Batch(batch)
+        case GroupHead(op):
+            rows = bucketed(spec.exchanges[0], (*op.keys, *op.order[0]), _directions(op), env)
+            yield from map(Batch, op.reduce(counted(rows, reading), env))
+        case JoinHead(op):
+            yield from map(Batch, op.join(pairs(head, spec, env, reading), env))
+        case SortHead():
+            yield from map(Batch, counted(ranged(head, spec.exchanges[0], env), reading))
+        case GatherHead(op):
+            rows = counted(gathered(spec.exchanges[0], Path(env.home)), reading)
+            yield from map(Batch, rows if op is None else op.reduce(rows, env))
+        case ResolveHead():
+            yield from map(Batch, counted(resolved(spec.exchanges[0], Path(env.home)), reading))
+
+
+def _directions(op: object) -> tuple[bool, ...]:
+    keys, (by, descending) = op.keys, op.order  # type: ignore[attr-defined]
+    return (False,) * len(keys) + (tuple(descending) or (False,) * len(by))
+
+
+__all__ = ["PIECE_SHIFT", "Reading", "gathered", "records_of"]

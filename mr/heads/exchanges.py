@@ -1,0 +1,87 @@
+"""The records of an exchange: ranges of buckets, a range of a sort, or all rows in producer order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+
+from mr.errors import FetchFailed
+from mr.operators.base import TaskEnv
+from mr.program import SortHead
+from mr.shuffle.merge import bucket_rows, sorted_rows
+from mr.shuffle.ranges import Boundary, range_streams
+from mr.shuffle.reader import RunReader
+from mr.shuffle.run_file import RunIndex
+from mr.tasks import Cut, ExchangeInput, Segment, SourceFile
+
+
+class CastSource:
+    """A run file whose rows are given out under the schema of the whole exchange (a `SegmentSource`).
+
+    Every failure names the task that wrote the file, so that the scheduler can run that one again.
+    """
+
+    def __init__(self, home: Path, file: SourceFile, schema: pa.Schema) -> None:
+        self._file = file
+        try:
+            self._reader = RunReader(home / file.path, schema)
+        except FetchFailed as error:
+            raise FetchFailed(error.path, error.reason, file.producer) from None
+
+    @property
+    def index(self) -> RunIndex:
+        return self._reader.index
+
+    def segments(self, low: int, high: int) -> tuple[Segment, ...]:
+        return self._reader.segments(low, high)
+
+    def batches(self, segment: Segment) -> Iterator[pa.RecordBatch]:
+        try:
+            yield from self._reader.batches(segment)
+        except FetchFailed as error:
+            raise FetchFailed(error.path, error.reason, self._file.producer) from None
+
+
+def schema_of(given: ExchangeInput) -> pa.Schema:
+    """The schema that all rows of an exchange are given out under."""
+    return pa.ipc.read_schema(pa.py_buffer(given.schema)) if given.schema else pa.schema([])
+
+
+def sources_of(given: ExchangeInput, home: Path) -> list[CastSource]:
+    """The run files of an exchange, in producer order."""
+    schema = schema_of(given)
+    return [CastSource(home, file, schema) for file in given.files]
+
+
+def bucketed(
+    given: ExchangeInput, by: tuple[str, ...], descending: tuple[bool, ...], env: TaskEnv
+) -> Iterator[pa.RecordBatch]:
+    """The rows of a range of buckets, sorted by (bucket, `by`, producer, row)."""
+    low, high = given.buckets
+    sources = sources_of(given, Path(env.home))
+    return bucket_rows(sources, low, high, by, descending, env.memory_bytes, Path(env.scratch))
+
+
+def ranged(head: SortHead, given: ExchangeInput, env: TaskEnv) -> Iterator[pa.RecordBatch]:
+    """The rows of one range of a global sort, in order."""
+    low, high = _boundary(given.lower), _boundary(given.upper)
+    streams = []
+    for number, source in zip(given.numbers, sources_of(given, Path(env.home)), strict=True):
+        streams += range_streams(source, number, head.by, head.descending, low, high)
+    return sorted_rows(streams, given.bytes, head.by, head.descending, env.memory_bytes, Path(env.scratch))
+
+
+def _boundary(cut: Cut | None) -> Boundary | None:
+    if cut is None:
+        return None
+    key = pa.ipc.open_stream(cut.key).read_next_batch()
+    return Boundary(key, cut.producer, cut.run, cut.row)
+
+
+def gathered(given: ExchangeInput, home: Path) -> Iterator[pa.RecordBatch]:
+    """All rows of an exchange in producer order."""
+    for source in sources_of(given, home):
+        for segment in source.index.segments:
+            yield from source.batches(segment)
