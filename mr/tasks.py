@@ -63,13 +63,15 @@ class PieceRef:
 class Split:
     """The input of one source task. `identity` names its content; equal identities are equal records.
 
-    `items` holds the records themselves (an Arrow IPC stream) where they come from the program, not from files.
+    `items` holds the records themselves (an Arrow IPC stream) where they come from the program, not from files; `run`
+    names the run files of a materialized result.
     """
 
     pieces: tuple[PieceRef, ...]
     identity: str
     size_bytes: int
     items: bytes | None = None
+    run: ExchangeInput | None = None
 
 
 @dataclass(frozen=True)
@@ -173,7 +175,8 @@ class Output:
 class TaskResult:
     """The recorded result of a task. `piece_lines` counts the records of each piece, for line numbers.
 
-    `rejected` counts the records that the head and then each step left out.
+    `rejected` counts the records that the head and then each step left out. `timing`: seconds by kind of work
+    (`stopwatch.KINDS`); `spilled`: bytes written to scratch because they did not fit the attempt's memory.
     """
 
     outputs: tuple[Output, ...]
@@ -183,6 +186,8 @@ class TaskResult:
     seconds: float = 0.0
     piece_lines: tuple[int, ...] = ()
     rejected: tuple[int, ...] = ()
+    timing: tuple[float, ...] = ()
+    spilled: int = 0
 
     @property
     def digests(self) -> tuple[tuple[str, ...], ...]:

@@ -33,8 +33,9 @@ from mr.operators.base import Run
 from mr.outlets import OutletRun, SchemaGrew, open_outlet
 from mr.pieces import OpenedPiece
 from mr.prints import prints_to
-from mr.program import HEAD, Port, Program
+from mr.program import HEAD, Outlet, PartOutlet, Port, Program
 from mr.scratch import attempt_tag
+from mr.stopwatch import Kind
 from mr.tasks import Attempt, PieceRef, TaskId, TaskResult, TaskSpec
 
 PROGRAMS_KEPT = 64
@@ -232,18 +233,24 @@ class _Task:
     def run(self) -> TaskResult:
         started = time.perf_counter()
         self._runs = [step.op.start(self, step.track) for step in self._program.steps]
-        for batch in records_of(self._program.head, self._spec, self, self._reading, self._reject_at_head):
+        head, watch = self._program.head, self._reading.watch
+        records = records_of(head, self._spec, self, self._reading, self._reject_at_head)
+        for batch in watch.timed("user" if self._spec.split is None else "read", records):
             self._push(Port(), batch)
         for i, run in enumerate(self._runs):
             for batch in run.end():
                 self._push(Port(i), batch)
             self._drain(i)
-        outputs = tuple(outlet.finish() for outlet in self._outlets)
+        outputs = []
+        for outlet, open_one in zip(self._program.outlets, self._outlets, strict=True):
+            with watch.doing(_kind_of(outlet)):
+                outputs.append(open_one.finish())
         counters = tuple(sorted(self._counters.items()))
         seconds = time.perf_counter() - started
         reading, lines = self._reading, tuple(self._reading.piece_lines)
         rejected = (self._counters["rejected records"] - sum(self._rejected), *self._rejected)
-        return TaskResult(outputs, counters, reading.records, reading.bytes, seconds, lines, rejected)
+        timing = watch.seconds()
+        return TaskResult(tuple(outputs), counters, reading.records, reading.bytes, seconds, lines, rejected, timing)
 
     def _reject_at_head(self, data: pa.RecordBatch) -> None:
         self._push(Port(HEAD, rejects=True), Batch(data))
@@ -254,7 +261,8 @@ class _Task:
                 self._push(Port(i), output)
             self._drain(i)
         for i in self._leaving.get(port, ()):
-            self._outlets[i].write(batch.data)
+            with self._reading.watch.doing(_kind_of(self._program.outlets[i])):
+                self._outlets[i].write(batch.data)
 
     def _drain(self, step: int) -> None:
         rejects, self._runs[step].rejects = self._runs[step].rejects, []
@@ -270,6 +278,10 @@ class _Task:
             for name in os.listdir(self.scratch):
                 os.unlink(os.path.join(self.scratch, name))
             os.rmdir(self.scratch)
+
+
+def _kind_of(outlet: Outlet) -> Kind:
+    return "write" if isinstance(outlet.spec, PartOutlet) else "shuffle"
 
 
 def _line_at(path: str, base: int, number: int) -> int | None:

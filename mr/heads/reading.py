@@ -7,19 +7,22 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
+from mr.stopwatch import Stopwatch
+
 
 @dataclass
 class Reading:
-    """What a task has read so far, and where it is, for progress and messages."""
+    """What a task has read so far, where it is, and what that took: for progress, messages and `explain --analyze`."""
 
     records: int = 0
     bytes: int = 0
     piece_lines: list[int] = field(default_factory=list)
+    watch: Stopwatch = field(default_factory=Stopwatch)
 
 
 def counted(rows: Iterator[pa.RecordBatch], reading: Reading) -> Iterator[pa.RecordBatch]:
-    """`rows` as they are, counted as read."""
-    for batch in rows:
+    """`rows` of exchanges as they are, counted as read."""
+    for batch in reading.watch.timed("shuffle", rows):
         reading.records += batch.num_rows
         reading.bytes += batch.nbytes
         yield batch
