@@ -7,13 +7,12 @@ Compressed files and formats that cannot be cut are one piece.
 
 from __future__ import annotations
 
-import mmap
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import BinaryIO, Final, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,12 +23,16 @@ from mr.fingerprint import digest
 from mr.formats.base import Reader
 from mr.options import LOCAL_SPLIT_BYTES, PACK_BYTES_MAX, PACK_CLOSE_BITS, PACKED_FILE_BYTES_MAX
 from mr.pieces import OpenedPiece
-from mr.plan import Items, Read
-from mr.storage import InputFile, list_files
+from mr.plan import Items, Materialized, Read
+from mr.storage import InputFile, list_files, open_local
 from mr.tasks import PieceRef, Split
 
 ITEMS_PER_SPLIT = 65_536
 SETTLED_SECONDS = 2.0
+HASHED_BYTES: Final = 1 << 20
+"""A local file is hashed by so many bytes at a time ..."""
+LOOKED_BYTES: Final = 1 << 14
+"""... and the end of a record looked for in so many."""
 
 
 class Memo(Protocol):
@@ -56,10 +59,12 @@ def input_files(node: Read) -> list[InputFile]:
     return [file for path in node.paths for file in list_files(path)]
 
 
-def splits_of(node: Read | Items, memo: Memo) -> tuple[Split, ...]:
+def splits_of(node: Read | Items | Materialized, memo: Memo) -> tuple[Split, ...]:
     """The splits of a source, in input order; at least one, which may be empty. Raises InputNotFound, InputError."""
     if isinstance(node, Items):
         return _item_splits(node.data)
+    if isinstance(node, Materialized):
+        return tuple(Split((), part.identity, part.bytes, run=part) for part in node.parts)
     pieces = _pieces(input_files(node), node.reader, memo)
     splits = [_split(group, node.reader) for group in _packed(pieces)]
     return tuple(splits) or (Split((), digest("empty"), 0),)
@@ -180,7 +185,7 @@ def _ranges(file: InputFile, record_end: bytes, memo: Memo) -> tuple[Range, ...]
         return known
     try:
         ranges = tuple(_cut(file, record_end))
-    except OSError as error:
+    except OSError as error:  # from the disk; that it cannot be opened is an InputError
         raise InputError(f"{file.path}: cannot be read: {error.strerror}") from None
     # a file written within the clock's granularity could change again without its stamp changing
     if time.time() - int(file.stamp.rpartition(":")[2]) / 1e9 > SETTLED_SECONDS:
@@ -189,20 +194,36 @@ def _ranges(file: InputFile, record_end: bytes, memo: Memo) -> tuple[Range, ...]
 
 
 def _cut(file: InputFile, record_end: bytes) -> Iterator[Range]:
-    if file.size == 0:
-        yield Range(0, 0, str(blake3(b"").hexdigest()))
-        return
-    with open(file.path, "rb") as handle, mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+    with open_local(file.path) as handle:
         start = 0
-        while start < len(mapped):
-            end = start + LOCAL_SPLIT_BYTES if record_end else len(mapped)
-            if end < len(mapped):
-                found = mapped.find(record_end, end - len(record_end))
-                end = len(mapped) if found < 0 else found + len(record_end)
-            end = min(end, len(mapped))
-            with memoryview(mapped) as view, view[start:end] as part:
-                yield Range(start, end - start, str(blake3(part).hexdigest()))
-            start = end
+        while start < file.size or start == 0:
+            size, hasher = 0, blake3()
+            for block in _range_bytes(handle, start, file.size, record_end):
+                hasher.update(block)
+                size += len(block)
+            yield Range(start, size, str(hasher.hexdigest()))
+            if not size:  # empty, or cut short meanwhile: what is read of it will not be what was planned
+                return
+            start += size
+
+
+def _range_bytes(handle: BinaryIO, start: int, size: int, record_end: bytes) -> Iterator[bytes]:
+    """The bytes from `start` on: LOCAL_SPLIT_BYTES of them and up to the next `record_end`, or all if that is empty."""
+    stop = min(start + LOCAL_SPLIT_BYTES, size) if record_end else size
+    handle.seek(start)
+    last = b""
+    while start < stop and (block := handle.read(min(stop - start, HASHED_BYTES))):
+        start += len(block)
+        last = (last + block)[-len(record_end) :] if record_end else b""
+        yield block
+    while record_end and start < size and not last.endswith(record_end):
+        block = handle.read(min(size - start, LOOKED_BYTES))
+        at = (last + block).find(record_end)
+        end = len(block) if at < 0 else at + len(record_end) - len(last)
+        yield block[:end]
+        start, last = start + end, (last + block[:end])[-len(record_end) :]
+        if not block:
+            return
 
 
 def _row_groups(file: InputFile, memo: Memo) -> Iterator[_Piece]:

@@ -19,6 +19,7 @@ from mr.formats.base import Reader, Writer
 from mr.kernels.rows import Shape
 from mr.operators.base import ErrorPolicy, Grouped, Narrow
 from mr.operators.joins import How
+from mr.tasks import ExchangeInput
 
 Mode = Literal["error", "overwrite", "append"]
 Strategy = Literal["auto", "broadcast", "sort_merge"]
@@ -168,6 +169,41 @@ class Join(Node):
 
 
 @dataclass(frozen=True, eq=False)
+class Repartition(Node):
+    """The same records in `partitions` tasks: by the hash of the columns `by`, or dealt out in turn where it is ()."""
+
+    input: Node
+    partitions: int
+    by: tuple[str, ...]
+
+    @property
+    def inputs(self) -> tuple[Node, ...]:
+        return (self.input,)
+
+    @property
+    def label(self) -> str:
+        return f"repartition({', '.join(self.by)})"
+
+
+@dataclass(frozen=True, eq=False)
+class Materialized(Node):
+    """Records that lie in run files: part i is read by task i. `of` made them, and makes them again if they are lost.
+
+    `keys`: the columns by whose hash they are partitioned, () for none: part i of n holds the rows whose bucket b has
+    b * n // 256 == i. `note` says what they are.
+    """
+
+    parts: tuple[ExchangeInput, ...]
+    keys: tuple[str, ...]
+    note: str
+    of: Node
+
+    @property
+    def label(self) -> str:
+        return f"materialized {self.note}"
+
+
+@dataclass(frozen=True, eq=False)
 class Sort(Node):
     """All records in one order over all tasks, ties in input order."""
 
@@ -265,10 +301,12 @@ __all__ = [
     "GroupBy",
     "Items",
     "Join",
+    "Materialized",
     "Mode",
     "Node",
     "Read",
     "Rejected",
+    "Repartition",
     "Site",
     "Sort",
     "Strategy",

@@ -47,6 +47,11 @@ class ItemsHead:
 
 
 @dataclass(frozen=True)
+class RunHead:
+    """Rows as they lie, in producer order: of the run files that the split names, else of buckets of exchange 0."""
+
+
+@dataclass(frozen=True)
 class GroupHead:
     """Applies a keyed operator to a range of buckets of exchange 0."""
 
@@ -80,7 +85,7 @@ class ResolveHead:
     """Rejected records of exchange 0, their positions turned into path, offset and line."""
 
 
-Head = ReadHead | ItemsHead | GroupHead | JoinHead | SortHead | GatherHead | ResolveHead
+Head = ReadHead | ItemsHead | RunHead | GroupHead | JoinHead | SortHead | GatherHead | ResolveHead
 
 
 # --- the tree --------------------------------------------------------------------------------------------------------

@@ -13,8 +13,24 @@ from dataclasses import dataclass, field, replace
 from mr.errors import PlanError
 from mr.operators.columns import FilterExpr, Select, WithColumns
 from mr.operators.joins import BroadcastJoin, MergeJoin, joined_shape
+from mr.operators.partitions import Shuffled
 from mr.options import BROADCAST_BYTES_MAX
-from mr.plan import Apply, Collect, First, GroupBy, Items, Join, Node, Read, Rejected, Sort, Union, Write
+from mr.plan import (
+    Apply,
+    Collect,
+    First,
+    GroupBy,
+    Items,
+    Join,
+    Materialized,
+    Node,
+    Read,
+    Rejected,
+    Repartition,
+    Sort,
+    Union,
+    Write,
+)
 from mr.program import (
     GatherHead,
     GatherOutlet,
@@ -31,6 +47,7 @@ from mr.program import (
     RangeOutlet,
     ReadHead,
     ResolveHead,
+    RunHead,
     SortHead,
     Step,
 )
@@ -64,7 +81,7 @@ class Stage:
     id: int
     label: str
     program: Program
-    source: Read | Items | None
+    source: Read | Items | Materialized | None
     inputs: tuple[int, ...]
     sides: tuple[int, ...]
     limit_rows: int | None
@@ -111,7 +128,7 @@ class _Draft:
 
     id: int
     head: Head
-    source: Read | Items | None = None
+    source: Read | Items | Materialized | None = None
     inputs: tuple[int, ...] = ()
     sides: list[int] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
@@ -215,6 +232,12 @@ class _Compiler:
                 return ((self._stage(ReadHead(node.reader, node.on_error), node.label, source=node), Port()),)
             case Items():
                 return ((self._stage(ItemsHead(), node.label, source=node), Port()),)
+            case Materialized():
+                return ((self._stage(RunHead(), node.label, source=node), Port()),)
+            case Repartition():
+                head: Head = GroupHead(Shuffled(node.by)) if node.by else RunHead()
+                spec = HashOutlet(node.by, partitions=node.partitions)
+                return (self._behind(self._emit(node.input), spec, head, node.label),)
             case Apply():
                 return self._append(self._emit(node.input), lambda _: node.op, node.label)
             case Union():
@@ -227,8 +250,8 @@ class _Compiler:
             case Join():
                 return self._join(node)
             case Sort():
-                spec = RangeOutlet(node.by, node.descending)
-                return (self._behind(self._emit(node.input), spec, SortHead(node.by, node.descending), node.label),)
+                ranges = RangeOutlet(node.by, node.descending)
+                return (self._behind(self._emit(node.input), ranges, SortHead(node.by, node.descending), node.label),)
             case First():
                 return self._first(node)
         raise PlanError(f"{node.site}: a {node.label} cannot be used as an input")
@@ -307,6 +330,8 @@ def _known_size(node: Node, size_of: SizeOf) -> int | None:
             return size_of(node)
         case Items():
             return int(node.data.nbytes)
+        case Materialized():
+            return sum(part.bytes for part in node.parts)
         case Apply():
             return _known_size(node.input, size_of)
     return None

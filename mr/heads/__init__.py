@@ -10,6 +10,7 @@ import pyarrow as pa
 from mr.batch import Batch
 from mr.heads.exchanges import bucketed, gathered, ranged
 from mr.heads.joined import pairs
+from mr.heads.materialized import in_order, materialized
 from mr.heads.reading import Reading, counted
 from mr.heads.rejected import resolved
 from mr.heads.splits import PIECE_SHIFT, read_split
@@ -22,6 +23,7 @@ from mr.program import (
     JoinHead,
     ReadHead,
     ResolveHead,
+    RunHead,
     SortHead,
 )
 from mr.tasks import TaskSpec
@@ -42,6 +44,10 @@ def records_of(
                 for batch in reader:
                     reading.records += batch.num_rows
                     yield Batch(batch)
+        case RunHead():
+            split, home = spec.split, Path(env.home)
+            rows = in_order(spec.exchanges[0], home) if split is None else materialized(split, home)
+            yield from map(Batch, counted(rows, reading))
         case GroupHead(op):
             rows = bucketed(spec.exchanges[0], (*op.keys, *op.order[0]), _directions(op), env)
             yield from map(Batch, op.reduce(counted(rows, reading), env))
