@@ -309,5 +309,5 @@ def result_from_json(text: str) -> TaskResult:
         out["schema"], out["sample"] = bytes.fromhex(out["schema"]), bytes.fromhex(out["sample"])
         outputs.append(Output(**out, segments=segments))
     counters = tuple((name, n) for name, n in raw.pop("counters"))
-    numbers = {name: tuple(raw.pop(name)) for name in ("piece_lines", "rejected", "timing")}
-    return TaskResult(tuple(outputs), counters, **numbers, **raw)
+    raw |= {name: tuple(raw[name]) for name in ("piece_lines", "rejected", "timing")}
+    return TaskResult(tuple(outputs), counters, **raw)
