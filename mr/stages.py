@@ -323,6 +323,18 @@ class _Compiler:
         return Sink(node, tuple(self._outlet(draft, port, spec) for draft, port in ports))
 
 
+def partitioning_of(node: Node) -> tuple[tuple[str, ...], int] | None:
+    """The columns by whose hash the tasks of `node` hold its rows, and their number; None where they are not fixed."""
+    match node:
+        case Materialized():
+            return (node.keys, len(node.parts)) if node.keys else None
+        case Repartition():
+            return (node.by, node.partitions) if node.by else None
+        case Apply(op=FilterExpr()):
+            return partitioning_of(node.input)
+    return None
+
+
 def _known_size(node: Node, size_of: SizeOf) -> int | None:
     """Bytes of a side that is read from files or memory and only mapped since."""
     match node:
@@ -386,4 +398,4 @@ def _needed_columns(draft: _Draft, port: Port) -> tuple[str, ...] | None:
     return tuple(sorted(needed)) or None  # a batch without columns would not know its number of rows
 
 
-__all__ = ["Exchange", "Feed", "Graph", "Sink", "Stage", "compile_plan"]
+__all__ = ["Exchange", "Feed", "Graph", "Sink", "Stage", "compile_plan", "partitioning_of"]
