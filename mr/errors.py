@@ -3,6 +3,7 @@
 MillraceError
 ├── PlanError            the job is wrong before anything runs (user); names the call
 ├── InputError           an input is missing, unreadable or corrupt (user)
+│   └── CorruptInput     bytes of a file are damaged; on_error= can leave the rest of that file out
 ├── OutputError          a destination exists, overlaps or cannot be written (user)
 ├── RecordError          one record could not be processed (user); carries where it lies
 │   └── TypeConflict     a value whose type does not fit its column
@@ -47,6 +48,20 @@ class InputNotFound(InputError):
     """No file matches an input."""
 
     exit_code = 4
+
+
+class CorruptInput(InputError):
+    """The bytes of a file are damaged, cut short or not what the format says, so that the rest of it cannot be read.
+
+    `offset` is how many bytes of the piece (decompressed ones of a compressed file) came before.
+    """
+
+    def __init__(self, message: str, offset: int = 0) -> None:
+        super().__init__(message)
+        self.offset = offset
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (str(self), self.offset)
 
 
 class OutputError(MillraceError):

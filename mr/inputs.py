@@ -214,7 +214,7 @@ def _range_bytes(handle: BinaryIO, start: int, size: int, record_end: bytes) -> 
     last = b""
     while start < stop and (block := handle.read(min(stop - start, HASHED_BYTES))):
         start += len(block)
-        last = (last + block)[-len(record_end) :] if record_end else b""
+        last = (last + block[-len(record_end) :])[-len(record_end) :]
         yield block
     while record_end and start < size and not last.endswith(record_end):
         block = handle.read(min(size - start, LOOKED_BYTES))

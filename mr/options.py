@@ -26,6 +26,12 @@ RUN_BYTES_MAX: Final = 64 * MIB
 ROW_GROUP_ROWS: Final = 262_144
 """Rows of every Parquet row group but the last."""
 
+PART_BYTES_MAX: Final = 128 * 1000 * 1000
+"""A task begins a new part of an output after so many bytes of rows (uncompressed), unless `target_file_size=` says ..."""
+
+PART_BLOCK_ROWS: Final = 8192
+"""... looked at behind every so many rows, so that how rows came in batches never moves the cut."""
+
 SORT_BLOCK_BYTES: Final = 1 * MIB
 """Rows of a sorted run are indexed (first key, position) about every so many bytes; boundaries come from this index."""
 
@@ -54,8 +60,23 @@ PYTHON_BATCH_ROWS: Final = 8192
 RECORD_BYTES_MAX: Final = 64 * MIB
 """A longer record is an error (a file without line ends is usually not text)."""
 
+FILE_RECORD_BYTES_MAX: Final = 512 * MIB
+"""A file that is one record (read_text_files, read_binary_files) may be larger than a line, but must fit a worker."""
+
 DECOMPRESSED_BYTES_MAX: Final = 64 * 1024 * MIB
-"""A compressed file that yields more is refused as a decompression bomb."""
+"""A compressed file that yields more is refused as a decompression bomb ..."""
+
+DECOMPRESSED_RATIO_MAX: Final = 1000
+"""... and so is one that yields more than so many times its size (gzip's most is 1,032:1, real logs reach 30:1) ..."""
+
+DECOMPRESSED_FREE_BYTES: Final = 1024 * MIB
+"""... once so much has come out: small files may compress absurdly well."""
+
+XZ_MEMORY_BYTES_MAX: Final = 128 * MIB
+"""Of one decoder of .xz: `xz -9` needs 65 MiB, a hostile header may ask for 4 GiB."""
+
+PARTITIONS_PER_TASK_MAX: Final = 10_000
+"""A task that would write more folders is refused: `partition_by=` names a column that is nearly unique."""
 
 ATTEMPTS_MAX: Final = 4
 """A task whose code failed so often fails the job."""

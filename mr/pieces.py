@@ -2,69 +2,87 @@
 
 from __future__ import annotations
 
-import bz2
-import gzip
 import io
-import lzma
-import mmap
 import os
-import zlib
 from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any, BinaryIO
 
 import fsspec
 import pyarrow as pa
 from blake3 import blake3
 
-from mr.errors import InputError
-from mr.options import DECOMPRESSED_BYTES_MAX
-from mr.storage import read_chunk, stamp_of, system_of
+from mr.decoding import decoded
+from mr.errors import CorruptInput, InputError
+from mr.options import FILE_RECORD_BYTES_MAX
+from mr.storage import open_local, read_chunk, stamp_of, stamp_of_url, system_of
 from mr.tasks import PieceRef
 
 
 class OpenedPiece:
-    """A `PieceRef` opened (see `formats.base.Piece`): bytes come from a map of a local file, chunks, or a URL."""
+    """A `PieceRef` opened (see `formats.base.Piece`): bytes come from a local file, chunks of the store, or a URL.
 
-    def __init__(self, ref: PieceRef) -> None:
+    Local files are read, not mapped: a file that is cut short while it is mapped kills the process that looks at it.
+    `counts_lines`: count the line ends that `blocks` gives out.
+    """
+
+    def __init__(self, ref: PieceRef, counts_lines: bool = False) -> None:
         self._ref = ref
+        self._counts_lines = counts_lines
         self.path = ref.path
         self.offset = 0 if ref.compression else ref.offset
         self.row_groups = ref.row_groups
         self.consumed = 0  # bytes given out by `blocks`, for progress
+        self.lines = 0
 
     def buffer(self) -> pa.Buffer:
-        """All bytes at once. Raises InputError."""
-        if self._ref.compression:
-            return pa.py_buffer(b"".join(block.to_pybytes() for block in self.blocks(1 << 22)))
-        if self._ref.chunks:
-            blocks = [self._chunk(id) for id, _ in self._ref.chunks]
-            return pa.py_buffer(blocks[0] if len(blocks) == 1 else b"".join(blocks))
-        if system_of(self.path) != "local":
-            with self.file() as file:
-                file.seek(self._ref.offset)
-                return pa.py_buffer(file.read(self._ref.length))
-        return self._mapped()
+        """All bytes at once. Raises InputError, also for more than FILE_RECORD_BYTES_MAX."""
+        parts: list[bytes] = []
+        size = 0
+        for block in self.blocks(1 << 22):
+            size += len(block)
+            if size > FILE_RECORD_BYTES_MAX:
+                most = f"a file that is one record holds at most {FILE_RECORD_BYTES_MAX:,} bytes"
+                raise CorruptInput(f"{self.path}: {most}; read it by lines or records")
+            parts.append(block)
+        return pa.py_buffer(parts[0] if len(parts) == 1 else b"".join(parts))
 
-    def blocks(self, block_bytes: int) -> Iterator[pa.Buffer]:
-        """The same bytes a block at a time. Raises InputError."""
+    def blocks(self, block_bytes: int) -> Iterator[bytes]:
+        """The same bytes, at most `block_bytes` at a time. Raises InputError."""
         for block in self._blocks(block_bytes):
-            self.consumed += block.size
+            self.consumed += len(block)
+            if self._counts_lines:
+                self.lines += block.count(b"\n")
             yield block
 
-    def _blocks(self, block_bytes: int) -> Iterator[pa.Buffer]:
+    def _blocks(self, block_bytes: int) -> Iterator[bytes]:
         if self._ref.compression:
-            yield from self._decompressed(block_bytes)
-        elif len(self._ref.chunks) > 1:
+            with self._raw() as raw:
+                yield from decoded(self._ref.compression, raw, self.path, self._ref.length, block_bytes)
+        elif self._ref.store is not None:
             for id, _ in self._ref.chunks:
-                yield from _sliced(pa.py_buffer(self._chunk(id)), block_bytes)
+                chunk = read_chunk(self._ref, id)
+                yield from (chunk[start : start + block_bytes] for start in range(0, len(chunk), block_bytes))
         else:
-            yield from _sliced(self.buffer(), block_bytes)
+            yield from self._stored(block_bytes)
+
+    def _stored(self, block_bytes: int) -> Iterator[bytes]:
+        with self._raw() as raw:
+            raw.seek(self._ref.offset)
+            missing = self._ref.length
+            while missing:
+                block = raw.read(min(missing, block_bytes))
+                if not block:
+                    raise InputError(f"{self.path}: the file has become shorter since the job began")
+                missing -= len(block)
+                yield block
 
     def head(self, size: int) -> bytes:
         """The first `size` bytes, or all if there are fewer. Raises InputError."""
         found = b""
         for block in self.blocks(size):
-            found += block.to_pybytes()
+            found += block
             if len(found) >= size:
                 break
         return found[:size]
@@ -73,85 +91,40 @@ class OpenedPiece:
         """A seekable file over all bytes of the file. Raises InputError."""
         if self._ref.compression:
             return io.BytesIO(self.buffer().to_pybytes())
-        return self._raw()
+        raw = self._raw()
+        return io.BufferedReader(raw) if isinstance(raw, io.FileIO) else raw
 
     def check_unchanged(self) -> None:
-        """Raise InputError if a local file no longer holds the bytes that the job was planned with.
+        """Raise InputError if a file outside of the store no longer holds the bytes that the job was planned with.
 
-        Called when all was read: the result will be recorded as that of the planned bytes. A file may have grown.
+        Called when all was read: the result will be recorded as that of the planned bytes. A local file may have grown.
         """
-        ref = self._ref
+        if not self._ref.stamp or self._ref.stamp == self._stamp():
+            return
+        found = blake3()
+        with suppress(InputError):
+            for block in OpenedPiece(replace(self._ref, compression=None)).blocks(1 << 22):
+                found.update(block)
+        if self._ref.digest != found.hexdigest():
+            raise InputError(f"{self.path}: the file has changed since the job began; submit the job again")
+
+    def _stamp(self) -> str:
         try:
-            if not ref.stamp or stamp_of(os.stat(ref.path)) == ref.stamp:
-                return
-            with open(ref.path, "rb") as file:
-                file.seek(ref.offset)
-                found = str(blake3(file.read(ref.length)).hexdigest())
+            return stamp_of(os.stat(self.path)) if system_of(self.path) == "local" else stamp_of_url(self.path)
         except OSError:
-            found = ""
-        if found != ref.digest:
-            raise InputError(f"{ref.path}: the file has changed since the job began; submit the job again")
+            return ""
 
     def _raw(self) -> BinaryIO:
         """The stored bytes of the whole file, compressed as they may be."""
+        if self._ref.store is not None:
+            return io.BufferedReader(_ChunksFile(self._ref), buffer_size=1 << 20)
+        if system_of(self.path) == "local":
+            return open_local(self.path)
         try:
-            if self._ref.store is not None:
-                return io.BufferedReader(_ChunksFile(self._ref), buffer_size=1 << 20)
-            if system_of(self.path) == "local":
-                return open(self.path, "rb")
             opened: BinaryIO = fsspec.open(self.path, "rb").open()
             return opened
         except OSError as error:
             raise InputError(f"{self.path}: cannot be opened: {error}") from None
-
-    def _chunk(self, id: str) -> bytes:
-        return read_chunk(self._ref, id)
-
-    def _mapped(self) -> pa.Buffer:
-        if self._ref.length == 0:
-            return pa.py_buffer(b"")
-        with self._raw() as file:
-            if os.fstat(file.fileno()).st_size < self._ref.offset + self._ref.length:
-                raise InputError(f"{self.path}: the file has become shorter since the job began")
-            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        return pa.py_buffer(mapped).slice(self._ref.offset, self._ref.length)
-
-    def _decompressed(self, block_bytes: int) -> Iterator[pa.Buffer]:
-        codec = self._ref.compression or ""
-        done = 0
-        with self._raw() as raw:
-            try:
-                stream = _decoder(codec, raw)
-                while block := stream.read(block_bytes):
-                    done += len(block)
-                    if done > DECOMPRESSED_BYTES_MAX:
-                        raise InputError(f"{self.path}: more than {DECOMPRESSED_BYTES_MAX:,} bytes when decompressed")
-                    yield pa.py_buffer(block)
-            except (EOFError, OSError, zlib.error, lzma.LZMAError, pa.ArrowException) as error:
-                text = f"the {codec} data is corrupt or cut short after {done:,} decompressed bytes"
-                raise InputError(f"{self.path}: {text}: {error}") from None
-
-
-def _sliced(buffer: pa.Buffer, block_bytes: int) -> Iterator[pa.Buffer]:
-    for start in range(0, buffer.size, block_bytes):
-        yield buffer.slice(start, min(block_bytes, buffer.size - start))
-
-
-class _ZstdStream:
-    """pyarrow's zstd stream, with the end of a frame told from the end of a file that was cut short."""
-
-    def __init__(self, raw: BinaryIO) -> None:
-        self._stream = pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), "zstd")
-
-    def read(self, size: int) -> bytes:
-        return bytes(self._stream.read(size))
-
-
-def _decoder(codec: str, raw: BinaryIO) -> Any:
-    openers = {"gzip": gzip.GzipFile, "bz2": bz2.BZ2File, "xz": lzma.LZMAFile}
-    if codec == "zstd":
-        return _ZstdStream(raw)
-    return openers[codec](filename="", fileobj=raw) if codec == "gzip" else openers[codec](raw)
 
 
 class _ChunksFile(io.RawIOBase):

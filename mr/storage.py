@@ -11,11 +11,12 @@ import glob
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+import stat
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, BinaryIO, Literal
 
 import fsspec
 
@@ -108,8 +109,27 @@ def _visible(relative: str) -> bool:
 
 
 def _local_file(path: str) -> InputFile:
-    info = os.stat(path)
+    try:
+        info = os.stat(path)
+    except OSError as error:
+        kind = "is a link to nothing" if os.path.islink(path) else "cannot be read"
+        raise InputError(f"{path} {kind}: {error.strerror}") from None
+    if not stat.S_ISREG(info.st_mode):
+        raise InputError(f"{path} is neither a file nor a folder; name the files to read, or move it away")
     return InputFile(path, "local", info.st_size, stamp_of(info))
+
+
+def open_local(path: str) -> BinaryIO:
+    """A local file to read, unbuffered. Raises InputError where it is gone or no regular file: a pipe that stands in
+    its place by now would never answer."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be opened: {error.strerror}") from None
+    if stat.S_ISREG(os.fstat(handle).st_mode):
+        return os.fdopen(handle, "rb", buffering=0)
+    os.close(handle)
+    raise InputError(f"{path}: is no longer a file")
 
 
 def stamp_of(info: os.stat_result) -> str:
@@ -118,16 +138,24 @@ def stamp_of(info: os.stat_result) -> str:
 
 
 def _list_local(path: str) -> list[InputFile] | None:
+    """What the user names may be a link; below a folder a link to a file is followed, one to a folder refused."""
     root = local_path(path)
-    if os.path.isfile(root):
-        return [_local_file(root)]
     if os.path.isdir(root):
-        names = [os.path.join(folder, name) for folder, _, names in os.walk(root) for name in names]
-        return [_local_file(n) for n in names if os.path.isfile(n) and _visible(os.path.relpath(n, root))]
-    if os.path.exists(root):
-        raise InputError(f"{root} is neither a file nor a folder")
-    found = [n for n in glob.glob(root, recursive=True) if os.path.isfile(n) and _visible(os.path.basename(n))]
+        return [_local_file(name) for name in _below(root)]
+    if os.path.lexists(root):
+        return [_local_file(root)]
+    found = [n for n in glob.glob(root, recursive=True) if not os.path.isdir(n) and _visible(os.path.basename(n))]
     return [_local_file(n) for n in found] or None
+
+
+def _below(root: str) -> Iterator[str]:
+    for folder, folders, names in os.walk(root):
+        folders[:] = [name for name in folders if _visible(name)]
+        for name in folders:
+            if os.path.islink(os.path.join(folder, name)):
+                text = "is a link to a folder, which is not followed; name what it points to as an input of its own"
+                raise InputError(f"{os.path.join(folder, name)} {text}")
+        yield from (os.path.join(folder, name) for name in names if _visible(name))
 
 
 def _list_dfs(path: str) -> list[InputFile] | None:
@@ -168,6 +196,12 @@ def _list_fsspec(path: str) -> list[InputFile] | None:
         info = system.info(name)
         files.append(InputFile(system.unstrip_protocol(name), "fsspec", int(info["size"]), str(system.ukey(name))))
     return files or None
+
+
+def stamp_of_url(url: str) -> str:
+    """What changes when the file behind an fsspec URL does."""
+    system, name = fsspec.core.url_to_fs(url)
+    return str(system.ukey(name))
 
 
 # --- reading --------------------------------------------------------------------------------------------------------

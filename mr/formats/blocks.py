@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from mr.errors import InputError
+from mr.errors import CorruptInput
 from mr.options import READ_BLOCK_BYTES, RECORD_BYTES_MAX
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def record_blocks(piece: Piece, whole_bytes: Callable[[bytes], int]) -> Iterator
     `whole_bytes(data)` says how many bytes of `data`, which begins at a record, make whole records. What remains at
     the end of the piece is a record too. Memory: a block and a record.
 
-    Raises `InputError` naming path and offset when a record is longer than `RECORD_BYTES_MAX`.
+    Raises `CorruptInput` naming path and offset when a record is longer than `RECORD_BYTES_MAX`.
     """
     rest, offset = b"", 0
     blocks = _even_blocks(piece)
@@ -38,14 +38,26 @@ def record_blocks(piece: Piece, whole_bytes: Callable[[bytes], int]) -> Iterator
         block, offset = block[len(BOM) :], len(BOM)
     while block is not None:
         following = next(blocks, None)
-        data = rest + block
-        whole = len(data) if following is None else whole_bytes(data)
-        if whole:
-            yield data[:whole], offset
-        rest, offset, block = data[whole:], offset + whole, following
+        data, rest = _cut(rest, block, whole_bytes, last=following is None)
+        if data:
+            yield data, offset
+        offset, block = offset + len(data), following
         if len(rest) > RECORD_BYTES_MAX:
             where = f"{piece.path}, byte {piece.offset + offset}"
-            raise InputError(f"{where}: a record is longer than {RECORD_BYTES_MAX} bytes; is this the right format?")
+            text = f"{where}: a record is longer than {RECORD_BYTES_MAX:,} bytes; is this the right format?"
+            raise CorruptInput(text, offset)
+
+
+def _cut(rest: bytes, block: bytes, whole_bytes: Callable[[bytes], int], last: bool) -> tuple[bytes, bytes]:
+    """`rest` and `block`, which follow each other, cut behind the last whole record."""
+    if last:
+        return rest + block, b""
+    if whole_bytes is whole_lines:  # which needs no look at `rest`, and so no copy of all to look at
+        whole = whole_lines(block)
+        return (rest + block[:whole], block[whole:]) if whole else (b"", rest + block)
+    data = rest + block
+    whole = whole_bytes(data)
+    return data[:whole], data[whole:]
 
 
 def whole_lines(data: bytes) -> int:
@@ -74,15 +86,15 @@ def is_utf8(data: bytes) -> bool:
 
 def _even_blocks(piece: Piece) -> Iterator[bytes]:
     """The piece's bytes, cut at every multiple of `READ_BLOCK_BYTES`."""
-    parts: list[pa.Buffer] = []
+    parts: list[bytes] = []
     missing = READ_BLOCK_BYTES
     for block in piece.blocks(READ_BLOCK_BYTES):
-        while block.size >= missing:
-            yield b"".join([*parts, block.slice(0, missing)])
-            block, parts, missing = block.slice(missing), [], READ_BLOCK_BYTES
-        if block.size:
+        while len(block) >= missing:
+            yield b"".join([*parts, block[:missing]]) if parts or len(block) > missing else block
+            block, parts, missing = block[missing:], [], READ_BLOCK_BYTES
+        if block:
             parts.append(block)
-            missing -= block.size
+            missing -= len(block)
     if parts:
         yield b"".join(parts)
 

@@ -146,8 +146,8 @@ class _Stream:
             block = next(self._blocks, None)
             if block is None:
                 break
-            parts.append(block.to_pybytes())
-            length += block.size
+            parts.append(block)
+            length += len(block)
         self.held = parts[0] if len(parts) == 1 else b"".join(parts)
         return length >= size
 

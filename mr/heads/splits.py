@@ -26,7 +26,7 @@ def read_split(
     """The records of a split; those that do not parse go to `reject`, or fail the task, as the policy says."""
     policy = head.on_error
     for number, ref in enumerate(split.pieces):
-        piece, before = OpenedPiece(ref), reading.bytes
+        piece, before = OpenedPiece(ref, head.counts_lines), reading.bytes
         shift = number << PIECE_SHIFT
 
         def rejects(origins: Origins, raws: list[bytes], errors: list[str], shift: int = shift) -> None:
@@ -49,7 +49,7 @@ def read_split(
             yield batch
         piece.check_unchanged()
         reading.bytes = before + ref.length
-        reading.piece_lines.append(_lines(piece) if head.counts_lines else 0)
+        reading.piece_lines.append(piece.lines)  # what the line numbers of the file's next piece start from
 
 
 def call_of(reader: Reader) -> str:
@@ -61,8 +61,3 @@ def call_of(reader: Reader) -> str:
     """
     words = re.findall("[A-Z][a-z]*", type(reader).__name__.removesuffix("Reader"))
     return "_".join(["read", *words]).lower()
-
-
-def _lines(piece: OpenedPiece) -> int:
-    """Line ends in a piece: what the line numbers of the next piece of the file start from."""
-    return sum(int(np.count_nonzero(np.frombuffer(block, np.uint8) == 10)) for block in piece.blocks(1 << 22))

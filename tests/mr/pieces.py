@@ -31,10 +31,10 @@ class MemoryPiece:
     def buffer(self) -> pa.Buffer:
         return pa.py_buffer(self.data)
 
-    def blocks(self, block_bytes: int) -> Iterator[pa.Buffer]:
+    def blocks(self, block_bytes: int) -> Iterator[bytes]:
         size = min(block_bytes, self.returns_bytes)
         for start in range(0, len(self.data), size):
-            yield pa.py_buffer(self.data[start : start + size])
+            yield self.data[start : start + size]
 
     def file(self) -> BinaryIO:
         return io.BytesIO(self.data)
