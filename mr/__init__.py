@@ -36,7 +36,8 @@ if TYPE_CHECKING:
         read_text_files,
         read_warc,
     )
-    from mr.session import JobResult, Session, configure
+    from mr.results import JobResult
+    from mr.session import Session, configure
     from mr.task_context import context, counter, rng
 
 _HOMES = {
@@ -48,7 +49,8 @@ _HOMES = {
     "mr.kernels.rows": "Row",
     "mr.readers": "from_items read_access_log read_binary_files read_csv read_json read_parquet read_text "
     "read_text_files read_warc",
-    "mr.session": "JobResult Session configure",
+    "mr.results": "JobResult",
+    "mr.session": "Session configure",
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
 

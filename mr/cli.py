@@ -127,19 +127,24 @@ def submit(ctx: click.Context, /, words: tuple[str, ...], **options: Any) -> Non
 @cli.command(context_settings=JOB_CONTEXT)
 @engine_options
 @click.option("--reuse", "reuse_too", is_flag=True, help="Say which recorded results will be used, and why not.")
+@click.option("--analyze", is_flag=True, help="With the figures of its last run with these options.")
 @click.pass_context
-def explain(ctx: click.Context, /, words: tuple[str, ...], reuse_too: bool, **options: Any) -> None:
+def explain(ctx: click.Context, /, words: tuple[str, ...], reuse_too: bool, analyze: bool, **options: Any) -> None:
     """Show the stages of a job without running it: mr explain FILE [JOB OPTIONS]."""
     if not words or words[0] in ("-h", "--help"):
         click.echo(ctx.get_help())
         ctx.exit(0 if words else 2)
     from mr.explain import explain_graph, explain_reuse
+    from mr.session import input_bytes
 
     with failures_shown(), _session(options) as session:
         job = _load(words[0], session)
         outputs = plan(job, words[1:], ctx.command_path + f" {words[0]}")
         graph = session.compile(tuple(outputs.values()))
-        click.echo(explain_graph(graph))
+        ran = session.figures(outputs) if analyze else None
+        if analyze and not ran:
+            raise Failure("no finished run of this job with these options and inputs is recorded: submit it first", 4)
+        click.echo(explain_graph(graph, input_bytes, ran))
         if reuse_too:
             click.echo(explain_reuse(graph, session.splits(graph), session.journal))
 
@@ -198,7 +203,7 @@ def run(job: Job[...], words: tuple[str, ...], session: Session, options: dict[s
     outputs = plan(job, words, usage)
     result = session.run(outputs, job.name)
     if options["as_json"]:
-        from mr.session import report_of
+        from mr.results import report_of
 
         click.echo(json.dumps({"type": "result", "name": job.name, **report_of(result)}))
     elif not options["quiet"]:

@@ -1,34 +1,145 @@
-"""A stage graph as text."""
+"""A stage graph as text: drawn from the sources down, with estimates before a run and figures after it. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from mr.assignment import Draft, task_identity
+from mr.analysis import StageFigures
+from mr.assignment import Draft, bucket_ranges, task_identity
 from mr.fingerprint import Identity, Unfingerprintable, program_identity
-from mr.journal import Journal
-from mr.program import GatherOutlet, HashOutlet, OutletSpec, PartOutlet, RangeOutlet
+from mr.options import BUCKETS, REDUCE_RANGE_BYTES_MAX
+from mr.plan import Read
+from mr.program import GatherHead, GatherOutlet, HashOutlet, OutletSpec, PartOutlet, RangeOutlet, ResolveHead
 from mr.stages import Graph, Stage
+from mr.stopwatch import KINDS
 from mr.tasks import Split
 
+if TYPE_CHECKING:
+    from mr.journal import Journal
 
-def explain_graph(graph: Graph) -> str:
-    """One paragraph a stage: what is fused in it, what it reads, and where its records go."""
-    return "\n".join(line for stage in graph.stages for line in _stage(graph, stage))
+SizeOf = Callable[[Read], int | None]
 
 
-def _stage(graph: Graph, stage: Stage) -> list[str]:
-    lines = [f"stage {stage.id}: {stage.label}"]
-    lines += [f"  reads {_feeds(graph, e)} {_how(graph.exchanges[e].spec)}" for e in stage.inputs]
-    lines += [f"  reads {_feeds(graph, e)}, whole, in every task" for e in stage.sides]
-    lines += [f"  {stage.note}"] if stage.note else []
-    lines += [f"  stops when the first tasks have {stage.limit_rows:,} rows"] if stage.limit_rows is not None else []
-    for sink in graph.sinks:
-        if any(feed.stage == stage.id for feed in sink.feeds):
-            lines.append(f"  writes {sink.node.path}")
-    if len(stage.program.outlets) > 1:
-        lines.append(f"  shared: one pass feeds {len(stage.program.outlets)} outlets")
-    return lines
+def human_bytes(n: float) -> str:
+    """A number of bytes for people.
+
+    >>> human_bytes(1_500_000)
+    '1.5 MB'
+    """
+    for unit in ("B", "kB", "MB", "GB"):
+        if n < 1000:
+            return f"{n:.0f} {unit}" if unit == "B" else f"{n:.1f} {unit}"
+        n /= 1000
+    return f"{n:.1f} TB"
+
+
+def explain_graph(graph: Graph, size_of: SizeOf | None = None, ran: Mapping[int, StageFigures] | None = None) -> str:
+    """The stages as a tree: each hangs from the first stage that it reads; others that it reads are named.
+
+    `size_of` gives the bytes of an input, for estimates; `ran` the figures of a run of this graph, by stage.
+    """
+    drawing = _Drawing(graph, size_of, ran or {})
+    roots = [stage for stage in graph.stages if _parent(graph, stage) is None]
+    return "\n".join(line for stage in roots for line in drawing.stage(stage))
+
+
+class _Drawing:
+    def __init__(self, graph: Graph, size_of: SizeOf | None, ran: Mapping[int, StageFigures]) -> None:
+        self._graph = graph
+        self._ran = ran
+        self._bytes = _estimates(graph, size_of) if size_of is not None else {}
+
+    def stage(self, stage: Stage) -> list[str]:
+        """The lines of a stage and of those that hang from it."""
+        children = [child for child in self._graph.stages if _parent(self._graph, child) == stage.id]
+        bar = "│   " if children else "    "
+        lines = [f"stage {stage.id}: {stage.label}", *(bar + fact for fact in self._facts(stage))]
+        for child in children:
+            last = child is children[-1]
+            lines.append("│")
+            first, *rest = self.stage(child)
+            lines.append(("└─▶ " if last else "├─▶ ") + first)
+            lines += [("    " if last else "│   ") + line for line in rest]
+        return lines
+
+    def _facts(self, stage: Stage) -> list[str]:
+        graph = self._graph
+        lines = [f"reads {_feeds(graph, e)} {_how(graph.exchanges[e].spec)}" for e in stage.inputs]
+        lines += [f"reads {_feeds(graph, e)}, whole, in every task" for e in stage.sides]
+        lines += [stage.note] if stage.note else []
+        if stage.limit_rows is not None:
+            lines.append(f"stops when the first tasks have {stage.limit_rows:,} rows")
+        if len(stage.program.outlets) > 1:
+            lines.append(f"shared: one pass feeds {len(stage.program.outlets)} outlets")
+        ends = [sink.node.path for sink in graph.sinks if any(feed.stage == stage.id for feed in sink.feeds)]
+        lines += [f"writes {path}" for path in ends]
+        if stage.id in self._ran:
+            return lines + _figures(self._ran[stage.id])
+        return lines + self._estimate(stage)
+
+    def _estimate(self, stage: Stage) -> list[str]:
+        size = self._bytes.get(stage.id)
+        if size is None:
+            return []
+        if stage.source is not None:
+            return [f"about {human_bytes(size)} to read"]
+        return [f"{_tasks(self._graph, stage, size)}, at most about {human_bytes(size)} to read"]
+
+
+def _parent(graph: Graph, stage: Stage) -> int | None:
+    """The stage under which this one is drawn; None for one that reads no other but as a side."""
+    if stage.source is not None or not stage.inputs:
+        return None
+    return graph.exchanges[stage.inputs[0]].feeds[0].stage
+
+
+def _estimates(graph: Graph, size_of: SizeOf) -> dict[int, int]:
+    """The bytes that each stage reads at most, were nothing filtered, combined or added on the way."""
+    found: dict[int, int] = {}
+    pending = list(graph.stages)
+    while pending:
+        ready = [stage for stage in pending if all(up in found for up in graph.upstream(stage))]
+        for stage in ready:
+            if isinstance(stage.source, Read):
+                found[stage.id] = size_of(stage.source) or 0
+            elif stage.source is not None:
+                found[stage.id] = int(getattr(getattr(stage.source, "data", None), "nbytes", 0))
+            else:
+                feeds = (feed.stage for e in stage.inputs for feed in graph.exchanges[e].feeds)
+                found[stage.id] = sum(found[up] for up in feeds)
+        pending = [stage for stage in pending if stage not in ready]
+    return found
+
+
+def _tasks(graph: Graph, stage: Stage, size: int) -> str:
+    """How many tasks a stage behind an exchange will have, as far as is known before."""
+    if isinstance(stage.program.head, GatherHead | ResolveHead):
+        return "1 task"
+    spec = graph.exchanges[stage.inputs[0]].spec if stage.inputs else None
+    if isinstance(spec, HashOutlet) and spec.partitions is not None:
+        return f"{spec.partitions} tasks, as asked for"
+    if isinstance(spec, HashOutlet):
+        count = len(bucket_ranges([size // BUCKETS] * BUCKETS, REDUCE_RANGE_BYTES_MAX))
+    else:
+        count = -(-size // REDUCE_RANGE_BYTES_MAX)
+    return f"1 to {count} tasks by size" if count > 1 else "1 task by size"
+
+
+def _figures(ran: StageFigures) -> list[str]:
+    reused = f" ({ran.reused} reused)" if ran.reused else ""
+    spilled = f", {human_bytes(ran.spilled)} spilled" if ran.spilled else ""
+    times = ", ".join(f"{kind} {seconds:.2f} s" for kind, seconds in zip(KINDS, ran.seconds, strict=True))
+    lines = [
+        f"{ran.total:,} task{'s' * (ran.total != 1)}{reused}: {ran.records:,} records, {human_bytes(ran.bytes)} in; "
+        f"{ran.rows_out:,} records, {human_bytes(ran.bytes_out)} out{spilled}",
+        f"time over all tasks: {times}; slowest task {ran.id}.{ran.slowest[0]} {ran.slowest[1]:.2f} s",
+    ]
+    if ran.total > 1:
+        sizes = (ran.read.min, ran.read.median, ran.read.p95, ran.read.max)
+        names = ("smallest", "median", "95th percentile", "largest")
+        lines.append("tasks read: " + ", ".join(f"{n} {human_bytes(s)}" for n, s in zip(names, sizes, strict=True)))
+    return lines + list(ran.notes)
 
 
 def explain_reuse(graph: Graph, splits: Mapping[int, Sequence[Split]], journal: Journal) -> str:

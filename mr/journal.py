@@ -24,7 +24,7 @@ import apsw.sqlite_extra
 from mr.errors import JournalError, JournalLocked
 from mr.fingerprint import Identity
 from mr.inputs import Range
-from mr.tasks import Output, Segment, TaskResult
+from mr.tasks import Output, PartFile, Segment, TaskResult
 
 APPLICATION_ID = 0x6D726A6C  # "mrjl"
 VERSION = 1
@@ -194,6 +194,11 @@ class Journal:
             sql = "UPDATE job SET state = ?, ended = ?, report = ? WHERE id = ?"
             self._db.execute(sql, (state, now, json.dumps(report), job))
 
+    def last_report(self, key: str) -> dict[str, Any]:
+        """The report of the newest finished job with this key; {} if there is none."""
+        sql = "SELECT report FROM job WHERE key = ? AND state = 'done' ORDER BY id DESC LIMIT 1"
+        return next((json.loads(report) for (report,) in self._rows(sql, key)), {})
+
     def jobs(self, limit: int) -> list[JobRow]:
         """The newest jobs first."""
         rows = self._rows(
@@ -292,6 +297,7 @@ def result_to_json(result: TaskResult) -> str:
 def _output_to_json(output: Output) -> dict[str, Any]:
     raw = {field.name: getattr(output, field.name) for field in fields(output)}
     raw["segments"] = [(s.bucket, s.run, s.offset, s.bytes, s.rows, s.digest) for s in output.segments]
+    raw["parts"] = [(p.folder, p.path, p.rows, p.bytes, p.digest, p.manifest) for p in output.parts]
     return {name: value.hex() if isinstance(value, bytes) else value for name, value in raw.items()}
 
 
@@ -306,8 +312,9 @@ def result_from_json(text: str) -> TaskResult:
     outputs = []
     for out in raw.pop("outputs"):
         segments = tuple(Segment(*segment) for segment in out.pop("segments"))
+        parts = tuple(PartFile(*part) for part in out.pop("parts"))
         out["schema"], out["sample"] = bytes.fromhex(out["schema"]), bytes.fromhex(out["sample"])
-        outputs.append(Output(**out, segments=segments))
+        outputs.append(Output(**out, segments=segments, parts=parts))
     counters = tuple((name, n) for name, n in raw.pop("counters"))
     raw |= {name: tuple(raw[name]) for name in ("piece_lines", "rejected", "timing")}
     return TaskResult(tuple(outputs), counters, **raw)

@@ -12,11 +12,11 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import cloudpickle
 
 from mr import events as ev
+from mr.analysis import StageFigures, figures
 from mr.assignment import (
     Draft,
     Produced,
@@ -33,7 +33,7 @@ from mr.fingerprint import Identity, Unfingerprintable, program_identity
 from mr.journal import Journal
 from mr.kernels.types import unify
 from mr.outlets import digest_file
-from mr.program import JoinHead, PartOutlet, ReadHead
+from mr.program import JoinHead, Outlet, PartOutlet, ReadHead
 from mr.progress import Snapshot, StageProgress
 from mr.scheduler import Scheduler, StageShape
 from mr.stages import Graph, Stage
@@ -46,7 +46,8 @@ TICK_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run left: results by task (every task of every stage), counters, and how much was run and reused."""
+    """What a run left: results by task (every task of every stage), counters, how much was run and reused, and the
+    figures of each stage."""
 
     results: Mapping[TaskId, TaskResult]
     tasks: Mapping[int, int]
@@ -54,6 +55,7 @@ class Outcome:
     tasks_reused: int
     counters: Mapping[str, int]
     snapshot: Snapshot
+    stages: tuple[StageFigures, ...]
 
     def outputs(self, stage: int, outlet: int) -> list[Output]:
         """What the tasks of a stage left at an outlet, in order."""
@@ -183,8 +185,9 @@ class Master:
         self._ran.add(task)
         planned = self._planned[task.stage]
         for output, outlet in zip(event.result.outputs, self._graph.stages[task.stage].program.outlets, strict=True):
-            if isinstance(outlet.spec, PartOutlet) and outlet.spec.store is not None and output.manifest:
-                store_keep(outlet.spec.store, output.manifest)  # the worker's own pin ends with the worker
+            if isinstance(outlet.spec, PartOutlet) and outlet.spec.store is not None:
+                for part in output.parts:
+                    store_keep(outlet.spec.store, part.manifest)  # the worker's own pin ends with the worker
         identity = planned.identities[task.index]
         if identity is not None:
             self._fresh.append((identity, self._graph.stages[task.stage].label, event.result))
@@ -281,13 +284,13 @@ class Master:
 
     def _present(self, output: Output, outlet: object) -> bool:
         """Whether the files of a recorded output are still there and, if they will be published, unchanged."""
-        if output.manifest:
-            spec = outlet.spec  # type: ignore[attr-defined]
-            return store_keep(spec.store, output.manifest)
-        if not output.path:
-            return True
-        path: Path = self._home / output.path
-        return path.exists() and (not output.digest or digest_file(path) == output.digest)
+        store = outlet.spec.store if isinstance(outlet, Outlet) and isinstance(outlet.spec, PartOutlet) else None
+        if store is not None:
+            return all(store_keep(store, part.manifest) for part in output.parts)
+        files = [(self._home / part.path, part.digest) for part in output.parts]
+        if not all(path.exists() and digest_file(path) == digest for path, digest in files):
+            return False
+        return not output.path or (self._home / output.path).exists()
 
     def _produced(self, exchange: int) -> list[Produced]:
         items = []
@@ -336,8 +339,17 @@ class Master:
         counters: Counter[str] = Counter()
         for result in results.values():  # equal splits ran once, but each counts
             counters.update(dict(result.counters))
-        reused = sum(1 for primary in set(used.values()) if primary not in self._ran)
-        return Outcome(results, tasks, len(self._ran), reused, dict(sorted(counters.items())), self._snapshot)
+        primaries = sorted(set(used.values()))
+        reused = [task for task in primaries if task not in self._ran]
+        stages = tuple(
+            self._figures(stage, [task for task in primaries if task.stage == stage.id]) for stage in self._graph.stages
+        )
+        totals = dict(sorted(counters.items()))
+        return Outcome(results, tasks, len(self._ran), len(reused), totals, self._snapshot, stages)
+
+    def _figures(self, stage: Stage, tasks: Sequence[TaskId]) -> StageFigures:
+        reused = sum(task not in self._ran for task in tasks)
+        return figures(stage.id, stage.label, [self._results[task] for task in tasks], reused, ())
 
 
 def _pickled(stage: Stage) -> bytes:

@@ -19,7 +19,6 @@ class StageProgress:
     reused: int = 0
     records: int = 0
     bytes: int = 0
-    user_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,6 @@ class Snapshot:
             done=stage.done + 1,
             records=stage.records + result.records_in,
             bytes=stage.bytes + result.bytes_in,
-            user_seconds=stage.user_seconds + result.seconds,
         )
 
     def _with(self, stage: int, **changes: object) -> Snapshot:

@@ -12,28 +12,16 @@ from rich.live import Live
 from rich.table import Table
 
 from mr.errors import InputError
+from mr.explain import human_bytes
 from mr.journal import JobRow
 from mr.progress import Snapshot
-from mr.session import JobResult
+from mr.results import JobResult
 from mr.storage import list_files
 
 if TYPE_CHECKING:
     from mr.dataset import Dataset
 
 LABEL_WIDTH = 60
-
-
-def human_bytes(n: float) -> str:
-    """A number of bytes for people.
-
-    >>> human_bytes(1_500_000)
-    '1.5 MB'
-    """
-    for unit in ("B", "kB", "MB", "GB"):
-        if n < 1000:
-            return f"{n:.0f} {unit}" if unit == "B" else f"{n:.1f} {unit}"
-        n /= 1000
-    return f"{n:.1f} TB"
 
 
 class ProgressDisplay:
@@ -112,7 +100,7 @@ def print_status(row: JobRow, history: Sequence[str]) -> None:
     for name in ("stage", "tasks", "reused", "records", "read", "seconds"):
         table.add_column(name)
     for stage in row.report.get("stages", ()):
-        read, seconds = human_bytes(stage["bytes"]), f"{stage['user_seconds']:.2f}"
+        read, seconds = human_bytes(stage["bytes"]), f"{sum(stage['seconds']):.2f}"
         counts = (str(stage["total"]), str(stage["reused"]), f"{stage['records']:,}")
         table.add_row(stage["label"][:LABEL_WIDTH], *counts, read, seconds)
     console.print(table)

@@ -10,69 +10,42 @@ import atexit
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
 import pyarrow as pa
 
+from mr.analysis import StageFigures, from_report
 from mr.assignment import Produced, exchange_schema, read_schema
-from mr.errors import ExecutorError, FetchFailed, JobCancelled, MillraceError, OutputError, PlanError
+from mr.batch import kind_of
+from mr.errors import ExecutorError, FetchFailed, JobCancelled, JobFailed, MillraceError, OutputError, PlanError
 from mr.executors.base import Executor, default_memory_bytes
 from mr.failpoints import failpoint
 from mr.fingerprint import Unfingerprintable, digest, program_identity
 from mr.heads import gathered
+from mr.heads.materialized import lost_files
 from mr.inputs import input_files, splits_of
 from mr.journal import Journal, Publication, StartedJob
 from mr.kernels.frames import concat
+from mr.kernels.rows import Shape
 from mr.master import Master, Outcome
 from mr.options import LOST_MAX
 from mr.parameters import parse_bytes
-from mr.plan import Collect, Mode, Node, Read, Write, validate, walk
+from mr.plan import Collect, Materialized, Mode, Node, Read, Write, validate, walk
 from mr.progress import Snapshot
 from mr.publication import Target, check, check_overlaps, publish, version_of
+from mr.results import JobResult, OutputReport, Spent, report_of
 from mr.scratch import scratch_root, sweep
-from mr.stages import Graph, compile_plan
+from mr.stages import Graph, compile_plan, partitioning_of
 from mr.storage import store_of
 from mr.tasks import ExchangeInput, Output, Place, SourceFile, Split, TaskId
 
 On = Literal["inline", "local", "ray"]
 Observe = Callable[[Snapshot], None]
-
-
-@dataclass(frozen=True)
-class OutputReport:
-    """A published output: how many files, rows and bytes, and the BLAKE3 over the digests of its parts."""
-
-    path: str
-    files: int
-    rows: int
-    bytes: int
-    digest: str
-
-
-@dataclass(frozen=True)
-class JobResult:
-    """What a job did. `state` is "done" or "up to date"; `seconds` is wall time; `troubles` what was survived; `notes`
-    what keeps results from being reused.
-
-    >>> JobResult("done", {}, {"bad lines": 2}, tasks_run=3, tasks_reused=0, seconds=0.1).counters["bad lines"]
-    2
-    """
-
-    state: str
-    outputs: Mapping[str, OutputReport]
-    counters: Mapping[str, int]
-    tasks_run: int
-    tasks_reused: int
-    seconds: float
-    troubles: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-    job: int = 0
-    stages: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
 
 
 class Session:
@@ -115,6 +88,8 @@ class Session:
         self._executor = executor
         self._journal: Journal | None = None
         self._outer: list[Session | None] = []
+        self._spent = Spent()
+        self._in_job = False
 
     # --- what it owns ------------------------------------------------------------------------------------------------
 
@@ -189,7 +164,7 @@ class Session:
         0
         """
         validate(roots)
-        return compile_plan(roots, _size_of, store_of)
+        return compile_plan(roots, input_bytes, store_of)
 
     def splits(self, graph: Graph) -> dict[int, tuple[Split, ...]]:
         """The splits of every source stage. Raises InputNotFound, InputError.
@@ -221,7 +196,10 @@ class Session:
             published = self._up_to_date(targets, key)
             if published is not None:
                 reports = {k: OutputReport(**report) for k, report in published.items()}
-                return JobResult("up to date", reports, {}, 0, 0, time.monotonic() - started)
+                spent, self._spent = self._spent, Spent()
+                counted = dict(sorted(spent.counters.items()))
+                seconds = time.monotonic() - started
+                return JobResult("up to date", reports, counted, spent.tasks_run, spent.tasks_reused, seconds)
         with ExitStack() as stack:
             if key is not None:
                 stack.enter_context(self.journal.job_lock(key))
@@ -249,7 +227,7 @@ class Session:
             raise
         state = "failed"
         try:
-            outcome = master.run()
+            outcome = self._outcome(master, graph, splits, str(job.id))
             state = "running"  # outputs may be visible from here on: whatever happens, submitting again goes on
             pairs = [
                 (target, [output for feed in sink.feeds for output in outcome.outputs(feed.stage, feed.outlet)])
@@ -263,7 +241,8 @@ class Session:
             ]
             self.journal.published(entries)
             reports = {k: OutputReport(**report) for k, (_, report) in zip(targets, done, strict=True)}
-            result = _result(outcome, reports, time.monotonic() - started, job.id)
+            spent, self._spent = self._spent, Spent()
+            result = _result(outcome, spent, reports, time.monotonic() - started, job.id)
             state = "done"
         except OutputError:
             state = "failed"
@@ -288,6 +267,18 @@ class Session:
             reports[name] = found.report
         return reports
 
+    def figures(self, outputs: Mapping[str, Write]) -> dict[int, StageFigures]:
+        """What each stage did in the last finished run of this very job with these inputs and destinations; {} if none.
+
+        >>> Session(on="inline").figures({})
+        {}
+        """
+        graph = self.compile(tuple(outputs.values()))
+        targets = [self._target(node) for node in outputs.values()]
+        key = _job_key(graph, self.splits(graph), targets)
+        report = {} if key is None else self.journal.last_report(key)
+        return {stage["id"]: from_report(stage) for stage in report.get("stages", ())}
+
     def collect(self, node: Node) -> pa.RecordBatch:
         """The records of a dataset, here; without any, the schema is what the plan knows. Raises what `run` raises.
 
@@ -310,18 +301,95 @@ class Session:
         return found if known is None else concat([], known)
 
     def _collect_once(self, graph: Graph) -> pa.RecordBatch:
+        return _collected(self._records(graph), self.home / "runs")
+
+    def materialize(self, node: Node) -> Materialized:
+        """The records of a dataset as a node that reads them from run files. Raises what `run` raises.
+
+        >>> import mr
+        >>> with Session(on="inline") as session:
+        ...     len(session.materialize(mr.from_items([1, 2])._node).parts)
+        1
+        """
+        if isinstance(node, Materialized):
+            return node
+        graph = self.compile((Collect(node.shape, node),))
+        outputs = self._records(graph)
+        schema = exchange_schema(_produced(outputs))
+        known = node.shape.schema() if node.shape is not None else None
+        if not schema and known is not None:
+            schema = bytes(known.serialize().to_pybytes())
+        found = read_schema(schema)
+        shape = Shape(kind_of(found), tuple(found.names), tuple(found.types)) if schema else node.shape
+        parts = tuple(_part(i, output, schema) for i, output in enumerate(outputs))
+        keys, count = partitioning_of(node) or ((), len(parts))
+        if count != len(parts):
+            raise ExecutorError(f"{node.site}: {len(parts)} tasks made {count} partitions; this is a bug, report it")
+        note = f"{node.label} at {node.site}: {sum(output.rows for output in outputs):,} rows, {len(parts)} partitions"
+        note += f" by {', '.join(keys)}" if keys else ""
+        return Materialized(shape, parts, keys, note, node, site=node.site)
+
+    @contextmanager
+    def counting(self) -> Iterator[None]:
+        """What actions run from here on is reported with the next job, that of the job function that asks for them.
+
+        >>> with Session(on="inline") as session, session.counting():
+        ...     pass
+        """
+        self._spent, self._in_job = Spent(), True
+        try:
+            yield
+        finally:
+            self._in_job = False
+
+    def _records(self, graph: Graph) -> list[Output]:
+        """Run a graph that collects one dataset; what its tasks left, in order."""
         name = f"{os.getpid()}-{threading.get_ident()}-{time.monotonic_ns()}"
-        outcome = self._master(graph, self.splits(graph), name).run()
+        splits = self.splits(graph)
+        outcome = self._outcome(self._master(graph, splits, name), graph, splits, name)
+        if self._in_job:
+            self._spent.add(outcome)
         feeds = graph.exchanges[graph.collects[0]].feeds
-        outputs = [output for feed in feeds for output in outcome.outputs(feed.stage, feed.outlet)]
-        return _collected(outputs, self.home / "runs")
+        return [output for feed in feeds for output in outcome.outputs(feed.stage, feed.outlet)]
+
+    def _outcome(self, master: Master, graph: Graph, splits: Mapping[int, Sequence[Split]], name: str) -> Outcome:
+        """Run a graph; if it fails because a materialized result was damaged, make that again and run once more."""
+        self._restore(graph, verify=False)
+        try:
+            return master.run()
+        except JobFailed:
+            if not self._restore(graph, verify=True):
+                raise
+        return self._master(graph, splits, name).run()
+
+    def _restore(self, graph: Graph, verify: bool) -> bool:
+        """Make materialized results that the graph reads and that are lost again; whether there were any.
+
+        Raises JobFailed where that gives other records, or none under the same names.
+        """
+        runs, restored = self.home / "runs", False
+        for node in {id(s.source): s.source for s in graph.stages if isinstance(s.source, Materialized)}.values():
+            lost = [path for part in node.parts for path in lost_files(part, runs, verify)]
+            for path in lost:
+                path.unlink(missing_ok=True)
+            if lost:
+                restored, in_job, self._in_job = True, self._in_job, False  # what it counts was counted before
+                try:
+                    again = self.materialize(node.of)
+                finally:
+                    self._in_job = in_job
+                if again.parts != node.parts:
+                    why = "and its plan gave other records" if again.note == node.note else "and cannot be made again"
+                    cure = "run the job again; pure=False or a function that is not deterministic may be the cause"
+                    raise JobFailed(f"{node.site}: a materialized result is lost ({lost[0]}) {why}; {cure}")
+        return restored
 
     def _master(self, graph: Graph, splits: Mapping[int, Sequence[Split]], name: str) -> Master:
         settings: dict[str, Any] = {"code": self.code, "reuse": self.reuse, "observe": self._observe}
         return Master(graph, splits, self.start(), self.journal, name=name, **settings)
 
     def _target(self, node: Write) -> Target:
-        return Target(node.path, node.mode or self.mode, node.one_file, node.writer.extension)
+        return Target(node.path, node.mode or self.mode, node.one_file, node.extension)
 
 
 class _Current:
@@ -354,7 +422,8 @@ def configure(
     _Current.session = Session(on, workers, memory, address, reuse=reuse)
 
 
-def _size_of(node: Read) -> int | None:
+def input_bytes(node: Read) -> int:
+    """The bytes of all files that a plan node reads, as they are stored. Raises InputNotFound."""
     return sum(file.size for file in input_files(node))
 
 
@@ -369,25 +438,30 @@ def _job_key(graph: Graph, splits: Mapping[int, Sequence[Split]], targets: Seque
     return digest(programs, shape, inputs, [(t.where, t.mode == "append") for t in targets])
 
 
-def _result(outcome: Outcome, reports: Mapping[str, OutputReport], seconds: float, job: int) -> JobResult:
-    stages = tuple(asdict(stage) for stage in outcome.snapshot.stages)
-    troubles = outcome.snapshot.troubles
-    run, reused = outcome.tasks_run, outcome.tasks_reused
-    notes = outcome.snapshot.notes
-    return JobResult("done", reports, outcome.counters, run, reused, seconds, troubles, notes, job, stages)
+def _result(outcome: Outcome, spent: Spent, reports: Mapping[str, OutputReport], seconds: float, job: int) -> JobResult:
+    stages = tuple(asdict(stage) for stage in outcome.stages)
+    troubles, notes = outcome.snapshot.troubles, outcome.snapshot.notes
+    spent.add(outcome)
+    counters = dict(sorted(spent.counters.items()))
+    run, reused = spent.tasks_run, spent.tasks_reused
+    return JobResult("done", reports, counters, run, reused, seconds, troubles, notes, job, stages)
 
 
-def report_of(result: JobResult) -> dict[str, Any]:
-    """A result as plain values, for JSON."""
-    return {**asdict(result), "outputs": {key: asdict(value) for key, value in result.outputs.items()}}
+def _produced(outputs: Sequence[Output]) -> list[Produced]:
+    return [Produced(TaskId(0, i), output, Place(())) for i, output in enumerate(outputs)]
 
 
 def _collected(outputs: Sequence[Output], runs: Path) -> pa.RecordBatch:
-    items = [Produced(TaskId(0, i), output, Place(())) for i, output in enumerate(outputs)]
+    items = _produced(outputs)
     schema = exchange_schema(items)
     files = tuple(SourceFile(item.task, item.output.path) for item in items if item.output.path)
     given = ExchangeInput(files, schema, 0, "")
     return concat(list(gathered(given, runs)), read_schema(schema))
+
+
+def _part(number: int, output: Output, schema: bytes) -> ExchangeInput:
+    files = (SourceFile(TaskId(0, number), output.path),) if output.segments else ()
+    return ExchangeInput(files, schema, output.bytes, digest(schema, [s.digest for s in output.segments]))
 
 
 __all__ = ["JobResult", "On", "OutputReport", "Session", "configure", "current"]

@@ -1,0 +1,63 @@
+"""What a job did, as a value."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mr.master import Outcome
+
+
+@dataclass(frozen=True)
+class OutputReport:
+    """A published output: how many files, rows and bytes, and the BLAKE3 over the digests of its parts."""
+
+    path: str
+    files: int
+    rows: int
+    bytes: int
+    digest: str
+
+
+@dataclass(frozen=True)
+class JobResult:
+    """What a job did. `state` is "done" or "up to date"; `seconds` is wall time; `troubles` what was survived; `notes`
+    what keeps results from being reused. Tasks and counters are those of the actions inside the job function, too.
+
+    >>> JobResult("done", {}, {"bad lines": 2}, tasks_run=3, tasks_reused=0, seconds=0.1).counters["bad lines"]
+    2
+    """
+
+    state: str
+    outputs: Mapping[str, OutputReport]
+    counters: Mapping[str, int]
+    tasks_run: int
+    tasks_reused: int
+    seconds: float
+    troubles: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    job: int = 0
+    stages: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
+
+
+@dataclass
+class Spent:
+    """What actions inside a job function ran and counted."""
+
+    tasks_run: int = 0
+    tasks_reused: int = 0
+    counters: Counter[str] = field(default_factory=Counter)
+
+    def add(self, outcome: Outcome) -> None:
+        """Add one run."""
+        self.tasks_run += outcome.tasks_run
+        self.tasks_reused += outcome.tasks_reused
+        self.counters.update(outcome.counters)
+
+
+def report_of(result: JobResult) -> dict[str, Any]:
+    """A result as plain values, for JSON."""
+    return {**asdict(result), "outputs": {key: asdict(value) for key, value in result.outputs.items()}}
