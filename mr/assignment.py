@@ -13,14 +13,14 @@ from itertools import combinations, pairwise
 import pyarrow as pa
 
 from mr.errors import PlanError, TypeConflict
-from mr.fingerprint import Identity, combine, digest
+from mr.fingerprint import Identity, Unfingerprintable, combine, digest, program_identity
 from mr.kernels.frames import to_ipc
 from mr.kernels.types import cast, display, unify
 from mr.options import BUCKETS, REDUCE_RANGE_BYTES_MAX
 from mr.program import GatherHead, HashOutlet, ResolveHead, SortHead
 from mr.shuffle.ranges import Boundary, boundaries
 from mr.stages import Graph, Stage
-from mr.tasks import Cut, ExchangeInput, Output, Place, SourceFile, Split, TaskId
+from mr.tasks import Cut, ExchangeInput, Output, Place, Segment, SourceFile, Split, TaskId
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,9 @@ def draft_tasks(
     schemas = [exchange_schema(items) for items in inputs]
     for e, items in zip(stage.inputs, inputs, strict=True):
         _check_keys(items, graph.exchanges[e].spec.keys)  # type: ignore[union-attr]
+    held = [[_by_bucket(item, spec.partitions or BUCKETS) for item in items] for items in inputs]
     return [
-        Draft(exchanges=tuple(_buckets(i, s, r) for i, s in zip(inputs, schemas, strict=True)), sides=sides)
+        Draft(exchanges=tuple(_buckets(*side, r) for side in zip(inputs, held, schemas, strict=True)), sides=sides)
         for r in ranges
     ]
 
@@ -88,6 +89,19 @@ def draft_tasks(
 def task_identity(program: Identity, draft: Draft, schemas: Sequence[bytes | None]) -> Identity:
     """The fingerprint of a task and its parts: its program, all that it reads, and the schemas it must write."""
     return combine([*program.parts, ("input", draft.identity), ("settled schemas", digest(tuple(schemas)))])
+
+
+def job_identity(
+    graph: Graph, splits: Mapping[int, Sequence[Split]], destinations: Sequence[tuple[str, bool]]
+) -> str | None:
+    """The job key: of its plan, inputs, destinations and whether they are appended to. None if a function has none."""
+    try:
+        programs = [program_identity(stage.program).digest for stage in graph.stages]
+    except Unfingerprintable:
+        return None
+    shape = [(stage.inputs, stage.sides, stage.limit_rows) for stage in graph.stages]
+    inputs = [[split.identity for split in splits[stage]] for stage in sorted(splits)]
+    return digest(programs, shape, inputs, list(destinations))
 
 
 def bucket_ranges(sizes: Sequence[int], bytes_max: int) -> list[tuple[int, int]]:
@@ -163,9 +177,25 @@ def _whole(items: Sequence[Produced], places: bool = False) -> ExchangeInput:
     return ExchangeInput(tuple(map(_file, kept)), schema, size, identity, places=where)
 
 
-def _buckets(items: Sequence[Produced], schema: bytes, buckets: tuple[int, int]) -> ExchangeInput:
+def _by_bucket(item: Produced, total: int) -> list[list[Segment]]:
+    """The segments of each bucket, in the order in which they were written."""
+    found: list[list[Segment]] = [[] for _ in range(total)]
+    for segment in item.output.segments:
+        found[segment.bucket].append(segment)
+    return found
+
+
+def _buckets(
+    items: Sequence[Produced],
+    by_bucket: Sequence[Sequence[Sequence[Segment]]],
+    schema: bytes,
+    buckets: tuple[int, int],
+) -> ExchangeInput:
     low, high = buckets
-    chosen = [(item, [s for s in item.output.segments if low <= s.bucket < high]) for item in items]
+    chosen = [
+        (item, [segment for one in found[low:high] for segment in one])
+        for item, found in zip(items, by_bucket, strict=True)
+    ]
     kept = [(item, segments) for item, segments in chosen if segments]
     identity = digest(schema, [[s.digest for s in segments] for _, segments in kept])
     size = sum(s.bytes for _, segments in kept for s in segments)
@@ -179,14 +209,14 @@ def _sorted_ranges(items: Sequence[Produced], head: SortHead) -> list[ExchangeIn
     cuts: list[Cut | None] = [None]
     cuts += [_cut(b) for b in boundaries(_cast_samples(samples), head.by, head.descending, REDUCE_RANGE_BYTES_MAX)]
     cuts.append(None)
-    digests = [[s.digest for s in item.output.segments] for item in kept]
+    rows = digest(schema, [[s.digest for s in item.output.segments] for item in kept])
     size = sum(item.output.bytes for item in kept) // (len(cuts) - 1)
     return [
         ExchangeInput(
             tuple(map(_file, kept)),
             schema,
             size,
-            digest(schema, digests, lower, upper),
+            digest(rows, lower, upper),
             lower=lower,
             upper=upper,
             numbers=tuple(range(len(kept))),
@@ -227,6 +257,7 @@ __all__ = [
     "check_join_keys",
     "draft_tasks",
     "exchange_schema",
+    "job_identity",
     "places_of",
     "read_schema",
     "task_identity",
