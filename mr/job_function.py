@@ -72,7 +72,8 @@ class Job(Generic[P]):
         """
         token = _declared.set([])
         try:
-            returned = self._fn(*args, **kwargs)
+            with current().counting():
+                returned = self._fn(*args, **kwargs)
             declared = _declared.get() or []
         finally:
             _declared.reset(token)

@@ -61,3 +61,21 @@ class Spent:
 def report_of(result: JobResult) -> dict[str, Any]:
     """A result as plain values, for JSON."""
     return {**asdict(result), "outputs": {key: asdict(value) for key, value in result.outputs.items()}}
+
+
+def result_of(
+    outcome: Outcome, spent: Spent, reports: Mapping[str, OutputReport], seconds: float, job: int
+) -> JobResult:
+    """The result of a job from its last run and from what its actions ran before."""
+    stages = tuple(asdict(stage) for stage in outcome.stages)
+    troubles, notes = outcome.snapshot.troubles, outcome.snapshot.notes
+    spent.add(outcome)
+    counters = dict(sorted(spent.counters.items()))
+    run, reused = spent.tasks_run, spent.tasks_reused
+    return JobResult("done", reports, counters, run, reused, seconds, troubles, notes, job, stages)
+
+
+def up_to_date(spent: Spent, reports: Mapping[str, OutputReport], seconds: float) -> JobResult:
+    """The result of a job that had nothing to do after its actions."""
+    counters = dict(sorted(spent.counters.items()))
+    return JobResult("up to date", reports, counters, spent.tasks_run, spent.tasks_reused, seconds)

@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -20,29 +19,25 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from mr.analysis import StageFigures, from_report
-from mr.assignment import Produced, exchange_schema, read_schema
-from mr.batch import kind_of
+from mr.assignment import job_identity
+from mr.collected import collected, materialized, restore
 from mr.errors import ExecutorError, FetchFailed, JobCancelled, JobFailed, MillraceError, OutputError, PlanError
 from mr.executors.base import Executor, default_memory_bytes
 from mr.failpoints import failpoint
-from mr.fingerprint import Unfingerprintable, digest, program_identity
-from mr.heads import gathered
-from mr.heads.materialized import lost_files
 from mr.inputs import input_files, splits_of
 from mr.journal import Journal, Publication, StartedJob
 from mr.kernels.frames import concat
-from mr.kernels.rows import Shape
 from mr.master import Master, Outcome
 from mr.options import LOST_MAX
 from mr.parameters import parse_bytes
 from mr.plan import Collect, Materialized, Mode, Node, Read, Write, validate, walk
 from mr.progress import Snapshot
 from mr.publication import Target, check, check_overlaps, publish, version_of
-from mr.results import JobResult, OutputReport, Spent, report_of
+from mr.results import JobResult, OutputReport, Spent, report_of, result_of, up_to_date
 from mr.scratch import scratch_root, sweep
-from mr.stages import Graph, compile_plan, partitioning_of
+from mr.stages import Graph, compile_plan
 from mr.storage import store_of
-from mr.tasks import ExchangeInput, Output, Place, SourceFile, Split, TaskId
+from mr.tasks import Output, Split
 
 On = Literal["inline", "local", "ray"]
 Observe = Callable[[Snapshot], None]
@@ -191,15 +186,12 @@ class Session:
         check_overlaps(list(targets.values()), [n for n in walk(tuple(outputs.values())) if isinstance(n, Read)])
         graph = self.compile(tuple(outputs.values()))
         splits = self.splits(graph)
-        key = _job_key(graph, splits, list(targets.values()))
+        key = job_identity(graph, splits, [(t.where, t.mode == "append") for t in targets.values()])
         if self.reuse and key is not None:
             published = self._up_to_date(targets, key)
             if published is not None:
                 reports = {k: OutputReport(**report) for k, report in published.items()}
-                spent, self._spent = self._spent, Spent()
-                counted = dict(sorted(spent.counters.items()))
-                seconds = time.monotonic() - started
-                return JobResult("up to date", reports, counted, spent.tasks_run, spent.tasks_reused, seconds)
+                return up_to_date(self.take_spent(), reports, time.monotonic() - started)
         with ExitStack() as stack:
             if key is not None:
                 stack.enter_context(self.journal.job_lock(key))
@@ -241,8 +233,8 @@ class Session:
             ]
             self.journal.published(entries)
             reports = {k: OutputReport(**report) for k, (_, report) in zip(targets, done, strict=True)}
-            spent, self._spent = self._spent, Spent()
-            result = _result(outcome, spent, reports, time.monotonic() - started, job.id)
+            spent = self.take_spent()
+            result = result_of(outcome, spent, reports, time.monotonic() - started, job.id)
             state = "done"
         except OutputError:
             state = "failed"
@@ -275,7 +267,7 @@ class Session:
         """
         graph = self.compile(tuple(outputs.values()))
         targets = [self._target(node) for node in outputs.values()]
-        key = _job_key(graph, self.splits(graph), targets)
+        key = job_identity(graph, self.splits(graph), [(t.where, t.mode == "append") for t in targets])
         report = {} if key is None else self.journal.last_report(key)
         return {stage["id"]: from_report(stage) for stage in report.get("stages", ())}
 
@@ -291,7 +283,7 @@ class Session:
         found, damaged = None, 0
         while found is None:
             try:
-                found = self._collect_once(graph)
+                found = collected(self._records(graph), self.home / "runs")
             except FetchFailed as error:  # damaged since it was recorded: without the file its task runs again
                 damaged += 1
                 if damaged == LOST_MAX:
@@ -299,9 +291,6 @@ class Session:
                 Path(error.path).unlink(missing_ok=True)
         known = node.shape.schema() if node.shape is not None and not found.num_columns else None
         return found if known is None else concat([], known)
-
-    def _collect_once(self, graph: Graph) -> pa.RecordBatch:
-        return _collected(self._records(graph), self.home / "runs")
 
     def materialize(self, node: Node) -> Materialized:
         """The records of a dataset as a node that reads them from run files. Raises what `run` raises.
@@ -313,21 +302,7 @@ class Session:
         """
         if isinstance(node, Materialized):
             return node
-        graph = self.compile((Collect(node.shape, node),))
-        outputs = self._records(graph)
-        schema = exchange_schema(_produced(outputs))
-        known = node.shape.schema() if node.shape is not None else None
-        if not schema and known is not None:
-            schema = bytes(known.serialize().to_pybytes())
-        found = read_schema(schema)
-        shape = Shape(kind_of(found), tuple(found.names), tuple(found.types)) if schema else node.shape
-        parts = tuple(_part(i, output, schema) for i, output in enumerate(outputs))
-        keys, count = partitioning_of(node) or ((), len(parts))
-        if count != len(parts):
-            raise ExecutorError(f"{node.site}: {len(parts)} tasks made {count} partitions; this is a bug, report it")
-        note = f"{node.label} at {node.site}: {sum(output.rows for output in outputs):,} rows, {len(parts)} partitions"
-        note += f" by {', '.join(keys)}" if keys else ""
-        return Materialized(shape, parts, keys, note, node, site=node.site)
+        return materialized(node, self._records(self.compile((Collect(node.shape, node),))))
 
     @contextmanager
     def counting(self) -> Iterator[None]:
@@ -341,6 +316,15 @@ class Session:
             yield
         finally:
             self._in_job = False
+
+    def take_spent(self) -> Spent:
+        """What the actions of the last job function ran, which is told once.
+
+        >>> Session(on="inline").take_spent().tasks_run
+        0
+        """
+        spent, self._spent = self._spent, Spent()
+        return spent
 
     def _records(self, graph: Graph) -> list[Output]:
         """Run a graph that collects one dataset; what its tasks left, in order."""
@@ -363,26 +347,11 @@ class Session:
         return self._master(graph, splits, name).run()
 
     def _restore(self, graph: Graph, verify: bool) -> bool:
-        """Make materialized results that the graph reads and that are lost again; whether there were any.
-
-        Raises JobFailed where that gives other records, or none under the same names.
-        """
-        runs, restored = self.home / "runs", False
-        for node in {id(s.source): s.source for s in graph.stages if isinstance(s.source, Materialized)}.values():
-            lost = [path for part in node.parts for path in lost_files(part, runs, verify)]
-            for path in lost:
-                path.unlink(missing_ok=True)
-            if lost:
-                restored, in_job, self._in_job = True, self._in_job, False  # what it counts was counted before
-                try:
-                    again = self.materialize(node.of)
-                finally:
-                    self._in_job = in_job
-                if again.parts != node.parts:
-                    why = "and its plan gave other records" if again.note == node.note else "and cannot be made again"
-                    cure = "run the job again; pure=False or a function that is not deterministic may be the cause"
-                    raise JobFailed(f"{node.site}: a materialized result is lost ({lost[0]}) {why}; {cure}")
-        return restored
+        in_job, self._in_job = self._in_job, False  # what it counts was counted before
+        try:
+            return restore(graph, self.home / "runs", verify, self.materialize)
+        finally:
+            self._in_job = in_job
 
     def _master(self, graph: Graph, splits: Mapping[int, Sequence[Split]], name: str) -> Master:
         settings: dict[str, Any] = {"code": self.code, "reuse": self.reuse, "observe": self._observe}
@@ -425,43 +394,6 @@ def configure(
 def input_bytes(node: Read) -> int:
     """The bytes of all files that a plan node reads, as they are stored. Raises InputNotFound."""
     return sum(file.size for file in input_files(node))
-
-
-def _job_key(graph: Graph, splits: Mapping[int, Sequence[Split]], targets: Sequence[Target]) -> str | None:
-    """The identity of the job: its plan, inputs, destinations and whether it appends. None if a function has none."""
-    try:
-        programs = [program_identity(stage.program).digest for stage in graph.stages]
-    except Unfingerprintable:
-        return None
-    shape = [(stage.inputs, stage.sides, stage.limit_rows) for stage in graph.stages]
-    inputs = [[split.identity for split in splits[stage]] for stage in sorted(splits)]
-    return digest(programs, shape, inputs, [(t.where, t.mode == "append") for t in targets])
-
-
-def _result(outcome: Outcome, spent: Spent, reports: Mapping[str, OutputReport], seconds: float, job: int) -> JobResult:
-    stages = tuple(asdict(stage) for stage in outcome.stages)
-    troubles, notes = outcome.snapshot.troubles, outcome.snapshot.notes
-    spent.add(outcome)
-    counters = dict(sorted(spent.counters.items()))
-    run, reused = spent.tasks_run, spent.tasks_reused
-    return JobResult("done", reports, counters, run, reused, seconds, troubles, notes, job, stages)
-
-
-def _produced(outputs: Sequence[Output]) -> list[Produced]:
-    return [Produced(TaskId(0, i), output, Place(())) for i, output in enumerate(outputs)]
-
-
-def _collected(outputs: Sequence[Output], runs: Path) -> pa.RecordBatch:
-    items = _produced(outputs)
-    schema = exchange_schema(items)
-    files = tuple(SourceFile(item.task, item.output.path) for item in items if item.output.path)
-    given = ExchangeInput(files, schema, 0, "")
-    return concat(list(gathered(given, runs)), read_schema(schema))
-
-
-def _part(number: int, output: Output, schema: bytes) -> ExchangeInput:
-    files = (SourceFile(TaskId(0, number), output.path),) if output.segments else ()
-    return ExchangeInput(files, schema, output.bytes, digest(schema, [s.digest for s in output.segments]))
 
 
 __all__ = ["JobResult", "On", "OutputReport", "Session", "configure", "current"]

@@ -13,6 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from mr.collected import collected
 from mr.dataset import Dataset
 from mr.events import AttemptLost, AttemptProgress
 from mr.executors.base import AttemptEvent, Executor, NodeInfo
@@ -20,7 +21,8 @@ from mr.job_function import Job
 from mr.kernels.rows import to_python
 from mr.master import Master
 from mr.plan import Collect
-from mr.session import JobResult, Session, _collected, _result
+from mr.results import JobResult, result_of
+from mr.session import Session
 from mr.tasks import Attempt, AttemptId
 from mr.testing.executor_contract import check_executor
 
@@ -54,8 +56,8 @@ def run_inline(job_or_dataset: Job[Any] | Dataset, **params: Any) -> tuple[Any, 
         rows = {}
         for name, exchange in zip(nodes, graph.collects, strict=True):
             outputs = [o for feed in graph.exchanges[exchange].feeds for o in outcome.outputs(feed.stage, feed.outlet)]
-            rows[name] = to_python(_collected(outputs, Path(home) / "runs"))
-        result = _result(outcome, {}, time.monotonic() - started, 0)
+            rows[name] = to_python(collected(outputs, Path(home) / "runs"))
+        result = result_of(outcome, session.take_spent(), {}, time.monotonic() - started, 0)
     return (next(iter(rows.values())) if len(rows) == 1 else rows), result
 
 

@@ -19,6 +19,7 @@ import cloudpickle
 import pyarrow as pa
 
 import mr
+from mr.collected import collected
 from mr.events import AttemptFailed, AttemptLost, AttemptProgress, AttemptSucceeded, FetchMissed
 from mr.executors.base import AttemptEvent, Executor
 from mr.executors.inline import InlineExecutor
@@ -26,7 +27,6 @@ from mr.fingerprint import digest
 from mr.kernels.rows import to_python
 from mr.plan import Collect, Items
 from mr.program import GatherHead
-from mr.session import _collected
 from mr.stages import compile_plan
 from mr.tasks import Attempt, AttemptId, ExchangeInput, SourceFile, Split, TaskId, TaskResult, TaskSpec
 
@@ -127,7 +127,7 @@ class _Bench:
     def values(self, event: AttemptEvent) -> list[Any]:
         """The records that a successful attempt left."""
         assert isinstance(event, AttemptSucceeded), event
-        return to_python(_collected(event.result.outputs, self.home / "runs"))
+        return to_python(collected(event.result.outputs, self.home / "runs"))
 
 
 def _endings(events: Iterable[AttemptEvent]) -> list[AttemptEvent]:
