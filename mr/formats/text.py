@@ -6,15 +6,17 @@ import codecs
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, BinaryIO, ClassVar
+from typing import TYPE_CHECKING, BinaryIO, ClassVar, Final
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from mr.batch import Batch, Origins, with_kind
 from mr.errors import PlanError, RecordError
 from mr.formats.base import Cut, Reader, Writer
 from mr.formats.blocks import BOM, is_utf8, needed, origins_of, record_blocks, whole_lines
+from mr.kernels.gather import bytes_of
 from mr.kernels.lines import split_lines
 from mr.kernels.types import display
 
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
     from mr.formats.base import Piece, Rejects
 
 ENCODING_ERRORS = ("replace", "strict", "ignore")
+_WRITE_BLOCK_BYTES: Final = 1 << 20  # stays in the processor's cache between joining and writing
+_NEWLINE: Final = pa.scalar("\n", pa.large_string())
+_NEWLINE_BYTE: Final = 10
 
 
 @dataclass(frozen=True)
@@ -208,17 +213,39 @@ class TextWriter(Writer):
         """Raises `RecordError` for a null, and for a text with a newline in it, which would be read back as two."""
         rows = 0
         for batch in batches:
-            if not batch.num_rows:
-                continue
-            values = batch.column(0).to_pylist()
-            if None in values:
-                raise RecordError("write_text: a record is null; filter nulls out first", rows + values.index(None))
-            text = "\n".join(values)
-            if text.count("\n") != len(values) - 1:
-                row = next(i for i, value in enumerate(values) if "\n" in value)
-                cure = "replace it, or use write_json"
-                raise RecordError(f"write_text: a record has a newline in it: {values[row]!r:.60}; {cure}", rows + row)
-            out.write(text.encode())
-            out.write(b"\n")
-            rows += len(values)
+            column = batch.column(0)
+            if column.null_count:
+                null = pc.index(column.is_null(), True).as_py()
+                raise RecordError("write_text: a record is null; filter nulls out first", rows + null)
+            for block in slices(column, _WRITE_BLOCK_BYTES):
+                _refuse_newlines(block, rows)
+                whole = pa.ListArray.from_arrays(pa.array([0, len(block)], pa.int32()), block)
+                out.write(pc.binary_join(whole, _NEWLINE)[0].as_buffer())
+                out.write(b"\n")
+                rows += len(block)
         return rows
+
+
+def slices(column: pa.LargeStringArray, bytes_max: int) -> Iterator[pa.LargeStringArray]:
+    """`column` in slices of at most about `bytes_max` bytes, or of one value; none is empty.
+
+    >>> [len(part) for part in slices(pa.array(["ab", "cd", "efghij"], pa.large_string()), 4)]
+    [2, 1]
+    """
+    offsets, _ = bytes_of(column)
+    start = 0
+    while start < len(column):
+        end = int(np.searchsorted(offsets, offsets[start] + bytes_max, "right")) - 1
+        end = min(max(end, start + 1), len(column))
+        yield column.slice(start, end - start)
+        start = end
+
+
+def _refuse_newlines(block: pa.LargeStringArray, rows_before: int) -> None:
+    offsets, data = bytes_of(block)
+    found = data == _NEWLINE_BYTE
+    if found.any():
+        row = int(np.searchsorted(offsets, int(found.argmax()), "right")) - 1
+        cure = "replace it, or use write_json"
+        text = f"write_text: a record has a newline in it: {block[row].as_py()!r:.60}; {cure}"
+        raise RecordError(text, rows_before + row)
