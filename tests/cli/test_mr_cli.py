@@ -517,7 +517,10 @@ def test_list_status_and_explain() -> None:
     assert "nothing is recorded" in explained
     assert "0 of 1 tasks have results" in explained
     assert not Path("out").exists()
+    unknown = mr("explain", job, "in", "out", "--analyze")
+    assert (unknown.exit_code, unknown.stdout) == (4, "")
     report(mr("submit", job, "in", "out", "--json"))
+    assert "slowest task 0.0" in mr("explain", job, "in", "out", "--analyze").stdout
     assert "word_count" in mr("list").stdout
     row = json.loads(mr("list", "--json").stdout)
     assert (row["type"], row["name"], row["state"]) == ("job", "word_count", "done")
