@@ -62,7 +62,7 @@ def input_files(node: Read) -> list[InputFile]:
 def splits_of(node: Read | Items | Materialized, memo: Memo) -> tuple[Split, ...]:
     """The splits of a source, in input order; at least one, which may be empty. Raises InputNotFound, InputError."""
     if isinstance(node, Items):
-        return _item_splits(node.data)
+        return _item_splits(node.data, node.split_rows or ITEMS_PER_SPLIT)
     if isinstance(node, Materialized):
         return tuple(Split((), part.identity, part.bytes, run=part) for part in node.parts)
     pieces = _pieces(input_files(node), node.reader, memo)
@@ -248,10 +248,10 @@ def _row_groups(file: InputFile, memo: Memo) -> Iterator[_Piece]:
         yield _Piece(replace(ref, row_groups=()), identity, file.size, True)
 
 
-def _item_splits(data: pa.RecordBatch) -> tuple[Split, ...]:
+def _item_splits(data: pa.RecordBatch, split_rows: int) -> tuple[Split, ...]:
     splits = []
-    for start in range(0, max(data.num_rows, 1), ITEMS_PER_SPLIT):
-        part = data.slice(start, ITEMS_PER_SPLIT)
+    for start in range(0, max(data.num_rows, 1), split_rows):
+        part = data.slice(start, split_rows)
         sink = pa.BufferOutputStream()
         with pa.ipc.new_stream(sink, data.schema) as writer:
             writer.write_batch(part)

@@ -89,9 +89,10 @@ class Read(Node):
 
 @dataclass(frozen=True, eq=False)
 class Items(Node):
-    """Records that the program itself holds, as one batch."""
+    """Records that the program itself holds, as one batch. `split_rows` go into a split (None: as many as suits)."""
 
     data: pa.RecordBatch
+    split_rows: int | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -173,6 +173,8 @@ class _Task:
         self._program = env.program(attempt.spec)
         self._counters: Counter[str] = Counter()
         self._reading = Reading()
+        split = attempt.spec.split
+        self.identity = split.identity if split else " ".join(given.identity for given in attempt.spec.exchanges)
         self.memory_bytes = env.memory_bytes
         self.home = str(env.home / "runs")
         tag = attempt_tag(attempt.id)

@@ -50,6 +50,7 @@ REJECTED = pa.schema(
 class TaskEnv(Protocol):
     """What a running operator may ask of its task."""
 
+    identity: str  # names the content that the task reads
     memory_bytes: int
     home: str
     scratch: str
