@@ -94,7 +94,7 @@ class _Piece:
 def _split(group: Sequence[_Piece], reader: Reader) -> Split:
     parts = []
     for piece in group:
-        place = (piece.ref.path, piece.ref.offset) if reader.uses_place else None
+        place = reader.place_of(piece.ref.path, piece.ref.offset)
         parts.append((piece.identity, piece.ref.offset == 0, piece.ref.row_groups, piece.ref.compression, place))
     return Split(tuple(p.ref for p in group), digest(parts), sum(p.size for p in group))
 

@@ -27,7 +27,7 @@ ROW_GROUP_ROWS: Final = 262_144
 """Rows of every Parquet row group but the last."""
 
 PART_BYTES_MAX: Final = 128 * 1000 * 1000
-"""A task begins a new part of an output after so many bytes of rows (uncompressed), unless `target_file_size=` says ..."""
+"""A task begins a new part of an output after so many bytes of uncompressed rows, if the user does not say ..."""
 
 PART_BLOCK_ROWS: Final = 8192
 """... looked at behind every so many rows, so that how rows came in batches never moves the cut."""
@@ -89,3 +89,6 @@ NO_PROGRESS_SECONDS: Final = 600.0
 
 BROADCAST_BYTES_MAX: Final = 10 * 1000 * 1000
 """`join(strategy="auto")` broadcasts a right side up to this size."""
+
+JOIN_BLOCK_BYTES: Final = 4 * MIB
+"""Joined rows are gathered about so many bytes at a time: one key may have more matches than fit memory."""

@@ -10,19 +10,21 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import PurePath
-from typing import Literal
+from typing import Final, Literal, get_args
 
 import pyarrow as pa
 
 from mr.errors import PlanError
-from mr.formats.base import Reader, Writer
+from mr.formats.base import Layout, Reader, Writer
+from mr.formats.compression import EXTENSIONS
+from mr.kernels.joined import How
 from mr.kernels.rows import Shape
 from mr.operators.base import ErrorPolicy, Grouped, Narrow
-from mr.operators.joins import How
 from mr.tasks import ExchangeInput
 
 Mode = Literal["error", "overwrite", "append"]
-Strategy = Literal["auto", "broadcast", "sort_merge"]
+Strategy = Literal["auto", "broadcast", "sort_merge", "partitioned"]
+STRATEGIES: Final = get_args(Strategy)
 
 PACKAGE = __name__.partition(".")[0]
 
@@ -243,14 +245,21 @@ class Write(Node):
     path: str
     writer: Writer
     mode: Mode | None = None
+    layout: Layout = Layout()
 
     @property
     def inputs(self) -> tuple[Node, ...]:
         return (self.input,)
 
     @property
+    def extension(self) -> str:
+        """Of its files, with the dot: that of the format and of the compression."""
+        return self.writer.extension + EXTENSIONS[self.layout.codec]
+
+    @property
     def one_file(self) -> bool:
-        return self.path.endswith((self.writer.extension, *self.writer.also))
+        ending = EXTENSIONS[self.layout.codec]
+        return self.path.endswith(tuple(known + ending for known in (self.writer.extension, *self.writer.also)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -296,6 +305,7 @@ def validate(roots: tuple[Node, ...]) -> None:
 
 
 __all__ = [
+    "STRATEGIES",
     "Apply",
     "Collect",
     "First",

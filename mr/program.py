@@ -9,7 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from mr.formats.base import Reader, Writer
+from mr.formats.base import Layout, Reader, Writer
+from mr.formats.compression import EXTENSIONS
 from mr.kernels.rows import Shape
 from mr.operators.base import Combiner, ErrorPolicy, Grouped, Narrow
 from mr.operators.joins import MergeJoin
@@ -136,7 +137,7 @@ class GatherOutlet:
 
 @dataclass(frozen=True)
 class PartOutlet:
-    """One part file of an output; written to `store` if that is set, else under the scratch root.
+    """Part files of an output; written to `store` if that is set, else under the scratch root.
 
     `shape` is that of its rows as far as the plan knows: what a part without rows is written with.
     """
@@ -144,6 +145,12 @@ class PartOutlet:
     writer: Writer
     store: str | None = None
     shape: Shape | None = None
+    layout: Layout = Layout()
+
+    @property
+    def extension(self) -> str:
+        """Of the part files, with the dot."""
+        return self.writer.extension + EXTENSIONS[self.layout.codec]
 
 
 OutletSpec = HashOutlet | RangeOutlet | GatherOutlet | PartOutlet

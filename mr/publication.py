@@ -7,14 +7,14 @@ over several outputs holds for dfs:// only. Publishing again after a crash gives
 
 from __future__ import annotations
 
-import glob
 import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ from mr.storage import (
     store_version,
     system_of,
 )
-from mr.tasks import Output
+from mr.tasks import Output, PartFile
 
 SUCCESS = "_SUCCESS"
 
@@ -58,35 +58,50 @@ class Target:
 
 @dataclass(frozen=True)
 class Part:
-    """One part file: its name in the folder ("" for a single file) and what a task left."""
+    """A file of an output and its name there, as `day=2026-01-01/part-00000.csv` ("" for a single file)."""
 
     name: str
-    output: Output
+    file: PartFile
 
 
-def parts_of(target: Target, outputs: Sequence[Output], first: int = 0) -> list[Part]:
-    """The parts worth keeping (those with rows; one without if there is none), numbered from `first`."""
-    kept = [output for output in outputs if output.rows] or list(outputs[:1])
+def parts_of(target: Target, outputs: Sequence[Output], before: Iterable[str] = ()) -> list[Part]:
+    """The parts worth keeping: those with rows, or one without if there is none.
+
+    They are numbered in each folder in the order of tasks, from behind the names that were there `before`.
+    """
+    files = [file for output in outputs for file in output.parts]
+    kept = [file for file in files if file.rows] or files[:1]
     if target.one_file:
         return [Part("", kept[0])]
-    return [Part(f"part-{first + i:05d}{target.extension}", output) for i, output in enumerate(kept)]
+    following: dict[str, int] = {}
+    for name in before:
+        folder, _, last = name.rpartition("/")
+        if numbered := re.match(r"part-(\d+)", last):
+            following[folder] = max(following.get(folder, 0), int(numbered[1]) + 1)
+    parts = []
+    for file in kept:
+        number = following.get(file.folder, 0)
+        following[file.folder] = number + 1
+        name = f"part-{number:05d}{target.extension}"
+        parts.append(Part(f"{file.folder}/{name}" if file.folder else name, file))
+    return parts
 
 
 def describe(target: Target, parts: Sequence[Part]) -> dict[str, Any]:
     """What is reported of a published output; `digest` is BLAKE3 over the digests of its parts."""
-    digest = blake3("".join(part.output.digest for part in parts).encode()).hexdigest()
+    digest = blake3("".join(part.file.digest for part in parts).encode()).hexdigest()
     return {
         "path": target.path,
         "files": len(parts),
-        "rows": sum(part.output.rows for part in parts),
-        "bytes": sum(part.output.bytes for part in parts),
+        "rows": sum(part.file.rows for part in parts),
+        "bytes": sum(part.file.bytes for part in parts),
         "digest": str(digest),
     }
 
 
 def success_file(parts: Sequence[Part], before: Mapping[str, Any] | None = None, request: str = "") -> bytes:
     """The bytes of `_SUCCESS`: parts with rows and digests; for an append also those from before, and the requests."""
-    entries = [{"name": p.name, "rows": p.output.rows, "digest": p.output.digest} for p in parts]
+    entries = [{"name": p.name, "rows": p.file.rows, "digest": p.file.digest} for p in parts]
     content: dict[str, Any] = {"version": 1, "parts": entries}
     if before is not None:
         content["parts"] = [*before["parts"], *entries]
@@ -128,15 +143,26 @@ def check_overlaps(targets: Sequence[Target], reads: Sequence[Read]) -> None:
             if _within(target.where, other.where) or _within(other.where, target.where):
                 raise PlanError(f"outputs {target.path} and {other.path} overlap")
         for path in (path for read in reads for path in read.paths):
-            base = destination(re.split(r"[*?\[]", path)[0]) if glob.has_magic(path) else destination(path)
-            if _within(target.where, base):
+            if _within(target.where, destination(path)):
                 raise PlanError(f"output {target.path} lies inside the input {path}; the job would read its own output")
-            if _within(base, target.where) and target.mode != "append":
+            if _within(destination(path), target.where) and target.mode != "append":
                 raise OutputError(f"input {path} lies inside the output {target.path}, which would replace it")
 
 
 def _within(path: str, folder: str) -> bool:
-    return path == folder or path.startswith(folder.rstrip("/") + "/")
+    """Whether `path` is `folder` or below it; either may be a glob, which stands for all that it can match."""
+    pairs = zip(_components(path), _components(folder), strict=False)
+    for one, other in pairs:
+        if "**" in (one, other):
+            return True
+        if not (one == other or fnmatchcase(one, other) or fnmatchcase(other, one)):
+            return False
+    return len(_components(path)) >= len(_components(folder))
+
+
+def _components(path: str) -> list[str]:
+    real = os.path.realpath(path) if system_of(path) == "local" else path
+    return real.rstrip("/").split("/")
 
 
 def check(target: Target) -> None:
@@ -228,13 +254,13 @@ def _store_change(
     target: Target, outputs: Sequence[Output], version: str | None, request: str
 ) -> tuple[StoreChange, list[Part]]:
     """The change of the store that publishes an output: the same when it is tried again after a crash."""
-    before, first = None, 0
+    before, names = None, list[str]()
     if target.mode == "append" and version is not None:
         raw = store_read(f"{target.path.rstrip('/')}/{SUCCESS}", int(version))
         before = json.loads(raw) if raw else {"parts": []}
-        first = sum(name.startswith("part-") for name in store_names(target.path, int(version)))
-    parts = parts_of(target, outputs, first)
-    manifests = {part.name: part.output.manifest for part in parts}
+        names = store_names(target.path, int(version))
+    parts = parts_of(target, outputs, names)
+    manifests = {part.name: part.file.manifest for part in parts}
     if not target.one_file:
         manifests[SUCCESS] = store_bytes(success_file(parts, before, request))
     return StoreChange(target.path, target.mode, manifests, version), parts
@@ -253,10 +279,11 @@ def _stage(
         _gather(parts, runs, staging)
         return Staged(lambda: _appear_file(staging, target, version), staging), parts
     before = _success_of(path) if target.mode == "append" else None
+    names = [entry["name"] for entry in before["parts"]] if before else []
     if before is not None and request in before.get("appended", ()):  # appended before a crash, but not noted
         count = len(parts_of(target, outputs))
-        return Staged(lambda: None), parts_of(target, outputs, len(before["parts"]) - count)
-    parts = parts_of(target, outputs, len(before["parts"]) if before else 0)
+        return Staged(lambda: None), parts_of(target, outputs, names[: len(names) - count])
+    parts = parts_of(target, outputs, names)
     _gather(parts, runs, staging, success_file(parts, before, request))
     if before is not None:
         return Staged(lambda: _append_folder(staging, path), staging), parts
@@ -271,8 +298,11 @@ def _gather(parts: Sequence[Part], runs: Path, staging: Path, success: bytes | N
             (staging / SUCCESS).write_bytes(success)
             _sync(staging / SUCCESS)
         for part in parts:
-            copy_or_link(str(runs / part.output.path), str(staging / part.name))
+            (staging / part.name).parent.mkdir(parents=True, exist_ok=True)
+            copy_or_link(str(runs / part.file.path), str(staging / part.name))
             _sync(staging / part.name)
+        for folder in sorted({(staging / part.name).parent for part in parts if part.name}):
+            _sync_upwards(folder, staging)
         _sync(staging)
     except OSError:
         _remove(staging)
@@ -284,6 +314,13 @@ def _remove(path: Path) -> None:
     if path.is_dir():
         shutil.rmtree(path)
     path.unlink(missing_ok=True)
+
+
+def _sync_upwards(folder: Path, top: Path) -> None:
+    """Make the names in `folder` durable, and those of all folders from it up to `top`."""
+    while folder != top:
+        _sync(folder)
+        folder = folder.parent
 
 
 def _sync(path: Path) -> None:
@@ -321,8 +358,15 @@ def _appear_folder(staging: Path, target: Target, version: str | None) -> None:
 
 
 def _append_folder(staging: Path, path: Path) -> None:
-    for part in sorted(p for p in staging.iterdir() if p.name != SUCCESS):
-        os.replace(part, path / part.name)
+    """Move the staged parts in, `_SUCCESS` last. A name that is taken must be the same part, moved before a crash."""
+    parts = sorted(p.relative_to(staging) for p in staging.rglob("*") if p.is_file() and p.name != SUCCESS)
+    for part in parts:
+        if (path / part).exists() and digest_file(path / part) != digest_file(staging / part):
+            raise OutputError(f"{path / part} exists, but {SUCCESS} does not list it: it is not replaced; remove it")
+    for part in parts:
+        (path / part).parent.mkdir(parents=True, exist_ok=True)
+        os.replace(staging / part, path / part)
+        _sync_upwards((path / part).parent, path)
     _sync(path)
     os.replace(staging / SUCCESS, path / SUCCESS)
     _sync(path)
@@ -350,7 +394,7 @@ def _upload(
         for part in parts:
             remote = f"{root.rstrip('/')}/{part.name}" if part.name else root
             system.makedirs(remote.rpartition("/")[0], exist_ok=True)
-            system.put_file(str(runs / part.output.path), remote)
+            system.put_file(str(runs / part.file.path), remote)
         if not target.one_file:
             system.pipe_file(f"{root.rstrip('/')}/{SUCCESS}", success_file(parts))
 

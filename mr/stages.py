@@ -316,7 +316,7 @@ class _Compiler:
         return "sort_merge", f"the right side has {size:,} bytes, more than {limit}"
 
     def _sink(self, node: Write) -> Sink:
-        spec = PartOutlet(node.writer, self._store_of(node.path), node.input.shape)
+        spec = PartOutlet(node.writer, self._store_of(node.path), node.input.shape, node.layout)
         ports = self._emit(node.input)
         if node.one_file and not (len(ports) == 1 and ports[0][0].single):
             ports = (self._behind(ports, GatherOutlet(), GatherHead(), "gather"),)

@@ -288,8 +288,9 @@ def store_version(path: str) -> str | None:
 
 
 def store_names(path: str, at: int) -> list[str]:
-    """The names in a folder of the store after transaction `at`."""
-    return [info.path.rpartition("/")[2] for info in open_store(None).ls(path.removeprefix(SCHEME).strip("/"), at)]
+    """The files below a folder of the store after transaction `at`, by their paths in it."""
+    name = path.removeprefix(SCHEME).strip("/")
+    return [info.path.strip("/")[len(name) + 1 :] for info in open_store(None).find(name, at)]
 
 
 def store_read(path: str, at: int) -> bytes | None:

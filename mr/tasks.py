@@ -153,12 +153,26 @@ class TaskSpec:
 
 
 @dataclass(frozen=True)
-class Output:
-    """What one outlet of a task left: a run file (`segments`) or one part of an output (`digest`, `manifest`).
+class PartFile:
+    """A file that a task left of an output: `folder` of the output that it belongs in ("" for none), and its BLAKE3.
 
-    `path` is relative to the scratch root of the node that ran the task ("" where nothing was written); `schema` is a
-    serialised Arrow schema; `sample` an IPC stream of the first key of every block (sorted exchanges only);
-    `manifest` is the store's, for parts that were written there.
+    `path` is relative to the scratch root ("" for a file in a store, where `manifest` is the store's).
+    """
+
+    folder: str
+    path: str
+    rows: int
+    bytes: int
+    digest: str
+    manifest: str = ""
+
+
+@dataclass(frozen=True)
+class Output:
+    """What one outlet of a task left: a run file (`path`, `segments`) or files of an output (`parts`).
+
+    `path` is relative to the scratch root of the node that ran the task ("" where no run file was written); `schema` is
+    a serialised Arrow schema; `sample` an IPC stream of the first key of every block (sorted exchanges only).
     """
 
     path: str
@@ -167,8 +181,7 @@ class Output:
     bytes: int
     segments: tuple[Segment, ...] = ()
     sample: builtins.bytes = b""
-    digest: str = ""
-    manifest: str = ""
+    parts: tuple[PartFile, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -192,7 +205,7 @@ class TaskResult:
     @property
     def digests(self) -> tuple[tuple[str, ...], ...]:
         """Per output the digests of its bytes: equal for equal results."""
-        return tuple(tuple(s.digest for s in out.segments) or (out.digest,) for out in self.outputs)
+        return tuple(tuple(file.digest for file in (*out.segments, *out.parts)) for out in self.outputs)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO, ClassVar, Literal, Protocol
+
+from mr.formats.compression import Codec
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -39,7 +42,7 @@ class Piece(Protocol):
         """All bytes of the piece (decompressed, within the decompression limit) at once."""
         ...
 
-    def blocks(self, block_bytes: int) -> Iterator[pa.Buffer]:
+    def blocks(self, block_bytes: int) -> Iterator[bytes]:
         """The same bytes as blocks of at most `block_bytes`, cut anywhere: memory stays bounded."""
         ...
 
@@ -77,6 +80,10 @@ class Reader(ABC):
         """Whether a file's path or a record's offset becomes data, and so part of the identity of what is read."""
         return False
 
+    def place_of(self, path: str, offset: int) -> object:
+        """What becomes data of where a piece lies; None for nothing."""
+        return (path, offset) if self.uses_place else None
+
     @abstractmethod
     def schema(self) -> pa.Schema | None:
         """The schema that every batch has, with its kind; None where only the data tells."""
@@ -107,3 +114,16 @@ class Writer(ABC):
 
         The bytes depend on the rows and `schema` alone, never on how the rows were cut into batches.
         """
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the rows of an output become files, whatever their format.
+
+    `partition_by`: columns whose values name folders instead of being in the files. `part_bytes_max`: a task begins a
+    new part after so many bytes of rows (as Arrow holds them); None: never. `codec` compresses whole files of text.
+    """
+
+    partition_by: tuple[str, ...] = ()
+    part_bytes_max: int | None = None
+    codec: Codec | None = None

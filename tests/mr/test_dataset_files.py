@@ -563,8 +563,9 @@ def test_outputs_must_not_overlap_nor_lie_in_an_input(tmp_path: Path, folder: Pa
     for inside in (source, f"{source}/out", f"{source}/deep/out"):
         with pytest.raises((mr.PlanError, mr.OutputError), match="input"):
             data.write_json(inside)
-    with pytest.raises((mr.PlanError, mr.OutputError), match="input"):
-        mr.read_json(f"{source}/*.json").write_json(f"{source}/out")
+    for pattern, inside in (("*", "out"), ("*.json", "x.json"), ("../in/*", "out"), ("**/*.json", "out/deep")):
+        with pytest.raises((mr.PlanError, mr.OutputError), match="input"):
+            mr.read_json(f"{source}/{pattern}").write_json(f"{source}/{inside}")
     with pytest.raises((mr.PlanError, mr.OutputError), match="input"):
         data.write_json(str(folder.parent), mode="overwrite")
     assert len(list(folder.iterdir())) == 2

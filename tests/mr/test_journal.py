@@ -20,12 +20,12 @@ from mr.errors import JournalError, JournalLocked
 from mr.fingerprint import combine
 from mr.inputs import Range
 from mr.journal import APPLICATION_ID, VERSION, Journal, Publication, result_from_json, result_to_json
-from mr.tasks import Output, Segment, TaskResult
+from mr.tasks import Output, PartFile, Segment, TaskResult
 
 RESULT = TaskResult(
     (
         Output("a.0", b"schema", 3, 30, (Segment(0, 0, 0, 10, 1, "d1"), Segment(255, 1, 10, 20, 2, "d2")), b"sample"),
-        Output("", b"", 0, 0, digest="d3", manifest='{"chunks": []}'),
+        Output("", b"", 3, 9, parts=(PartFile("day=1", "", 3, 9, "d3", '{"chunks": []}'),)),
     ),
     (("bad", 2),),
     records_in=3,

@@ -19,7 +19,7 @@ import mr
 from mr import publication
 from mr.errors import OutputError, PlanError
 from mr.publication import Target, check, parts_of, publish, version_of
-from mr.tasks import Output
+from mr.tasks import Output, PartFile
 
 
 class Killed(BaseException):
@@ -47,7 +47,8 @@ def part(runs: Path, text: str) -> Output:
     """What a task left: a part file with these lines."""
     digest = blake3(text.encode()).hexdigest()
     (runs / digest).write_text(text)
-    return Output(digest, b"", text.count("\n"), len(text), digest=digest)
+    file = PartFile("", digest, text.count("\n"), len(text), digest)
+    return Output("", b"", file.rows, file.bytes, parts=(file,))
 
 
 def put(
@@ -301,7 +302,7 @@ def test_a_failure_removes_what_was_staged(runs: Path) -> None:
 
 def test_a_part_that_is_gone_is_an_error_and_leaves_nothing(runs: Path) -> None:
     output = part(runs, "a\n")
-    (runs / output.path).unlink()
+    (runs / output.parts[0].path).unlink()
     with pytest.raises(OutputError):
         publish([(folder(), [output])], runs, "r", {folder().where: None}, lambda name: None)
     assert listed() == []
