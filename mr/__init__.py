@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mr.aggregates import Aggregate, count, count_distinct, max, mean, min, sum
     from mr.dataset import Dataset, GroupedDataset
+    from mr.dataset.ranges import range
     from mr.errors import (
         InputError,
         JobFailed,
@@ -44,6 +45,7 @@ _HOMES = {
     "mr.aggregates": "Aggregate count count_distinct max mean min sum",
     "mr.task_context": "context counter rng",
     "mr.dataset": "Dataset GroupedDataset",
+    "mr.dataset.ranges": "range",
     "mr.errors": "InputError JobFailed MillraceError OutputError PlanError RecordError TypeConflict",
     "mr.job_function": "Job job",
     "mr.kernels.rows": "Row",
@@ -79,6 +81,7 @@ __all__ = [
     "max",
     "mean",
     "min",
+    "range",
     "read_access_log",
     "read_binary_files",
     "read_csv",

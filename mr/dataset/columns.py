@@ -9,14 +9,14 @@ import polars as pl
 from mr.dataset.arguments import Column, expressions
 from mr.dataset.base import DatasetBase
 from mr.operators.base import rows_shape
-from mr.operators.columns import Explode, Select, WithColumns, expand, explode_shape
+from mr.operators.columns import Explode, Select, Unnest, WithColumns, expand, explode_shape, unnest_shape
 
 if TYPE_CHECKING:
     from mr.dataset import Dataset
 
 
 class Columns(DatasetBase):
-    """Base of `Dataset`: select, with_columns, explode."""
+    """Base of `Dataset`: select, with_columns, explode, unnest."""
 
     def select(self, *columns: Column, **named: Column) -> Dataset:
         """New columns in place of the old ones: names, expressions, or `name=expression`. Gives rows.
@@ -43,11 +43,25 @@ class Columns(DatasetBase):
         types.update(zip(made.names, made.types, strict=True))
         return self._apply(WithColumns(exprs, rows_shape(types.keys(), types.values())))
 
-    def explode(self, column: str) -> Dataset:
+    def explode(self, *columns: str) -> Dataset:
         """One record for each element of a list column; an empty or null list gives one null.
+
+        Of several columns the elements are put side by side; their lists must be of one length in each record.
 
         >>> import mr
         >>> mr.from_items([("a", [1, 2])]).explode("value").take_all()
         [Row(key='a', value=1), Row(key='a', value=2)]
         """
-        return self._apply(Explode(column, explode_shape(self._node.known(), column)))
+        return self._apply(Explode(columns, explode_shape(self._node.known(), columns)))
+
+    def unnest(self, column: str) -> Dataset:
+        """The fields of a struct column (a nested tuple) as columns in its place; a null struct gives nulls.
+
+        Raises PlanError if its type is not known before it runs, or a field is named like another column.
+
+        >>> import mr, polars as pl
+        >>> pairs = mr.from_items([("a", 1)]).select("key", both=pl.struct("value", double=pl.col("value") * 2))
+        >>> pairs.unnest("both").take_all()
+        [Row(key='a', value=1, double=2)]
+        """
+        return self._apply(Unnest(column, unnest_shape(self._node.known(), column, self._node.site)))

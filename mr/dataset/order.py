@@ -12,14 +12,15 @@ from mr.errors import PlanError
 from mr.operators.base import require_columns
 from mr.operators.batches import TopRows
 from mr.operators.grouped import Distinct
-from mr.plan import First, GroupBy, Sort, Union
+from mr.operators.sampling import DropPriority, LowestPriorities, Prioritise, SampleShare
+from mr.plan import Apply, First, GroupBy, Sort, Union
 
 if TYPE_CHECKING:
     from mr.dataset import Dataset
 
 
 class Order(DatasetBase):
-    """Base of `Dataset`: limit, top_k, sort, distinct, union."""
+    """Base of `Dataset`: limit, sample, top_k, sort, distinct, union."""
 
     def limit(self, n: int) -> Dataset:
         """The first `n` records in input order.
@@ -31,6 +32,31 @@ class Order(DatasetBase):
         if n < 0:
             raise PlanError("limit(): n is at least 0")
         return self._with(first_rows(self._node, n))
+
+    def sample(self, fraction: float | None = None, *, n: int | None = None, seed: int = 0) -> Dataset:
+        """A random sample in input order: each record with the probability `fraction`, or exactly `n` (all if fewer).
+
+        Which records these are depends on `seed`, the content of the splits, and the record's position among those of
+        its split that get here: the same in every run and on any cluster, other ones when a split changes.
+
+        Raises PlanError unless one of `fraction` (0 to 1) and `n` (0 or more) is given.
+
+        >>> import mr
+        >>> numbers = mr.from_items(range(1000))
+        >>> numbers.sample(n=3).take_all() == numbers.sample(n=3).take_all(), numbers.sample(n=3).count()
+        (True, 3)
+        """
+        if (fraction is None) == (n is None):
+            raise PlanError("sample(): give fraction= or n=")
+        if fraction is not None:
+            if not 0 <= fraction <= 1:
+                raise PlanError(f"sample(): fraction= is from 0 to 1, not {fraction}")
+            return self._apply(SampleShare(float(fraction), seed))
+        if n is None or n < 0:
+            raise PlanError(f"sample(): n= is 0 or more, not {n}")
+        drawn = self._apply(Prioritise(seed))._node
+        least = First(drawn.shape, drawn, n, LowestPriorities(n), early=False)
+        return self._with(Apply(self._node.shape, least, DropPriority(self._node.shape)))
 
     def top_k(self, k: int, by: str | Sequence[str], descending: bool | Sequence[bool] = True) -> Dataset:
         """The first `k` records in the order of the columns `by`, ties in input order.

@@ -13,6 +13,7 @@ from io import StringIO
 from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
@@ -230,9 +231,9 @@ class FilterExpr(Narrow):
 
 @dataclass(frozen=True)
 class Explode(Narrow):
-    """One row for each element of the list column `column`; an empty or null list gives one null."""
+    """One row for each element of the list columns `columns`, side by side; an empty or null list gives one null."""
 
-    column: str
+    columns: tuple[str, ...]
     output: Shape
     label: ClassVar[str] = "explode"
 
@@ -244,35 +245,86 @@ class Explode(Narrow):
 
     def _apply(self, batch: Batch) -> Batch:
         data = batch.data
-        lists = data.column(self.column)
-        if not (pa.types.is_large_list(lists.type) or pa.types.is_list(lists.type)):
-            raise RecordError(f"explode({self.column!r}): the column is of type {lists.type}, not a list")
-        lengths = lists.value_lengths().fill_null(0).to_numpy().astype(np.int64)
-        counts = np.maximum(lengths, 1)
+        lists = [self._lists(data, name) for name in self.columns]
+        counts = np.maximum(lists[0][1], 1)
         source = np.repeat(np.arange(data.num_rows), counts)
-        starts = np.cumsum(counts) - counts
-        # position of each output row in the flattened values; empty lists take the null appended at its end
-        flat = lists.flatten()
-        filled = np.repeat(lengths > 0, counts)
-        within = np.arange(len(source)) - np.repeat(starts, counts)
-        first = np.cumsum(lengths) - lengths
-        index = np.where(filled, np.repeat(first, counts) + within, len(flat))
-        values = pa.concat_arrays([flat, pa.nulls(1, flat.type)]).take(pa.array(index))
-        taken = data.drop_columns([self.column]).take(pa.array(source))  # a copy of each list a row would be quadratic
-        columns = [values if n == self.column else taken.column(n) for n in data.schema.names]
+        within = np.arange(len(source)) - np.repeat(np.cumsum(counts) - counts, counts)
+        made = {}
+        for name, (flat, lengths) in zip(self.columns, lists, strict=True):
+            different = np.flatnonzero(np.maximum(lengths, 1) != counts)
+            if len(different):
+                row, first = int(different[0]), self.columns[0]
+                text = f"{name!r} has {lengths[row]} elements where {first!r} has {lists[0][1][row]}"
+                raise RecordError(f"explode(): {text}; lists side by side are of one length", row)
+            # position of each output row in the flattened values; empty lists take the null appended at its end
+            begins = np.repeat(np.cumsum(lengths) - lengths, counts)
+            index = np.where(np.repeat(lengths > 0, counts), begins + within, len(flat))
+            made[name] = pa.concat_arrays([flat, pa.nulls(1, flat.type)]).take(pa.array(index))
+        rest = data.drop_columns(list(self.columns)).take(pa.array(source))  # copying each list a row: quadratic
+        columns = [made[n] if n in made else rest.column(n) for n in data.schema.names]
         origins = None if batch.origins is None else batch.origins[source]
         return Batch(named(columns, data.schema.names, kind_of(data.schema)), origins)
 
+    def _lists(self, data: pa.RecordBatch, name: str) -> tuple[pa.Array, npt.NDArray[np.int64]]:
+        """The elements of all lists of a column, and the length of each list."""
+        lists = data.column(name)
+        if not (pa.types.is_large_list(lists.type) or pa.types.is_list(lists.type)):
+            raise RecordError(f"explode({name!r}): the column is of type {display(lists.type)}, not a list")
+        return lists.flatten(), lists.value_lengths().fill_null(0).to_numpy().astype(np.int64)
 
-def explode_shape(given: Shape, column: str) -> Shape:
-    """The shape after exploding `column`. Raises PlanError when the column is unknown or not a list."""
-    known = require_columns(given, [column], "explode()")
+
+def explode_shape(given: Shape, columns: Sequence[str]) -> Shape:
+    """The shape after exploding `columns`. Raises PlanError when one is unknown or not a list."""
+    if not columns:
+        raise PlanError("explode(): name at least one list column")
+    known = require_columns(given, columns, "explode()")
     types = []
-    for name, type in zip(known.names or (), known.types or (), strict=True):
-        if name == column and type is not None:
+    for name, type in zip(known.names, known.types, strict=True):
+        if name in columns and type is not None:
             if not (pa.types.is_large_list(type) or pa.types.is_list(type)):
-                raise PlanError(f"explode({column!r}): the column is of type {type}, not a list")
+                raise PlanError(f"explode({name!r}): the column is of type {display(type)}, not a list")
             types.append(type.value_type)
         else:
             types.append(type)
-    return rows_shape(known.names or (), types, known.kind)
+    return rows_shape(known.names, types, known.kind)
+
+
+@dataclass(frozen=True)
+class Unnest(Narrow):
+    """The fields of the struct column `column` as columns in its place; a null struct gives nulls."""
+
+    column: str
+    output: Shape
+    label: ClassVar[str] = "unnest"
+
+    def shape(self, given: Shape | None) -> Shape | None:
+        return self.output
+
+    def start(self, env: TaskEnv, track: bool) -> Run:
+        return Stateless(self._apply)
+
+    def _apply(self, batch: Batch) -> Batch:
+        columns: list[pa.Array] = []
+        for name, column in zip(batch.data.schema.names, batch.data.columns, strict=True):
+            columns += column.flatten() if name == self.column else [column]
+        return Batch(named(columns, self.output.names, "rows"), batch.origins)
+
+
+def unnest_shape(given: Shape, column: str, made_at: object) -> Shape:
+    """The shape after unnesting `column`. Raises PlanError: unknown, not a struct, or a name that is there twice."""
+    known = require_columns(given, [column], "unnest()")
+    fields: list[tuple[str, pa.DataType | None]] = []
+    for name, type in zip(known.names, known.types, strict=True):
+        if name != column:
+            fields.append((name, type))
+        elif type is None:
+            raise PlanError(f"unnest({column!r}): its type is not known before it runs; give it in names= at {made_at}")
+        elif not pa.types.is_struct(type):
+            raise PlanError(f"unnest({column!r}): the column is of type {display(type)}, not a struct")
+        else:
+            fields += [(field.name, field.type) for field in type]
+    names = [name for name, _ in fields]
+    repeated = next((name for name in names if names.count(name) > 1), None)
+    if repeated is not None:
+        raise PlanError(f"unnest({column!r}): there is a column {repeated!r} already; rename one with select()")
+    return rows_shape(names, [type for _, type in fields])
