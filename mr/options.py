@@ -32,6 +32,9 @@ PART_BYTES_MAX: Final = 128 * 1000 * 1000
 PART_BLOCK_ROWS: Final = 8192
 """... looked at behind every so many rows, so that how rows came in batches never moves the cut."""
 
+ARROW_BATCH_ROWS: Final = 65_536
+"""Rows of every record batch of an Arrow file but the last."""
+
 SORT_BLOCK_BYTES: Final = 1 * MIB
 """Rows of a sorted run are indexed (first key, position) about every so many bytes; boundaries come from this index."""
 
@@ -92,3 +95,15 @@ BROADCAST_BYTES_MAX: Final = 10 * 1000 * 1000
 
 JOIN_BLOCK_BYTES: Final = 4 * MIB
 """Joined rows are gathered about so many bytes at a time: one key may have more matches than fit memory."""
+
+MASTER_MEMORY_BYTES: Final = 96 * MIB
+"""Of `--memory`: what the master and the process that workers are forked from hold (75 MB idle, measured) ..."""
+
+WORKER_MEMORY_BYTES: Final = 56 * MIB
+"""... and what a worker holds between attempts (21 MB at first; modules and freed memory that it touches add to it)."""
+
+ATTEMPT_MEMORY_BYTES_MIN: Final = 48 * MIB
+"""An attempt is not run with less: a block read, its lines and their sorted copy need that much."""
+
+KEPT_MEMORY_BYTES_MAX: Final = 256 * MIB
+"""Freed memory that a worker keeps for its next batch. Counts against the budget of its attempts."""

@@ -18,7 +18,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from mr.errors import ExecutorError
 from mr.events import AttemptFailed, AttemptLost, AttemptProgress, AttemptSucceeded, FetchMissed
+from mr.options import ATTEMPT_MEMORY_BYTES_MIN, MASTER_MEMORY_BYTES, MIB, WORKER_MEMORY_BYTES
 from mr.tasks import Attempt, AttemptId
 
 AttemptEvent = AttemptSucceeded | AttemptFailed | AttemptLost | AttemptProgress | FetchMissed
@@ -79,3 +81,34 @@ def worker_environment(environment: Mapping[str, str]) -> dict[str, str]:
 def default_memory_bytes() -> int:
     """Memory for a whole process tree when nobody says: half of what the machine has."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
+
+def slots_within(memory_bytes: int, workers: int) -> int:
+    """How many of `workers` can work at a time within `memory_bytes` for the whole process tree; at least one.
+
+    Raises ExecutorError, naming the least that is enough, if there is no room for one.
+
+    >>> slots_within(1000 << 20, 2), slots_within(500 << 20, 64)
+    (2, 3)
+    """
+    fit = (memory_bytes - MASTER_MEMORY_BYTES) // (WORKER_MEMORY_BYTES + ATTEMPT_MEMORY_BYTES_MIN)
+    if fit < 1:
+        least = MASTER_MEMORY_BYTES + WORKER_MEMORY_BYTES + ATTEMPT_MEMORY_BYTES_MIN
+        text = f"{memory_bytes / MIB:,.0f} MiB of memory are too few: one worker needs {least // MIB} MiB in all"
+        raise ExecutorError(
+            f"{text} ({MASTER_MEMORY_BYTES // MIB} of them for the master); give --memory {least // MIB}MiB"
+        )
+    return min(workers, fit)
+
+
+def attempt_memory_bytes(memory_bytes: int, workers: int) -> int:
+    """What each of `workers` attempts at a time may hold, if all processes together may hold `memory_bytes`.
+
+    What processes hold before any attempt runs is taken off first. Where that leaves too little for so many, fewer run
+    (`slots_within`), and the figure is for those. Raises ExecutorError as `slots_within`.
+
+    >>> attempt_memory_bytes(1000 << 20, 2) >> 20
+    396
+    """
+    slots = slots_within(memory_bytes, workers)
+    return (memory_bytes - MASTER_MEMORY_BYTES) // slots - WORKER_MEMORY_BYTES

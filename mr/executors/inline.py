@@ -12,7 +12,11 @@ from mr.worker import WorkerEnv, run_attempt
 
 
 class InlineExecutor(Executor):
-    """Runs the oldest submitted attempt whenever it is waited for."""
+    """Runs the oldest submitted attempt whenever it is waited for.
+
+    `memory_bytes` is all for the attempt: what else this process holds is its owner's, and tests give budgets so small
+    that everything is spilled.
+    """
 
     can_kill = False
     isolates = False

@@ -21,7 +21,14 @@ from typing import Any
 
 from mr.errors import ExecutorError
 from mr.events import AttemptLost, AttemptProgress
-from mr.executors.base import AttemptEvent, Executor, NodeInfo, worker_environment
+from mr.executors.base import (
+    AttemptEvent,
+    Executor,
+    NodeInfo,
+    attempt_memory_bytes,
+    slots_within,
+    worker_environment,
+)
 from mr.tasks import Attempt, AttemptId
 
 NODE = "local"
@@ -38,7 +45,10 @@ class _Worker:
 
 
 class LocalExecutor(Executor):
-    """`workers` processes that share `memory_bytes`; they start at once and are ready in about a third of a second."""
+    """`workers` processes, ready in about a third of a second; fewer where `memory_bytes` has no room for so many.
+
+    `memory_bytes` is for all processes together, this one included. Raises ExecutorError if it is too little for one.
+    """
 
     can_kill = True
     isolates = True
@@ -46,7 +56,8 @@ class LocalExecutor(Executor):
     def __init__(self, home: Path, workers: int, memory_bytes: int) -> None:
         if workers < 1:
             raise ExecutorError("--workers must be at least 1")
-        self._memory_bytes = memory_bytes // workers
+        self._slots = slots_within(memory_bytes, workers)
+        self._memory_bytes = attempt_memory_bytes(memory_bytes, workers)
         ours, theirs = socket.socketpair()
         command = [sys.executable, "-P", "-m", "mr.executors.zygote"]
         arguments = [str(theirs.fileno()), str(home), str(self._memory_bytes)]
@@ -60,9 +71,8 @@ class LocalExecutor(Executor):
         self._next = 0
         self._workers: dict[int, _Worker] = {}
         self._closed = False
-        for _ in range(workers):
+        for _ in range(self._slots):
             self._fork()
-        self._slots = workers
 
     def _fork(self) -> _Worker:
         ours, theirs = connection.Pipe(duplex=True)

@@ -30,7 +30,14 @@ from typing import Any
 
 from mr.errors import ExecutorError
 from mr.events import AttemptLost, AttemptProgress
-from mr.executors.base import AttemptEvent, Executor, NodeInfo, worker_environment
+from mr.executors.base import (
+    AttemptEvent,
+    Executor,
+    NodeInfo,
+    attempt_memory_bytes,
+    slots_within,
+    worker_environment,
+)
 from mr.tasks import Attempt, AttemptId
 
 NODE = "ray"
@@ -89,7 +96,10 @@ class _Slot:
 
 
 class RayExecutor(Executor):
-    """`workers` actors that share `memory_bytes`, ready in about four seconds.
+    """`workers` actors that share `memory_bytes` with this process, ready in about four seconds.
+
+    There are fewer where that has no room for so many. What Ray's own processes hold comes on top.
+
 
     `address`: host:port of a running cluster of one node, this machine, which runs the same Python environment; None: a
     cluster of our own. A process is connected to one cluster at a time, and cannot attach to another after its own.
@@ -113,7 +123,8 @@ class RayExecutor(Executor):
             count = min(workers, cores)
             if count < 1:
                 raise ExecutorError(f"the Ray cluster at {address} has no CPU to run workers on")
-            self._memory_bytes = memory_bytes // count
+            count = slots_within(memory_bytes, count)
+            self._memory_bytes = attempt_memory_bytes(memory_bytes, count)
             environment = {} if address is None else {"runtime_env": {"env_vars": worker_environment({})}}
             options = {"num_cpus": 1, "max_restarts": 0, "max_task_retries": 0, **environment}
             self._make = self._ray.remote(**options)(_Worker)

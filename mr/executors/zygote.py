@@ -19,12 +19,16 @@ import sys
 from contextlib import suppress
 from typing import Any
 
+from mr.options import KEPT_MEMORY_BYTES_MAX
+
 FORK_BYTES = 37
-KEEP_BYTES_MAX = 256 << 20  # freed memory that a worker keeps for its next batch; counts against its budget
 
 
 def main(control_fd: int, home: str, memory_bytes: int) -> None:
     """Serve forks until the owner closes its end."""
+    from mr.quick_start import defer_pandas
+
+    defer_pandas()
     import mr.operators.columns
     import mr.shuffle
     import mr.worker  # noqa: F401
@@ -111,7 +115,7 @@ def keep_freed_memory(memory_bytes: int) -> None:
     """
     import pyarrow as pa
 
-    keep = min(KEEP_BYTES_MAX, memory_bytes // 4)
+    keep = min(KEPT_MEMORY_BYTES_MAX, memory_bytes // 4)
     m_trim_threshold, m_mmap_threshold = -1, -3
     with suppress(OSError, AttributeError):
         libc = ctypes.CDLL("libc.so.6")
