@@ -11,6 +11,7 @@ from mr.fingerprint import Identity, Unfingerprintable, program_identity
 from mr.options import BUCKETS, REDUCE_RANGE_BYTES_MAX
 from mr.plan import Read
 from mr.program import GatherHead, GatherOutlet, HashOutlet, OutletSpec, PartOutlet, RangeOutlet, ResolveHead
+from mr.purity import FileDigests, why_stale
 from mr.stages import Graph, Stage
 from mr.stopwatch import KINDS
 from mr.tasks import Split
@@ -155,17 +156,20 @@ def explain_reuse(graph: Graph, splits: Mapping[int, Sequence[Split]], journal: 
         if stage.sides:
             lines.append(f"stage {stage.id}: known when its broadcast side is")
         elif stage.id in splits:
-            found = _recorded(program, splits[stage.id], journal)
-            lines.append(f"stage {stage.id}: {found} of {len(splits[stage.id])} tasks have results")
+            lines += [f"stage {stage.id}: {fact}" for fact in _recorded(program, splits[stage.id], journal)]
         changed = _changed(program, recorded)
         if changed is not None:
             lines.append(f"stage {stage.id}: {changed}")
     return "\n".join(lines)
 
 
-def _recorded(program: Identity, splits: Sequence[Split], journal: Journal) -> int:
+def _recorded(program: Identity, splits: Sequence[Split], journal: Journal) -> list[str]:
+    """How many results are recorded and can be used, and why others cannot."""
     fingerprints = [task_identity(program, Draft(split), ()).digest for split in splits]
-    return len(journal.results(fingerprints))
+    known, files = journal.results(fingerprints), FileDigests()
+    why = {name: why_stale(result, files) for name, result in known.items()}
+    usable = sum(name in known and not why[name] for name in fingerprints)
+    return [f"{usable} of {len(splits)} tasks have results", *dict.fromkeys(filter(None, why.values()))]
 
 
 def _changed(program: Identity, recorded: Sequence[dict[str, str]]) -> str | None:

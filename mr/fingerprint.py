@@ -292,7 +292,7 @@ def _late_imports(code: types.CodeType, package: str) -> list[tuple[str, types.M
     for name in sorted(names):
         with suppress(Exception):  # not a module, or one that the job will fail to import
             spec = importlib.util.find_spec(name.partition(".")[0])
-            if not is_library(name) and spec and not str(spec.origin).startswith(_library_roots()):
+            if not is_library(name) and spec and not str(spec.origin).startswith(library_roots()):
                 found.append((name, importlib.import_module(name)))
     nested = (const for const in code.co_consts if isinstance(const, types.CodeType))
     return found + [item for inner in nested for item in _late_imports(inner, package)]
@@ -308,9 +308,15 @@ def is_library(module_name: str) -> bool:
 
 
 @cache
-def _library_roots() -> tuple[str, ...]:
+def library_roots() -> tuple[str, ...]:
+    """The folders that the interpreter and installed libraries lie in.
+
+    >>> any(types.__file__.startswith(root) for root in library_roots())
+    True
+    """
     paths = sysconfig.get_paths()
-    return tuple({str(Path(paths[key]).resolve()) for key in ("stdlib", "platstdlib", "purelib", "platlib")})
+    found = [Path(paths[key]) for key in ("stdlib", "platstdlib", "purelib", "platlib")]
+    return tuple({str(path) for path in (*found, *(path.resolve() for path in found))})
 
 
 @cache
@@ -325,7 +331,7 @@ def _library_of(module_name: str | None) -> str | None:
         return f"python=={sys.version_info[0]}.{sys.version_info[1]}"
     module = sys.modules.get(top)
     file = getattr(module, "__file__", None) if module is not None else None
-    if module is None or not file or not str(Path(file).resolve()).startswith(_library_roots()):
+    if module is None or not file or not str(Path(file).resolve()).startswith(library_roots()):
         return None
     version = getattr(module, "__version__", None) or _distribution_version(top)
     return f"{top}=={version}"

@@ -317,4 +317,5 @@ def result_from_json(text: str) -> TaskResult:
         outputs.append(Output(**out, segments=segments, parts=parts))
     counters = tuple((name, n) for name, n in raw.pop("counters"))
     raw |= {name: tuple(raw[name]) for name in ("piece_lines", "rejected", "timing")}
+    raw["opened"] = tuple((path, digest) for path, digest in raw["opened"])
     return TaskResult(tuple(outputs), counters, **raw)

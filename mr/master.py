@@ -35,6 +35,7 @@ from mr.kernels.types import unify
 from mr.outlets import digest_file
 from mr.program import JoinHead, Outlet, PartOutlet, ReadHead
 from mr.progress import Snapshot, StageProgress
+from mr.purity import FileDigests, why_stale
 from mr.scheduler import Scheduler, StageShape
 from mr.stages import Graph, Stage
 from mr.storage import store_keep
@@ -117,6 +118,7 @@ class Master:
                 self._identities[stage.id] = None
                 notes.append(f"stage {stage.id} always runs: {error}")
         self._fresh: list[tuple[Identity, str, TaskResult]] = []
+        self._files = FileDigests()
         self._ran: set[TaskId] = set()
         self._inbox: deque[ev.Event] = deque()
         self._snapshot = Snapshot(tuple(StageProgress(s.id, s.label) for s in graph.stages), notes=tuple(notes))
@@ -184,6 +186,9 @@ class Master:
         self._results[task] = event.result
         self._ran.add(task)
         planned = self._planned[task.stage]
+        if event.result.impure:
+            text = f"stage {task.stage} always runs: a function in it {event.result.impure}"
+            self._snapshot = replace(self._snapshot, notes=tuple(dict.fromkeys((*self._snapshot.notes, text))))
         for output, outlet in zip(event.result.outputs, self._graph.stages[task.stage].program.outlets, strict=True):
             if isinstance(outlet.spec, PartOutlet) and outlet.spec.store is not None:
                 for part in output.parts:
@@ -239,7 +244,8 @@ class Master:
                 twin = first.setdefault(fingerprint, index)
                 if twin != index:
                     planned.twins[index] = twin
-        known = self._journal.results([s.fingerprint for s in planned.specs]) if self._reuse else {}
+        found = self._journal.results([s.fingerprint for s in planned.specs]) if self._reuse else {}
+        known = {name: result for name, result in found.items() if not why_stale(result, self._files)}
         tasks = []
         for index, (spec, draft) in enumerate(zip(planned.specs, drafts, strict=True)):
             if index in planned.twins:

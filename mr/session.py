@@ -33,6 +33,7 @@ from mr.parameters import parse_bytes
 from mr.plan import Collect, Materialized, Mode, Node, Read, Write, validate, walk
 from mr.progress import Snapshot
 from mr.publication import Target, check, check_overlaps, publish, version_of
+from mr.purity import purity_of, still_pure
 from mr.results import JobResult, OutputReport, Spent, report_of, result_of, up_to_date
 from mr.scratch import scratch_root, sweep
 from mr.stages import Graph, compile_plan
@@ -243,7 +244,9 @@ class Session:
             state = "running" if state == "running" else "cancelled"
             raise
         finally:
-            report = report_of(result) if state == "done" else {"troubles": list(master.snapshot.troubles)}
+            report: dict[str, Any] = {"troubles": list(master.snapshot.troubles)}
+            if state == "done":
+                report = report_of(result) | purity_of(outcome.results.values())
             if state != "running":
                 self.journal.end_job(job.id, state, time.time(), report)
             self.journal.log(job.id, master.snapshot.troubles)
@@ -251,6 +254,8 @@ class Session:
 
     def _up_to_date(self, targets: Mapping[str, Target], key: str) -> dict[str, dict[str, Any]] | None:
         """The reports of all outputs if this very job published them last and nothing has changed since."""
+        if not still_pure(self.journal.last_report(key)):
+            return None
         reports = {}
         for name, target in targets.items():
             found = self.journal.publication(target.where)

@@ -189,7 +189,9 @@ class TaskResult:
     """The recorded result of a task. `piece_lines` counts the records of each piece, for line numbers.
 
     `rejected` counts the records that the head and then each step left out. `timing`: seconds by kind of work
-    (`stopwatch.KINDS`); `spilled`: bytes written to scratch because they did not fit the attempt's memory.
+    (`stopwatch.KINDS`); `spilled`: bytes written to scratch because they did not fit the attempt's memory. `opened`:
+    the files that user code opened and the BLAKE3 of each ("": not there); `impure`: what else keeps the result from
+    being reused ("opened a socket"; "": nothing).
     """
 
     outputs: tuple[Output, ...]
@@ -201,6 +203,8 @@ class TaskResult:
     rejected: tuple[int, ...] = ()
     timing: tuple[float, ...] = ()
     spilled: int = 0
+    opened: tuple[tuple[str, str], ...] = ()
+    impure: str = ""
 
     @property
     def digests(self) -> tuple[tuple[str, ...], ...]:

@@ -21,7 +21,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from mr import snapshot
+from mr import purity, snapshot
 from mr import task_context as context
 from mr.batch import Batch, Origins
 from mr.errors import FetchFailed, FunctionFailed, MillraceError, RecordError, RecordPlace
@@ -93,9 +93,14 @@ def run_attempt(attempt: Attempt, env: WorkerEnv, report: Report) -> AttemptEven
     try:
         os.chdir(attempt.folder)  # the master's may have changed since this worker started, or user code did that
         log = env.home / "logs" / f"{spec.fingerprint}.log"
-        with prints_to(log, f"task {spec.id}") if env.logs_prints else contextlib.nullcontext():
+        inputs = [piece.path for piece in spec.split.pieces] if spec.split else ()
+        with (
+            prints_to(log, f"task {spec.id}") if env.logs_prints else contextlib.nullcontext(),
+            purity.watching(spec.program_digest, env.home, inputs) as watch,
+        ):
             result = _run(attempt, env, report)
-        return AttemptSucceeded(attempt.id, result)
+        opened, impure = purity.finished(watch)
+        return AttemptSucceeded(attempt.id, replace(result, opened=opened, impure=impure))
     except FetchFailed as error:
         if error.producer is not None:
             return FetchMissed(attempt.id, TaskId(*error.producer), str(error))
@@ -292,5 +297,5 @@ def _line_at(path: str, base: int, number: int) -> int | None:
         return None
     with contextlib.suppress(MillraceError, OSError):
         before = OpenedPiece(PieceRef(path, 0, base))
-        return number + sum(bytes(block).count(b"\n") for block in before.blocks(1 << 22))
+        return number + sum(block.count(b"\n") for block in before.blocks(1 << 22))
     return None
