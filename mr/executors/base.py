@@ -94,10 +94,8 @@ def slots_within(memory_bytes: int, workers: int) -> int:
     fit = (memory_bytes - MASTER_MEMORY_BYTES) // (WORKER_MEMORY_BYTES + ATTEMPT_MEMORY_BYTES_MIN)
     if fit < 1:
         least = MASTER_MEMORY_BYTES + WORKER_MEMORY_BYTES + ATTEMPT_MEMORY_BYTES_MIN
-        text = f"{memory_bytes / MIB:,.0f} MiB of memory are too few: one worker needs {least // MIB} MiB in all"
-        raise ExecutorError(
-            f"{text} ({MASTER_MEMORY_BYTES // MIB} of them for the master); give --memory {least // MIB}MiB"
-        )
+        text = f"{memory_bytes / MIB:,.1f} MiB of memory are too few for the master and one worker"
+        raise ExecutorError(f"{text}: give --memory {least // MIB}MiB or more")
     return min(workers, fit)
 
 

@@ -100,7 +100,6 @@ class RayExecutor(Executor):
 
     There are fewer where that has no room for so many. What Ray's own processes hold comes on top.
 
-
     `address`: host:port of a running cluster of one node, this machine, which runs the same Python environment; None: a
     cluster of our own. A process is connected to one cluster at a time, and cannot attach to another after its own.
     Raises ExecutorError when Ray cannot be started or reached.
