@@ -173,6 +173,9 @@ def _early(options: dict[str, Any], words: tuple[str, ...]) -> Executor | None:
 
 @contextmanager
 def _session(options: dict[str, Any], executor: Executor | None = None) -> Iterator[Session]:
+    from mr.quick_start import defer_pandas
+
+    defer_pandas()
     from mr.render import ProgressDisplay
     from mr.session import Session
 
