@@ -229,7 +229,7 @@ class Master:
         """Enumerate the tasks of a stage and look their results up."""
         produced = {e: self._produced(e) for e in (*stage.inputs, *stage.sides)}
         if isinstance(stage.program.head, JoinHead):
-            join, sides = stage.program.head.op, [exchange_schema(produced[e]) for e in stage.inputs]
+            join, sides = stage.program.head.op.layout, [exchange_schema(produced[e]) for e in stage.inputs]
             check_join_keys(sides[0], sides[1], join.left_on, join.right_on)
         drafts = draft_tasks(stage, self._graph, produced, self._splits.get(stage.id, ()))
         kept = self._planned.get(stage.id)

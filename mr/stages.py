@@ -7,14 +7,17 @@ the tasks of a stage once everything it reads is known.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
 
+import polars as pl
+
 from mr.errors import PlanError
+from mr.joining import Needs, SizeOf, choose, needs_of, partitioning_of, trimmed
+from mr.kernels.rows import Shape
 from mr.operators.columns import FilterExpr, Select, WithColumns
 from mr.operators.joins import BroadcastJoin, MergeJoin, joined_shape
 from mr.operators.partitions import Shuffled
-from mr.options import BROADCAST_BYTES_MAX
 from mr.plan import (
     Apply,
     Collect,
@@ -143,7 +146,6 @@ class _Draft:
 
 
 Ports = tuple[tuple[_Draft, Port], ...]
-SizeOf = Callable[[Read], int | None]
 StoreOf = Callable[[str], str | None]
 
 
@@ -162,8 +164,10 @@ class _Compiler:
         self._drafts: list[_Draft] = []
         self._exchanges: list[Exchange] = []
         self._ports: dict[int, Ports] = {}
+        self._needs: Needs = {}
 
     def compile(self, roots: tuple[Node, ...]) -> Graph:
+        self._needs = needs_of(roots)
         sinks: list[Sink] = []
         collects: list[int] = []
         for root in roots:
@@ -276,44 +280,34 @@ class _Compiler:
         return self._append((behind,), lambda _: node.op, node.label)
 
     def _join(self, node: Join) -> Ports:
-        assert node.left.shape is not None
-        assert node.right.shape is not None
         left, right = self._emit(node.left), self._emit(node.right)
-        output = joined_shape(node.left.shape, node.right.shape, node.right_on, node.suffix)
-        chosen, why = self._strategy(node, left, right)
-        keys = (node.left_on, node.right_on, node.how, node.suffix, output, node.right.shape)
+        below = set().union(*(self._upstream(draft) for draft, _ in right))
+        chosen, why = choose(node, self._size_of, waits=any(draft.id in below for draft, _ in left))
+        layout, columns = trimmed(node, self._needs[id(node)])
+        shapes = _narrowed(node.left.known(), columns), _narrowed(node.right.known(), layout.right_columns)
+        left, right = self._kept(left, node.left, shapes[0]), self._kept(right, node.right, shapes[1])
+        output = joined_shape(*shapes, layout)
         if chosen == "broadcast":
             exchange = self._exchange(right, GatherOutlet())
 
             def op_for(draft: _Draft) -> BroadcastJoin:
                 draft.sides.append(exchange)
                 draft.note = f"broadcast join: {why}"
-                return BroadcastJoin(*keys, side=len(draft.sides) - 1)
+                return BroadcastJoin(layout, shapes[1], output, side=len(draft.sides) - 1)
 
             return self._append(left, op_for, "join (broadcast)")
         ids = tuple(
             self._exchange(ports, HashOutlet(on, partitions=node.partitions))
             for ports, on in ((left, node.left_on), (right, node.right_on))
         )
-        draft = self._stage(JoinHead(MergeJoin(*keys)), "join (sort-merge)", inputs=ids, note=f"sort-merge join: {why}")
-        return ((draft, Port()),)
+        head = JoinHead(MergeJoin(layout, *shapes, output))
+        return ((self._stage(head, "join (sort-merge)", inputs=ids, note=f"sort-merge join: {why}"), Port()),)
 
-    def _strategy(self, node: Join, left: Ports, right: Ports) -> tuple[str, str]:
-        """The join strategy and why; never from anything but the plan, options and known sizes."""
-        if node.strategy == "sort_merge":
-            return "sort_merge", "asked for"
-        below = set().union(*(self._upstream(draft) for draft, _ in right))
-        if any(draft.id in below for draft, _ in left):
-            return "sort_merge", "the right side is made by the stage that makes the left"
-        if node.strategy == "broadcast":
-            return "broadcast", "asked for"
-        size = _known_size(node.right, self._size_of)
-        if size is None:
-            return "sort_merge", "the size of the right side is not known before it runs"
-        limit = f"{BROADCAST_BYTES_MAX:,}"
-        if size <= BROADCAST_BYTES_MAX:
-            return "broadcast", f"the right side has {size:,} bytes, at most {limit}"
-        return "sort_merge", f"the right side has {size:,} bytes, more than {limit}"
+    def _kept(self, ports: Ports, node: Node, shape: Shape) -> Ports:
+        """Only the columns of `shape`, if `node` has more: others need not travel."""
+        if shape == node.shape:
+            return ports
+        return self._append(ports, lambda _: Select(tuple(map(pl.col, shape.names)), shape), "select")
 
     def _sink(self, node: Write) -> Sink:
         spec = PartOutlet(node.writer, self._store_of(node.path), node.input.shape, node.layout)
@@ -323,30 +317,12 @@ class _Compiler:
         return Sink(node, tuple(self._outlet(draft, port, spec) for draft, port in ports))
 
 
-def partitioning_of(node: Node) -> tuple[tuple[str, ...], int] | None:
-    """The columns by whose hash the tasks of `node` hold its rows, and their number; None where they are not fixed."""
-    match node:
-        case Materialized():
-            return (node.keys, len(node.parts)) if node.keys else None
-        case Repartition():
-            return (node.by, node.partitions) if node.by else None
-        case Apply(op=FilterExpr()):
-            return partitioning_of(node.input)
-    return None
-
-
-def _known_size(node: Node, size_of: SizeOf) -> int | None:
-    """Bytes of a side that is read from files or memory and only mapped since."""
-    match node:
-        case Read():
-            return size_of(node)
-        case Items():
-            return int(node.data.nbytes)
-        case Materialized():
-            return sum(part.bytes for part in node.parts)
-        case Apply():
-            return _known_size(node.input, size_of)
-    return None
+def _narrowed(shape: Shape, columns: Collection[str] | None) -> Shape:
+    """The shape of rows with only these columns, in their order; None: all."""
+    if columns is None or len(columns) == len(shape.names):
+        return shape
+    kept = [(name, type) for name, type in zip(shape.names, shape.types, strict=True) if name in columns]
+    return Shape("rows", *zip(*kept, strict=True))
 
 
 # --- the finished stage ----------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from mr.batch import Batch
 from mr.heads.exchanges import bucketed, gathered, ranged
-from mr.heads.joined import pairs
+from mr.heads.joined import is_part, pairs
 from mr.heads.materialized import in_order, materialized
 from mr.heads.reading import Reading, counted
 from mr.heads.rejected import resolved
@@ -52,7 +52,7 @@ def records_of(
             rows = bucketed(spec.exchanges[0], (*op.keys, *op.order[0]), _directions(op), env)
             yield from map(Batch, op.reduce(counted(rows, reading), env))
         case JoinHead(op):
-            yield from map(Batch, op.join(pairs(head, spec, env, reading), env))
+            yield from map(Batch, op.join(pairs(op.layout, spec, env, reading), is_part(spec)))
         case SortHead():
             yield from map(Batch, counted(ranged(head, spec.exchanges[0], env), reading))
         case GatherHead(op):

@@ -1,120 +1,256 @@
-"""Joins: two aligned chunks (sort_merge), or batches against an index that is built once (broadcast).
+"""Joins: batches against an index that is built once (broadcast), or two chunks that hold all rows of their keys.
 
-Rows come out in left row order, and among the matches of one left row in right row order. Keys match when they are
-equal as groups are (NaN equals NaN, -0.0 equals 0.0), but null never matches, nor does a key with a null in it. The
-right key columns are dropped; a right column whose name the left side has gets the suffix.
+Keys match when they are equal as groups are (NaN equals NaN, -0.0 equals 0.0), but null never matches, nor does a key
+with a null in it. Where keys are looked up by hash they are compared, too: a hash alone never decides.
+
+Order: with an index, the left rows in their order, and the matches of each in right row order. With chunks, by key
+(as `sort` has it, within a bucket), and the rows of a key by (left row, right row).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import cached_property
+from typing import Any
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from mr.errors import PlanError
 from mr.kernels.group import group_starts
+from mr.kernels.joined import JoinLayout, Matches, RightRows, joined_blocks, right_rows
 from mr.kernels.keys import Ints, Leaf, Mask, Words, canonical, codes, hashes, leaves_of
-from mr.kernels.sort import number_part, order_by
+from mr.kernels.sort import number_part, order_by, parts_of
 
-How = Literal["inner", "left"]
+
+@dataclass(frozen=True)
+class KeyIndex:
+    """Distinct keys without nulls, ready to be looked up; made by `index_keys`."""
+
+    keys: pa.RecordBatch
+    hashes: Words
+    """The hash of each key, ascending, and the largest number once more at the end."""
+    directory: Ints
+    """For each value of the top bits of a hash, the first key with such a hash or a larger one."""
+    collide: bool
+    """Two keys have the same hash: all keys must be compared. Then keys are in no order."""
+
+    @cached_property
+    def compared(self) -> list[Any]:
+        """The leaves of the keys in the form in which they are compared fastest."""
+        return [_comparable(leaf) for column in self.keys.columns for leaf in leaves_of(column)]
 
 
 @dataclass(frozen=True)
 class RightIndex:
-    """The right side of a join, ready to be probed; made by `build`."""
+    """The right side of a join, ready to be probed; made by `build`. Key i has the places from `starts[i]`."""
 
-    data: pa.RecordBatch
-    keys: pa.RecordBatch
-    rows: Ints
-    """Right rows that can match, by key, in row order within a key."""
+    index: KeyIndex
+    right: RightRows
     starts: Ints
-    """Key i has the rows `rows[starts[i]:starts[i + 1]]`; keys are in order of their hashes unless these `collide`."""
-    hashes: Words
-    """The hash of key i."""
-    directory: Ints
-    """For each value of the top bits of a hash, the first key with such a hash; one entry more at the end."""
-    collide: bool
-    """Two keys have the same hash: probes must compare all keys."""
+    counts: Ints
+    unique: bool
 
 
-def build(right: pa.RecordBatch, right_keys: Sequence[str]) -> RightIndex:
-    """Index `right` by its key columns for `join_hash`.
+def build(right: pa.RecordBatch, layout: JoinLayout) -> RightIndex:
+    """Index `right` by its key columns for `probe`.
 
-    >>> len(build(pa.RecordBatch.from_pydict({"k": ["a", "b", "a"]}), ["k"]).hashes)
-    2
+    >>> layout = JoinLayout("inner", ("k",), ("k",))
+    >>> build(pa.RecordBatch.from_pydict({"k": ["a", "b", "a"]}), layout).counts.tolist()
+    [1, 2]
     """
-    keys = _keys(right, right_keys)
+    keys = _keys(right, layout.right_on)
     rows = np.flatnonzero(~_any_null(keys))
     found = hashes(keys, keys.schema.names)[rows]
     by_hash = order_by(len(rows), [number_part(found)])
     rows, found = rows[by_hash], found[by_hash]
     starts = np.flatnonzero(np.concatenate([np.ones(min(1, len(rows)), bool), found[1:] != found[:-1]]))
-    collide = len(group_starts(keys.take(pa.array(rows)), keys.schema.names)) != len(starts)
+    collide = _collide(keys, rows, found)
     if collide:  # one hash, several keys: gather the rows of each
         numbers, _ = codes(keys.take(pa.array(rows)), keys.schema.names)
         by_key = order_by(len(rows), [number_part(numbers.view(np.uint64))])
         rows, found = rows[by_key], found[by_key]
         starts = np.flatnonzero(np.diff(numbers[by_key], prepend=-1))
-    first = found[starts]
-    bits = max(1, len(first).bit_length())
-    tops = (first >> np.uint64(64 - bits)).astype(np.int64)
-    return RightIndex(
-        data=right.drop_columns(list(right_keys)),
-        keys=keys,
-        rows=rows,
-        starts=np.append(starts, len(rows)),
-        hashes=first,
-        directory=np.searchsorted(tops, np.arange((1 << bits) + 1)).astype(np.int64),
-        collide=collide,
-    )
+    index = _index(keys.take(pa.array(rows[starts])), found[starts], collide)
+    counts = np.diff(starts, append=len(rows))
+    return RightIndex(index, right_rows(right, layout, rows), starts, counts, len(starts) == len(rows))
 
 
-def join_hash(
-    left: pa.RecordBatch, index: RightIndex, left_keys: Sequence[str], how: How, suffix: str = "_right"
-) -> pa.RecordBatch:
-    """`left` joined with an indexed right side; see the module for order and matching.
+def _collide(keys: pa.RecordBatch, rows: Ints, found: Words) -> bool:
+    """Whether rows of one hash have several keys."""
+    same = np.flatnonzero(found[1:] == found[:-1])
+    one, other = keys.take(pa.array(rows[same])), keys.take(pa.array(rows[same + 1]))
+    return not _equal(_comparables(one), _comparables(other), None).all() if len(same) else False
 
-    Raises `PlanError` if a right column's name is taken even with `suffix`.
 
+def _index(keys: pa.RecordBatch, sorted_hashes: Words, collide: bool) -> KeyIndex:
+    bits = max(1, len(sorted_hashes).bit_length())
+    tops = (sorted_hashes >> np.uint64(64 - bits)).astype(np.int64)
+    directory = np.zeros((1 << bits) + 1, np.int64)
+    np.cumsum(np.bincount(tops, minlength=1 << bits), out=directory[1:])
+    return KeyIndex(keys, np.append(sorted_hashes, ~np.uint64(0)), directory.astype(np.int32), collide)
+
+
+def index_keys(keys: pa.RecordBatch) -> tuple[KeyIndex, Ints]:
+    """An index of distinct keys, and the row of `keys` of each: none where a key holds a null.
+
+    >>> index_keys(pa.RecordBatch.from_pydict({"k": ["a", None]}))[1].tolist()
+    [0]
+    """
+    rows = np.flatnonzero(~_any_null(keys))
+    found = hashes(keys, keys.schema.names)[rows]
+    by_hash = order_by(len(rows), [number_part(found)])
+    rows, found = rows[by_hash], found[by_hash]
+    return _index(keys.take(pa.array(rows)), found, bool((found[1:] == found[:-1]).any())), rows
+
+
+def probe(left: pa.RecordBatch, index: RightIndex, layout: JoinLayout) -> Iterator[pa.RecordBatch]:
+    """`left` joined with an indexed right side, in blocks; see the module for order and matching.
+
+    Not for joins that keep right rows: which of them match no row only all of the left tells.
+
+    >>> layout = JoinLayout("left", ("k",), ("k",), (("v", "v_right"),))
     >>> left = pa.RecordBatch.from_pydict({"k": ["a", "x"], "v": [1, 2]})
-    >>> index = build(pa.RecordBatch.from_pydict({"k": ["a"], "v": [9]}), ["k"])
-    >>> join_hash(left, index, ["k"], "left").to_pylist()
+    >>> index = build(pa.RecordBatch.from_pydict({"k": ["a"], "v": [9]}), layout)
+    >>> [row for block in probe(left, index, layout) for row in block.to_pylist()]
     [{'k': 'a', 'v': 1, 'v_right': 9}, {'k': 'x', 'v': 2, 'v_right': None}]
     """
-    keys = _keys(left, left_keys)
+    found = find(_keys(left, layout.left_on), index.index)
+    hit = found >= 0
+    lefts: Ints | None = None
+    if layout.filters or (layout.how == "inner" and not hit.all()):
+        lefts = np.flatnonzero(~hit if layout.how == "anti" else hit)
+        found, hit = found[lefts], hit[lefts]
+    if layout.filters or not len(index.starts):
+        matches = Matches(lefts, found, None)
+    else:
+        starts = np.where(hit, index.starts[found], -1)
+        matches = Matches(lefts, starts, None if index.unique else np.where(hit, index.counts[found], 1))
+    return joined_blocks(left, index.right, matches, layout)
+
+
+def find(keys: pa.RecordBatch, index: KeyIndex) -> Ints:
+    """The number of each key in the index, -1 where it is not there or holds a null."""
     if index.collide:
-        return _joined(left, index, _find_by_value(keys, index), how, suffix)
+        return _find_by_value(keys, index)
+    nulls = _any_null(keys)
     found = _find_hash(hashes(keys, keys.schema.names), index)
-    found[_any_null(keys)] = -1
-    hit = np.flatnonzero(found >= 0)
-    if not len(hit):  # as it must be where all keys of a side are null and so have no type
-        return _joined(left, index, found, how, suffix)
-    mine = keys.take(pa.array(hit))
-    theirs = index.keys.take(pa.array(index.rows[index.starts[found[hit]]]))
-    found[hit[~_equal(mine, theirs)]] = -1
-    return _joined(left, index, found, how, suffix)
+    if nulls.any():
+        found[nulls] = -1
+    missing = found < 0
+    if missing.all():  # as it must be where all keys of a side are null and so have no type
+        return found
+    if not missing.any():
+        return np.where(_equal(_comparables(keys), index.compared, found), found, -1)
+    rows = np.flatnonzero(~missing)
+    here = found[rows]
+    same = _equal(_comparables(keys.take(pa.array(rows))), index.compared, here)
+    found[rows[~same]] = -1
+    return found
 
 
-def join_sorted(
-    left: pa.RecordBatch,
-    right: pa.RecordBatch,
-    left_keys: Sequence[str],
-    right_keys: Sequence[str],
-    how: How,
-    suffix: str = "_right",
-) -> pa.RecordBatch:
-    """Join two chunks that hold all rows of their keys; see the module for order and matching.
+@dataclass(frozen=True)
+class Chunk:
+    """Rows of one side of a join, all that its keys have; in any order, but the rows of a key in their final order.
 
-    >>> left = pa.RecordBatch.from_pydict({"k": [1, 1, None]})
-    >>> right = pa.RecordBatch.from_pydict({"id": [1, None], "w": ["x", "y"]})
-    >>> join_sorted(left, right, ["k"], ["id"], "inner").to_pylist()
-    [{'k': 1, 'w': 'x'}, {'k': 1, 'w': 'x'}]
+    `buckets` is the bucket of each row (None: all are of one). It is not looked at where keys tell rows apart.
     """
-    return join_hash(left, build(right, right_keys), left_keys, how, suffix)
+
+    data: pa.RecordBatch
+    buckets: Ints | None = None
+
+
+def join_chunks(left: Chunk, right: Chunk, layout: JoinLayout) -> Iterator[pa.RecordBatch]:
+    """Two chunks that hold all rows of their keys joined, in blocks; see the module for order and matching.
+
+    >>> left = Chunk(pa.RecordBatch.from_pydict({"k": [2, 1, 1]}))
+    >>> right = Chunk(pa.RecordBatch.from_pydict({"id": [3, 1], "w": ["x", "y"]}))
+    >>> layout = JoinLayout("full", ("k",), ("id",), (("w", "w"),))
+    >>> [tuple(row.values()) for block in join_chunks(left, right, layout) for row in block.to_pylist()]
+    [(1, 'y'), (1, 'y'), (2, None), (3, 'x')]
+    """
+    mine, theirs = _group(left, layout.left_on), _group(right, layout.right_on)
+    index, rows = index_keys(theirs.keys)
+    found = find(mine.keys, index)
+    found = np.where(found >= 0, rows[found], -1) if len(rows) else found
+    matches = _by_group(mine, theirs, found, layout)
+    return joined_blocks(left.data, right_rows(right.data, layout, theirs.rows), matches, layout)
+
+
+@dataclass(frozen=True)
+class _Groups:
+    """Rows by (bucket, key, row): group i has the key i and `rows[starts[i]:starts[i] + counts[i]]`."""
+
+    keys: pa.RecordBatch
+    buckets: Ints
+    rows: Ints
+    starts: Ints
+    counts: Ints
+
+
+def _group(chunk: Chunk, on: Sequence[str]) -> _Groups:
+    """Order a chunk by runs of equal keys rather than row by row: what was shuffled has few runs."""
+    keys = _keys(chunk.data, on)
+    names, total = keys.schema.names, keys.num_rows
+    firsts = group_starts(keys, names)
+    lengths = np.diff(firsts, append=total)
+    heads = keys.take(pa.array(firsts)) if len(firsts) < total else keys
+    ids = np.zeros(len(firsts), np.int64) if chunk.buckets is None else chunk.buckets[firsts]
+    ordered = order_by(len(firsts), [number_part(ids.astype(np.uint64)), *parts_of(heads, names)])
+    heads = heads.take(pa.array(ordered))
+    first_runs = group_starts(heads, names)
+    begins, widths = firsts[ordered], lengths[ordered]
+    ends = np.cumsum(widths)
+    rows = np.arange(total) + np.repeat(begins - (ends - widths), widths)
+    starts = (ends - widths)[first_runs]
+    if len(first_runs) < len(ordered):
+        heads = heads.take(pa.array(first_runs))
+    return _Groups(heads, ids[ordered][first_runs], rows, starts, np.diff(starts, append=total))
+
+
+def _by_group(left: _Groups, right: _Groups, found: Ints, layout: JoinLayout) -> Matches:
+    """The matches in (bucket, key, left row, right row) order, given the right group of each left group or -1."""
+    hit = found >= 0
+    if layout.filters:
+        rows = left.rows[np.repeat(hit == (layout.how == "semi"), left.counts)]
+        return Matches(rows, rows, None)
+    starts = np.where(hit, right.starts[found], -1) if len(right.starts) else found
+    counts = np.where(hit, right.counts[found], 1) if len(right.counts) else np.ones(len(found), np.int64)
+    wide = left.counts if layout.keeps_left else np.where(hit, left.counts, 0)
+    if not layout.keeps_right:
+        lefts = left.rows if layout.keeps_left or hit.all() else left.rows[np.repeat(hit, left.counts)]
+        return Matches(lefts, np.repeat(starts, wide), np.repeat(counts, wide))
+    alone = np.ones(len(right.starts), bool)
+    alone[found[hit]] = False
+    alone_rows = np.flatnonzero(alone)
+    order = _merged(left, right, alone_rows)
+    first = np.concatenate([left.starts, np.full(len(alone_rows), -1)])[order]
+    entries = np.concatenate([wide, np.ones(len(alone_rows), np.int64)])[order]
+    ends = np.cumsum(entries)
+    within = np.arange(int(ends[-1]) if len(ends) else 0) - np.repeat(ends - entries, entries)
+    first = np.repeat(first, entries)
+    lefts = np.where(first < 0, -1, left.rows[np.where(first < 0, 0, first + within)]) if len(left.rows) else first
+    starts = np.concatenate([starts, right.starts[alone_rows]])[order]
+    counts = np.concatenate([counts, right.counts[alone_rows]])[order]
+    return Matches(lefts, np.repeat(starts, entries), np.repeat(counts, entries))
+
+
+def _merged(left: _Groups, right: _Groups, alone: Ints) -> Ints:
+    """The order of the groups of the left and those `alone` on the right; equal keys (with nulls): the left first."""
+    theirs = right.keys.take(pa.array(alone))
+    one, other = _same_types(left.keys, theirs)
+    keys = pa.concat_batches([one, other])
+    ids = np.concatenate([left.buckets, right.buckets[alone]]).astype(np.uint64)
+    return order_by(len(ids), [number_part(ids), *parts_of(keys, keys.schema.names)])
+
+
+def _same_types(one: pa.RecordBatch, other: pa.RecordBatch) -> tuple[pa.RecordBatch, pa.RecordBatch]:
+    """Keys under one schema: a side whose keys are all null may have no type."""
+    fields = [b if pa.types.is_null(a.type) else a for a, b in zip(one.schema, other.schema, strict=True)]
+    schema = pa.schema([pa.field(f.name, f.type) for f in fields])
+    return one.cast(schema), other.cast(schema)
 
 
 def _keys(data: pa.RecordBatch, names: Sequence[str]) -> pa.RecordBatch:
@@ -131,76 +267,71 @@ def _any_null(keys: pa.RecordBatch) -> Mask:
     return mask
 
 
-def _find_hash(wanted: Words, index: RightIndex) -> Ints:
+def _find_hash(wanted: Words, index: KeyIndex) -> Ints:
     """The key with each hash, -1 where there is none."""
-    found = np.full(len(wanted), -1, np.int64)
+    total = len(index.hashes) - 1
     bits = (len(index.directory) - 1).bit_length() - 1
-    tops = (wanted >> np.uint64(64 - bits)).astype(np.int64)
-    at, end = index.directory[tops], index.directory[tops + 1]
-    rows = np.flatnonzero(at < end)
-    at, end, wanted = at[rows], end[rows], wanted[rows]
-    while len(rows):  # about one key for each value of the top bits, so few rounds
+    at = index.directory[wanted >> np.uint64(64 - bits)].astype(np.int64)
+    here = index.hashes[at]
+    found = np.where((here == wanted) & (at < total), at, -1)
+    rows = np.flatnonzero(here < wanted)
+    at, wanted = at[rows] + 1, wanted[rows]
+    while len(rows):  # about one key for each value of the top bits, so few rounds; the last hash ends all of them
         here = index.hashes[at]
-        found[rows] = np.where(here == wanted, at, -1)
-        on = (here < wanted) & (at + 1 < end)
-        rows, at, end, wanted = rows[on], at[on] + 1, end[on], wanted[on]
+        equal = (here == wanted) & (at < total)
+        found[rows[equal]] = at[equal]
+        on = here < wanted
+        rows, at, wanted = rows[on], at[on] + 1, wanted[on]
     return found
 
 
-def _find_by_value(keys: pa.RecordBatch, index: RightIndex) -> Ints:
-    """As `_find_hash`, exact without hashes: for keys whose hashes collide, which somebody must have constructed."""
-    theirs = index.keys.take(pa.array(index.rows[index.starts[:-1]]))
-    both = pa.concat_batches([theirs, keys.cast(theirs.schema)])
-    numbers, _ = codes(both, both.schema.names)
+def _find_by_value(keys: pa.RecordBatch, index: KeyIndex) -> Ints:
+    """As `find`, exact without hashes: for keys whose hashes collide, which somebody must have constructed."""
+    theirs, mine = _same_types(index.keys, keys)
+    numbers, _ = codes(pa.concat_batches([theirs, mine]), theirs.schema.names)
     known = theirs.num_rows
     found = np.where(numbers[known:] < known, numbers[known:], -1)
     found[_any_null(keys)] = -1
     return found
 
 
-def _equal(left: pa.RecordBatch, right: pa.RecordBatch) -> Mask:
-    """Whether each row of `left`, without nulls, equals the same row of `right`."""
-    same = np.ones(left.num_rows, bool)
-    for a, b in zip(left.columns, right.columns, strict=True):
-        for one, other in zip(leaves_of(a), leaves_of(b), strict=True):
-            same &= _leaf_equal(one, other)
+def _comparables(keys: pa.RecordBatch) -> list[Any]:
+    return [_comparable(leaf) for column in keys.columns for leaf in leaves_of(column)]
+
+
+def _comparable(leaf: Leaf) -> Any:
+    """Strings and binaries as a Polars series, whose views are quick to gather and compare; numbers as they are."""
+    return pl.from_arrow(leaf.values) if leaf.kind == "bytes" else leaf.values
+
+
+def _equal(one: Sequence[Any], other: Sequence[Any], rows: Ints | None) -> Mask:
+    """Whether each key of `one`, without nulls, equals the same of `other`, or that at `rows` of it."""
+    same: Mask | None = None
+    for a, b in zip(one, other, strict=True):
+        if isinstance(a, pl.Series):
+            theirs = b if rows is None else b.gather(rows)
+            equal = (a == theirs).fill_null(False).to_numpy()
+        else:
+            equal = a == (b if rows is None else b[rows])
+            equal = equal.all(axis=1) if equal.ndim == 2 else equal
+        same = equal if same is None else same & equal
+    assert same is not None
     return same
 
 
-def _leaf_equal(one: Leaf, other: Leaf) -> Any:
-    if one.kind == "bytes":
-        return pc.equal(one.values, other.values).fill_null(False).to_numpy(zero_copy_only=False)
-    equal = one.values == other.values
-    return equal.all(axis=1) if one.kind == "wide" else equal
+def right_names(left: Sequence[str], right: Sequence[str], right_on: Sequence[str], suffix: str) -> dict[str, str]:
+    """How the columns of the right but its keys are called in the result. Raises `PlanError` if a name is taken.
 
-
-def _joined(left: pa.RecordBatch, index: RightIndex, found: Ints, how: How, suffix: str) -> pa.RecordBatch:
-    """The rows of both sides side by side, given the key of each left row or -1."""
-    counts = np.where(found >= 0, (index.starts[1:] - index.starts[:-1])[found] if len(index.hashes) else 0, 0)
-    wide = np.maximum(counts, 1) if how == "left" else counts
-    ends = np.cumsum(wide)
-    within = np.arange(int(ends[-1]) if len(ends) else 0) - np.repeat(ends - wide, wide)
-    left_rows = np.repeat(np.arange(left.num_rows), wide)
-    keys = found[left_rows]
-    missing = keys < 0
-    places = np.where(missing, 0, index.starts[keys] + within)
-    right_rows = index.rows[places] if len(index.rows) else places
-    right = index.data.take(pa.array(right_rows, mask=missing))
-    columns = [*left.take(pa.array(left_rows)).columns, *right.columns]
-    return pa.RecordBatch.from_arrays(columns, schema=joined_schema(left.schema, right.schema, suffix))
-
-
-def joined_schema(left: pa.Schema, right: pa.Schema, suffix: str = "_right") -> pa.Schema:
-    """The schema of a join of `left` with `right`, which is without its keys. Raises `PlanError` if a name is taken.
-
-    >>> joined_schema(pa.schema({"k": pa.int64(), "v": pa.int64()}), pa.schema({"v": pa.string()})).names
-    ['k', 'v', 'v_right']
+    >>> right_names(["k", "v"], ["id", "v"], ["id"], "_right")
+    {'v': 'v_right'}
     """
-    fields, names = list(left), set(left.names)
-    for field in right:
-        name = field.name if field.name not in names else field.name + suffix
-        if name in names:
-            raise PlanError(f"the join would make two columns named {name!r}: choose another suffix=")
-        names.add(name)
-        fields.append(field.with_name(name).with_nullable(True))
-    return pa.schema(fields)
+    taken, named = set(left), {}
+    for name in right:
+        if name in right_on:
+            continue
+        unique = name if name not in taken else name + suffix
+        if unique in taken:
+            raise PlanError(f"join(): column {unique!r} would stand twice; choose another suffix=")
+        taken.add(unique)
+        named[name] = unique
+    return named

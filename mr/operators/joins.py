@@ -2,38 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import pyarrow as pa
 
 from mr.batch import Batch
-from mr.errors import PlanError, TypeConflict
-from mr.kernels.join import RightIndex, build, join_hash, join_sorted
-from mr.kernels.keys import canonical
+from mr.errors import TypeConflict
+from mr.kernels.join import Chunk, RightIndex, build, join_chunks, probe, right_names
+from mr.kernels.joined import How, JoinLayout, cross_blocks, joined_blocks, lone_left, lone_right, right_rows
+from mr.kernels.keys import normalise_keys
 from mr.kernels.rows import Shape
 from mr.kernels.types import display
-from mr.operators.base import Narrow, Run, Stateless, TaskEnv, rows_shape
-
-How = Literal["inner", "left"]
+from mr.operators.base import Narrow, Run, TaskEnv, rows_shape
 
 
-def joined_shape(left: Shape, right: Shape, right_on: tuple[str, ...], suffix: str) -> Shape:
-    """The columns of a join: all of the left, then those of the right but its keys; repeated names get the suffix.
+def joined_shape(left: Shape, right: Shape, layout: JoinLayout) -> Shape:
+    """The columns of a join: all of the left, then those of the right that the layout names."""
+    if layout.filters:
+        return left
+    types, right_types = list(left.types), dict(zip(right.names, right.types, strict=True))
+    if layout.keeps_right:
+        for name, other in zip(layout.left_on, layout.right_on, strict=True):
+            at = left.names.index(name)
+            types[at] = types[at] if types[at] is not None else right_types[other]
+    types += [right_types[source] for source, _ in layout.right]
+    return rows_shape((*left.names, *(name for _, name in layout.right)), types)
 
-    Raises PlanError where the suffix does not make a name unique.
-    """
-    names, types = list(left.names or ()), list(left.types or ())
-    for name, type in zip(right.names or (), right.types or (), strict=True):
-        if name in right_on:
-            continue
-        unique = name if name not in names else name + suffix
-        if unique in names:
-            raise PlanError(f"join(): column {unique!r} would stand twice; choose another suffix=")
-        names.append(unique)
-        types.append(type)
-    return rows_shape(names, types)
+
+def layout_of(
+    left: Shape, right: Shape, left_on: tuple[str, ...], right_on: tuple[str, ...], how: How, suffix: str
+) -> JoinLayout:
+    """The layout with all columns. Raises PlanError where the suffix does not make a name unique."""
+    named = {} if how in ("semi", "anti") else right_names(left.names, right.names, right_on, suffix)
+    return JoinLayout(how, left_on, right_on, tuple(named.items()))
 
 
 def told(data: pa.RecordBatch, shape: Shape) -> pa.RecordBatch:
@@ -44,35 +47,75 @@ def told(data: pa.RecordBatch, shape: Shape) -> pa.RecordBatch:
 
 
 @dataclass(frozen=True)
-class MergeJoin:
-    """Joins two inputs that are both sorted by (bucket, key); output in (bucket, key, left row, right row) order."""
+class HotKey:
+    """One key that does not fit memory: its left rows, once, and its right rows, as often as wanted.
 
-    left_on: tuple[str, ...]
-    right_on: tuple[str, ...]
-    how: How
-    suffix: str
-    output: Shape
+    `null`: it holds a null and so matches nothing.
+    """
+
+    left: Iterator[pa.RecordBatch]
+    right: Sequence[pa.RecordBatch]
+    null: bool
+
+
+_WITH_MATCHES: dict[How, How] = {"right": "inner", "full": "left"}
+"""What a join is where no right row can be without a match."""
+
+Aligned = tuple[Chunk, Chunk]
+"""Left and right rows, all that their keys have."""
+
+
+@dataclass(frozen=True)
+class MergeJoin:
+    """Joins two inputs that are both in buckets of the key; output in (bucket, key, left row, right row) order."""
+
+    layout: JoinLayout
+    left: Shape
     right: Shape
+    output: Shape
     label: ClassVar[str] = "join (sort-merge)"
 
-    def join(self, pairs: Iterator[tuple[pa.RecordBatch, pa.RecordBatch]], env: TaskEnv) -> Iterator[pa.RecordBatch]:
-        """Join pair after pair; all rows of a key are in one pair."""
-        for left, right in pairs:
-            if left.num_rows:
-                right = told(right, self.right)
-                yield join_sorted(left, right, self.left_on, self.right_on, self.how, self.suffix)
+    def join(self, given: Iterable[Aligned | HotKey], partial: bool) -> Iterator[pa.RecordBatch]:
+        """Join pair after pair. `partial`: other tasks have more left rows of the only key, which both sides have."""
+        layout = self.layout
+        if partial:
+            layout = replace(layout, how=_WITH_MATCHES.get(layout.how, layout.how))
+        for item in given:
+            if isinstance(item, HotKey):
+                yield from self._hot(item, layout)
+                continue
+            left, right = item
+            if left.data.num_rows or (right.data.num_rows and layout.keeps_right):
+                mine = replace(left, data=told(left.data, self.left))
+                theirs = replace(right, data=told(right.data, self.right))
+                yield from join_chunks(mine, theirs, layout)
+
+    def _hot(self, key: HotKey, layout: JoinLayout) -> Iterator[pa.RecordBatch]:
+        right = [right_rows(part, layout, None) for part in key.right]
+        matched, rows = bool(right) and not key.null, 0
+        for left in key.left:
+            rows += left.num_rows
+            if layout.filters:
+                if matched == (layout.how == "semi"):
+                    yield left
+            elif matched:
+                yield from cross_blocks(left, right, layout)
+            elif layout.keeps_left:
+                nothing = right_rows(told(pa.record_batch({}), self.right), layout, None)
+                yield from joined_blocks(left, nothing, lone_left(left.num_rows), layout)
+        if layout.keeps_right and (not matched or not rows):
+            nobody = told(pa.record_batch({}), self.left)
+            for part in right:
+                yield from joined_blocks(nobody, part, lone_right(part.keys.num_rows), layout)
 
 
 @dataclass(frozen=True)
 class BroadcastJoin(Narrow):
     """Joins every batch of the left with the whole right side, broadcast input `side` of the task."""
 
-    left_on: tuple[str, ...]
-    right_on: tuple[str, ...]
-    how: How
-    suffix: str
-    output: Shape
+    layout: JoinLayout
     right: Shape
+    output: Shape
     side: int
     label: ClassVar[str] = "join (broadcast)"
 
@@ -80,15 +123,27 @@ class BroadcastJoin(Narrow):
         return self.output
 
     def start(self, env: TaskEnv, track: bool) -> Run:
-        index = env.side(self.side, lambda data: build(told(data, self.right), self.right_on), ",".join(self.right_on))
+        layout = self.layout
+        key = f"{layout.how} {layout.right_on} {layout.right}"
+        index = env.side(self.side, lambda data: build(told(data, self.right), layout), key)
         assert isinstance(index, RightIndex)
+        return _Probing(index, layout)
 
-        def apply(batch: Batch) -> Batch:
-            for name, key in zip(self.left_on, index.keys.schema, strict=True):
-                left = canonical(batch.data.column(name)).type
-                if left != key.type and not pa.types.is_null(left) and not pa.types.is_null(key.type):
-                    types = f"{display(left)} on the left but {display(key.type)} on the right"
-                    raise TypeConflict(f"join(): the key {name!r} is {types}; cast one of them with with_columns()")
-            return Batch(join_hash(batch.data, index, self.left_on, self.how, self.suffix))
 
-        return Stateless(apply)
+class _Probing(Run):
+    """A broadcast join at work: nothing is kept between batches."""
+
+    def __init__(self, index: RightIndex, layout: JoinLayout) -> None:
+        self._index = index
+        self._layout = layout
+        self.rejects = []
+
+    def feed(self, batch: Batch) -> Iterable[Batch]:
+        layout = self._layout
+        left = normalise_keys(batch.data, layout.left_on)  # as a shuffle does: the rows are the same either way
+        for name, key in zip(layout.left_on, self._index.index.keys.schema, strict=True):
+            mine = left.schema.field(name).type
+            if mine != key.type and not pa.types.is_null(mine) and not pa.types.is_null(key.type):
+                types = f"{display(mine)} on the left but {display(key.type)} on the right"
+                raise TypeConflict(f"join(): the key {name!r} is {types}; cast one of them with with_columns()")
+        return map(Batch, probe(left, self._index, layout))

@@ -446,7 +446,7 @@ def test_join_options() -> None:
         ({"on": "nope"}, "no column 'nope'"),
         ({"left_on": "key"}, "left_on= and right_on="),
         ({}, "on="),
-        ({"on": "key", "how": "outer"}, "inner"),
+        ({"on": "key", "how": "outer"}, "full"),
         ({"on": "key", "strategy": "hash"}, "sort_merge"),
         ({"left_on": "key", "right_on": "value"}, "is str on the left but 'value' is int"),
     ]:

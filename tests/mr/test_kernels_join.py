@@ -8,11 +8,28 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kernel_oracle import POOLS, columns, identity
+from kernel_oracle import POOLS, columns, expected_order, identity
 
+import mr.kernels.joined
 from mr.errors import PlanError
 from mr.kernels import join
-from mr.kernels.join import build, join_hash, join_sorted
+from mr.kernels.join import Chunk, build, join_chunks, probe, right_names
+from mr.kernels.joined import HOWS, JoinLayout
+
+Pairs = list[tuple[int | None, int | None]]
+
+
+def layout_of(names: list[str], how: str) -> JoinLayout:
+    wanted = () if how in ("semi", "anti") else (("b", "b"),)
+    return JoinLayout(how, tuple(names), tuple(names), wanted)  # type: ignore[arg-type]
+
+
+def probed(left: pa.RecordBatch, right: pa.RecordBatch, layout: JoinLayout) -> pa.Table:
+    return pa.Table.from_batches(probe(left, build(right, layout), layout))
+
+
+def chunked(left: pa.RecordBatch, right: pa.RecordBatch, layout: JoinLayout) -> pa.Table:
+    return pa.Table.from_batches(join_chunks(Chunk(left), Chunk(right), layout))
 
 
 @st.composite
@@ -27,70 +44,109 @@ def sides(draw: st.DrawFn) -> tuple[pa.RecordBatch, pa.RecordBatch, list[str]]:
     return found[0], found[1], names
 
 
-def nested_loops(
-    left: pa.RecordBatch, right: pa.RecordBatch, names: list[str], how: str
-) -> list[tuple[int, int | None]]:
-    theirs = identity(right, names)
-    found: list[tuple[int, int | None]] = []
-    for i, key in enumerate(identity(left, names)):
+def nested_loops(left: pa.RecordBatch, right: pa.RecordBatch, names: list[str], how: str) -> Pairs:
+    """(left row, right row) in left row order; then the right rows that match nothing."""
+    mine, theirs = identity(left, names), identity(right, names)
+    found: Pairs = []
+    for i, key in enumerate(mine):
         matches = [j for j, other in enumerate(theirs) if other == key and not any(null for null, _ in key)]
-        found += [(i, j) for j in matches] or ([(i, None)] if how == "left" else [])
+        if how in ("semi", "anti"):
+            found += [(i, None)] * (bool(matches) == (how == "semi"))
+        else:
+            found += [(i, j) for j in matches] or ([(i, None)] if how in ("left", "full") else [])
+    if how in ("right", "full"):
+        alone = [j for j, key in enumerate(theirs) if key not in mine or any(null for null, _ in key)]
+        found += [(None, j) for j in alone]
     return found
 
 
-@settings(max_examples=200, deadline=None)
-@given(sides(), st.sampled_from(["inner", "left"]), st.booleans())
-def test_rows_match_in_left_then_right_order_and_nulls_never(both, how, collide):
+def by_key(left: pa.RecordBatch, right: pa.RecordBatch, names: list[str], pairs: Pairs) -> Pairs:
+    """The pairs in (key, left row, right row) order; of a key with nulls the left rows come first."""
+    both = pa.concat_batches([left.select(names), right.select(names)])
+    rank = {row: place for place, row in enumerate(expected_order(both, names, [False] * len(names)))}
+    key = identity(both, names)
+    first: dict[object, int] = {}
+    for row in sorted(rank, key=rank.__getitem__):
+        first.setdefault(key[row], rank[row])
+    at = {(i, j): first[key[i] if i is not None else key[left.num_rows + j]] for i, j in pairs}
+    return sorted(pairs, key=lambda p: (at[p], p[0] is None, p[0] or 0, p[1] or 0))
+
+
+def rows_of(table: pa.Table, how: str) -> Pairs:
+    if how in ("semi", "anti"):
+        return [(row, None) for row in table["a"].to_pylist()]
+    return list(zip(table["a"].to_pylist(), table["b"].to_pylist(), strict=True))
+
+
+@settings(max_examples=150, deadline=None)
+@given(sides(), st.sampled_from(["inner", "left", "semi", "anti"]), st.sampled_from([1, 40, 1 << 20]))
+def test_an_index_gives_matches_in_left_then_right_order_and_nulls_never(both, how, block_bytes):
     left, right, names = both
-    index = build(right, names)
-    if collide:  # the path for keys whose hashes are equal
-        index = join.RightIndex(**{**vars(index), "collide": True})
-    found = join_hash(left, index, names, how)
-    assert list(zip(found["a"].to_pylist(), found["b"].to_pylist(), strict=True)) == nested_loops(
-        left, right, names, how
-    )
-    assert found.schema.names == [*names, "a", "b"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mr.kernels.joined, "JOIN_BLOCK_BYTES", block_bytes)
+        found = probed(left, right, layout_of(names, how))
+    assert rows_of(found, how) == nested_loops(left, right, names, how)
+    assert found.schema.names == [*names, "a"] + ["b"] * (how in ("inner", "left"))
+
+
+@settings(max_examples=250, deadline=None)
+@given(sides(), st.sampled_from(HOWS), st.sampled_from([1, 40, 1 << 20]), st.booleans())
+def test_chunks_give_matches_in_key_order_whatever_order_they_come_in(both, how, block_bytes, collide):
+    left, right, names = both
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mr.kernels.joined, "JOIN_BLOCK_BYTES", block_bytes)
+        if collide:  # the path for keys whose hashes are equal
+            patch.setattr(join, "hashes", lambda data, names: np.zeros(data.num_rows, np.uint64))
+        found = chunked(left, right, layout_of(names, how))
+    expected = by_key(left, right, names, nested_loops(left, right, names, how))
+    assert rows_of(found, how) == expected
+    both_keys = pa.concat_batches([left.select(names), right.select(names)])
+    wanted = [identity(both_keys, names)[i if i is not None else left.num_rows + j] for i, j in expected]
+    assert identity(found.combine_chunks().to_batches()[0], names) == wanted if wanted else found.num_rows == 0
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.sampled_from([None, "", "a", "b", "c"])), st.lists(st.sampled_from([None, "", "a", "b"])))
-def test_the_rows_are_those_of_a_sql_join(left, right):
+@given(
+    st.lists(st.sampled_from([None, "", "a", "b", "c"])),
+    st.lists(st.sampled_from([None, "", "a", "b"])),
+    st.sampled_from(HOWS),
+)
+def test_the_rows_are_those_of_a_sql_join(left, right, how):
     mine = pa.RecordBatch.from_pydict(
         {"k": pa.array(left, pa.large_string()), "a": pa.array(range(len(left)), pa.int64())}
     )
     theirs = pa.RecordBatch.from_pydict(
-        {"id": pa.array(right, pa.large_string()), "b": pa.array(range(len(right)), pa.int64())}
+        {"k": pa.array(right, pa.large_string()), "b": pa.array(range(len(right)), pa.int64())}
     )
     database = duckdb.connect()
     database.register("l", pa.Table.from_batches([mine]))
     database.register("r", pa.Table.from_batches([theirs]))
-    for how in ("inner", "left"):
-        expected = database.sql(f"select l.k, a, b from l {how} join r on l.k = r.id order by a, b").fetchall()
-        found = join_sorted(mine, theirs, ["k"], ["id"], how)
-        assert [tuple(row.values()) for row in found.to_pylist()] == expected
+    columns = "k, a" if how in ("semi", "anti") else "k, a, b"
+    expected = database.sql(f"select {columns} from l {how} join r using (k)").fetchall()
+    found = chunked(mine, theirs, layout_of(["k"], how))
+    assert sorted(map(repr, (tuple(row.values()) for row in found.to_pylist()))) == sorted(map(repr, expected))
 
 
 def test_equal_hashes_of_different_keys_do_not_match(monkeypatch):
     monkeypatch.setattr(join, "hashes", lambda data, names: np.zeros(data.num_rows, np.uint64))
     left = pa.RecordBatch.from_pydict({"k": ["a", "b", "x"]})
-    right = pa.RecordBatch.from_pydict({"k": ["b", "c", "a", "b", None], "v": [1, 2, 3, 4, 5]})
-    assert build(right, ["k"]).collide
-    assert join_sorted(left, right, ["k"], ["k"], "left")["v"].to_pylist() == [3, 1, 4, None]
-    assert join_sorted(left, right.slice(0, 1), ["k"], ["k"], "left")["v"].to_pylist() == [None, 1, None]
+    right = pa.RecordBatch.from_pydict({"k": ["b", "c", "a", "b", None], "b": [1, 2, 3, 4, 5]})
+    layout = layout_of(["k"], "left")
+    assert build(right, layout).index.collide
+    assert probed(left, right, layout)["b"].to_pylist() == [3, 1, 4, None]
+    assert probed(left, right.slice(0, 1), layout)["b"].to_pylist() == [None, 1, None]
 
 
 def test_a_taken_name_gets_the_suffix_and_a_taken_suffix_is_refused():
-    left = pa.RecordBatch.from_pydict({"k": [1], "v": [2]})
-    right = pa.RecordBatch.from_pydict({"k": [1], "v": [3]})
-    assert join_sorted(left, right, ["k"], ["k"], "inner", "_r").to_pylist() == [{"k": 1, "v": 2, "v_r": 3}]
+    assert right_names(["k", "v"], ["k", "v"], ["k"], "_r") == {"v": "v_r"}
     with pytest.raises(PlanError, match="'v_right'"):
-        join_sorted(left.append_column("v_right", pa.array([0])), right, ["k"], ["k"], "inner")
+        right_names(["k", "v", "v_right"], ["k", "v"], ["k"], "_right")
 
 
 def test_many_keys_are_all_found():
     rng = np.random.default_rng(3)
-    right = pa.RecordBatch.from_pydict({"k": rng.permutation(20_000), "v": np.arange(20_000)})
+    right = pa.RecordBatch.from_pydict({"k": rng.permutation(20_000), "b": np.arange(20_000)})
     wanted = rng.integers(0, 40_000, 30_000)
     place = {key: row for row, key in enumerate(right["k"].to_pylist())}
-    found = join_hash(pa.RecordBatch.from_pydict({"k": wanted}), build(right, ["k"]), ["k"], "left")
-    assert found["v"].to_pylist() == [place.get(key) for key in wanted.tolist()]
+    found = probed(pa.RecordBatch.from_pydict({"k": wanted}), right, layout_of(["k"], "left"))
+    assert found["b"].to_pylist() == [place.get(key) for key in wanted.tolist()]

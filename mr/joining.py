@@ -1,0 +1,180 @@
+"""What is decided about joins: which columns they need, which strategy, which partitions fit, which keys are hot. Pure.
+
+Sizes that are known before anything runs choose between broadcast and sort-merge; nothing here looks at memory or at
+the cluster, so a plan gives the same rows in the same order wherever it runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+
+from mr.kernels.joined import JoinLayout
+from mr.kernels.rows import Shape
+from mr.operators.columns import FilterExpr, Select, WithColumns
+from mr.operators.joins import layout_of
+from mr.options import BROADCAST_BYTES_MAX
+from mr.plan import Apply, Items, Join, Materialized, Node, Read, Repartition, Sort, walk
+
+Needs = dict[int, frozenset[str] | None]
+"""By id of a node, the columns that anything behind it looks at; None: all."""
+
+SizeOf = Callable[[Read], int | None]
+
+
+def needs_of(roots: tuple[Node, ...]) -> Needs:
+    """The columns of every node that are looked at, for joins to leave the others behind."""
+    needs: Needs = {id(root): None for root in roots}
+    for node in reversed(list(walk(roots))):
+        wanted = needs[id(node)]
+        for below, columns in _looked_at(node, wanted):
+            known = needs.get(id(below), frozenset())
+            needs[id(below)] = None if known is None or columns is None else known | columns
+    return needs
+
+
+def _looked_at(node: Node, wanted: frozenset[str] | None) -> Iterable[tuple[Node, frozenset[str] | None]]:
+    """The inputs of `node` and what it looks at in each, given what is looked at of its result."""
+    match node:
+        case Apply(input=below, op=Select(exprs)):
+            return [(below, _roots(exprs))]
+        case Apply(input=below, op=WithColumns(exprs)) if wanted is not None:
+            return [(below, (wanted - {e.meta.output_name() for e in exprs}) | _roots(exprs))]
+        case Apply(input=below, op=FilterExpr(expr)) if wanted is not None:
+            return [(below, wanted | _roots([expr]))]
+        case Sort(input=below, by=by) if wanted is not None:
+            return [(below, wanted | set(by))]
+        case Join(left=left, right=right):
+            layout, columns = trimmed(node, wanted)
+            mine = None if columns is None else frozenset(columns)
+            return [(left, mine), (right, layout.right_columns)]
+    return [(below, None) for below in node.inputs]
+
+
+def _roots(exprs: Iterable[object]) -> frozenset[str]:
+    return frozenset(name for e in exprs for name in e.meta.root_names())  # type: ignore[attr-defined]
+
+
+def trimmed(join: Join, wanted: frozenset[str] | None) -> tuple[JoinLayout, tuple[str, ...] | None]:
+    """The layout of a join with only the columns that are wanted of it, and those of the left (None: all of them).
+
+    Names are those that the whole join would give: a column that is not wanted still takes its name.
+    """
+    left, right = join.left.known(), join.right.known()
+    layout = layout_of(left, right, join.left_on, join.right_on, join.how, join.suffix)
+    if wanted is None:
+        return layout, None
+    kept = tuple((source, name) for source, name in layout.right if name in wanted)
+    columns = tuple(name for name in left.names if name in wanted or name in join.left_on)
+    return replace(layout, right=kept), columns
+
+
+def known_size(node: Node, size_of: SizeOf) -> int | None:
+    """Bytes of a side that is read from files or memory and only mapped since."""
+    match node:
+        case Read():
+            return size_of(node)
+        case Items():
+            return int(node.data.nbytes)
+        case Materialized():
+            return sum(part.bytes for part in node.parts)
+        case Apply():
+            return known_size(node.input, size_of)
+    return None
+
+
+def partitioning_of(node: Node) -> tuple[tuple[str, ...], int] | None:
+    """The columns by whose hash the tasks of `node` hold its rows, and their number; None where they are not fixed."""
+    match node:
+        case Materialized():
+            return (node.keys, len(node.parts)) if node.keys else None
+        case Repartition():
+            return (node.by, node.partitions) if node.by else None
+        case Apply(op=FilterExpr()):
+            return partitioning_of(node.input)
+        case Apply(op=Select() | WithColumns() as op):
+            found = partitioning_of(node.input)
+            return found if found is not None and _untouched(op, found[0]) else None
+        case Join():
+            return _of_join(node)
+    return None
+
+
+def _untouched(op: Select | WithColumns, keys: Sequence[str]) -> bool:
+    """Whether the columns `keys` come out as they went in."""
+    made = {e.meta.output_name(): e for e in op.exprs}
+    same = [key for key, e in made.items() if e.meta.is_column() and e.meta.undo_aliases().meta.output_name() == key]
+    kept = (lambda key: key in same) if isinstance(op, Select) else (lambda key: key not in made or key in same)
+    return all(map(kept, keys))
+
+
+def _of_join(node: Join) -> tuple[tuple[str, ...], int] | None:
+    if node.partitions is not None:
+        return node.left_on, node.partitions
+    return partitioning_of(node.left) if alike(node) == "" else None
+
+
+def alike(node: Join) -> str:
+    """Why the sides of a join are not partitioned alike; "" if they are.
+
+    They are where a `materialize()` left each by the hash of its join columns in as many parts as the other.
+    """
+    sides = []
+    for name, side, on in (("left", node.left, node.left_on), ("right", node.right, node.right_on)):
+        found = partitioning_of(side) if _lies(side) else None
+        if found is None:
+            return f"the {name} side is not a materialized dataset that keeps its partitioning"
+        if found[0] != on:
+            return f"the {name} side is partitioned by {', '.join(found[0])}, not by {', '.join(on)}"
+        sides.append(found[1])
+    if sides[0] != sides[1]:
+        return f"the left side has {sides[0]} partitions, the right side {sides[1]}"
+    types = [_key_types(side.known(), on) for side, on in ((node.left, node.left_on), (node.right, node.right_on))]
+    return "" if types[0] == types[1] else "the types of the keys are not known to be the same"
+
+
+def _lies(node: Node) -> bool:
+    """Whether the rows of `node` lie in run files, at most mapped since."""
+    while isinstance(node, Apply):
+        node = node.input
+    return isinstance(node, Materialized)
+
+
+def _key_types(shape: Shape, on: Sequence[str]) -> list[object]:
+    types = dict(zip(shape.names, shape.types, strict=True))
+    return [types[name] for name in on]
+
+
+def choose(node: Join, size_of: SizeOf, waits: bool) -> tuple[str, str]:
+    """The strategy of a join and why. `waits`: the right side is made by the stage that makes the left.
+
+    What was asked for is done where it can be; `auto` takes what needs no shuffle, then what is known to be small.
+    """
+    why_not = alike(node) if node.strategy in ("auto", "partitioned") else "-"
+    if not why_not:
+        return "partitioned", "both sides are partitioned alike by the keys"
+    if node.strategy == "sort_merge":
+        return "sort_merge", "asked for"
+    if waits:
+        return "sort_merge", "the right side is made by the stage that makes the left"
+    if node.strategy == "broadcast":
+        return "broadcast", "asked for"
+    if node.how in ("right", "full"):
+        return "sort_merge", f"a {node.how} join must see all of the left to know which right rows match nothing"
+    size = known_size(node.right, size_of)
+    if size is None:
+        return "sort_merge", "the size of the right side is not known before it runs"
+    limit = f"{BROADCAST_BYTES_MAX:,}"
+    if size <= BROADCAST_BYTES_MAX:
+        return "broadcast", f"the right side has {size:,} bytes, at most {limit}"
+    return "sort_merge", f"the right side has {size:,} bytes, more than {limit}"
+
+
+def partition_sizes(sizes: Sequence[int]) -> tuple[int, int, int, int]:
+    """The smallest, median, 95th percentile and largest of the bytes of a stage's tasks (nearest rank).
+
+    >>> partition_sizes([5, 1, 2, 100])
+    (1, 2, 100, 100)
+    """
+    ranked = sorted(sizes) or [0]
+    return ranked[0], ranked[(len(ranked) - 1) // 2], ranked[-(-95 * len(ranked) // 100) - 1], ranked[-1]

@@ -1,0 +1,183 @@
+"""The rows of a join, written out from where they match: gathered in blocks, so that few keys may have many matches.
+
+A `JoinLayout` says which columns a joined row has. All columns of the left come first, then those of the right that are
+wanted, under the names that they get. A right or full join has rows without a left one: their key columns hold the key
+of the right. Semi and anti joins only choose among the rows of the left, which stay what they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from mr.kernels.keys import Ints, Mask
+from mr.options import JOIN_BLOCK_BYTES
+
+How = Literal["inner", "left", "right", "full", "semi", "anti"]
+HOWS: Final[tuple[How, ...]] = ("inner", "left", "right", "full", "semi", "anti")
+
+
+@dataclass(frozen=True)
+class JoinLayout:
+    """What is joined on what, and what a joined row has: `right` holds (column of the right, name in the result)."""
+
+    how: How
+    left_on: tuple[str, ...]
+    right_on: tuple[str, ...]
+    right: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def keeps_left(self) -> bool:
+        """Whether left rows without a match appear."""
+        return self.how in ("left", "full")
+
+    @property
+    def keeps_right(self) -> bool:
+        """Whether right rows without a match appear."""
+        return self.how in ("right", "full")
+
+    @property
+    def right_columns(self) -> frozenset[str]:
+        """The columns of the right side that the join looks at."""
+        return frozenset((*self.right_on, *(source for source, _ in self.right)))
+
+    @property
+    def filters(self) -> bool:
+        """Whether the result has rows of the left only."""
+        return self.how in ("semi", "anti")
+
+
+@dataclass(frozen=True)
+class Matches:
+    """Which rows stand side by side, in order. Entry i: left row `lefts[i]` beside `counts[i]` places of the right.
+
+    The places start at `starts[i]`. -1 in `lefts` or `starts` is a row of nulls on that side. `lefts` None: entry i
+    is left row i. `counts` None: every entry is one row.
+    """
+
+    lefts: Ints | None
+    starts: Ints
+    counts: Ints | None
+
+
+@dataclass(frozen=True)
+class RightRows:
+    """The right side to gather from: its wanted columns as they will be named, its keys, and the row of each place."""
+
+    data: pa.RecordBatch
+    keys: pa.RecordBatch
+    rows: Ints | None
+
+
+def right_rows(right: pa.RecordBatch, layout: JoinLayout, rows: Ints | None) -> RightRows:
+    """The right side of a join; `rows` None: places are rows."""
+    chosen = [right.column(source) for source, _ in layout.right]
+    fields = [right.schema.field(source).with_name(name).with_nullable(True) for source, name in layout.right]
+    data = pa.RecordBatch.from_arrays(chosen, schema=pa.schema(fields))
+    return RightRows(data, right.select(list(layout.right_on)), rows)
+
+
+def joined_blocks(
+    left: pa.RecordBatch, right: RightRows, matches: Matches, layout: JoinLayout
+) -> Iterator[pa.RecordBatch]:
+    """The joined rows in order, in blocks of about `JOIN_BLOCK_BYTES`; at least one block, perhaps without rows.
+
+    >>> left = pa.RecordBatch.from_pydict({"k": [1, 2]})
+    >>> layout = JoinLayout("left", ("k",), ("id",), (("w", "w"),))
+    >>> right = right_rows(pa.RecordBatch.from_pydict({"id": [1, 1], "w": [8, 9]}), layout, None)
+    >>> matches = Matches(None, np.array([0, -1]), np.array([2, 1]))
+    >>> [tuple(row.values()) for block in joined_blocks(left, right, matches, layout) for row in block.to_pylist()]
+    [(1, 8), (1, 9), (2, None)]
+    """
+    total = len(matches.starts) if matches.counts is None else int(matches.counts.sum())
+    width = sum(side.nbytes // max(1, side.num_rows) for side in (left, right.data))
+    rows = max(1, JOIN_BLOCK_BYTES // max(1, width))
+    ends = None if matches.counts is None else np.cumsum(matches.counts)
+    for low in range(0, max(1, total), rows):
+        lefts, places = _entries(matches, ends, low, min(total, low + rows))
+        yield _block(left, right, lefts, places, layout)
+
+
+def _entries(matches: Matches, ends: Ints | None, low: int, high: int) -> tuple[Ints | slice, Ints]:
+    """The left row and the right place of the joined rows `low` to `high`."""
+    if matches.counts is None or ends is None:
+        return (slice(low, high) if matches.lefts is None else matches.lefts[low:high]), matches.starts[low:high]
+    first, last = np.searchsorted(ends, [low, high - 1], side="right")
+    entries = slice(int(first), int(last) + 1)
+    begins = ends[entries] - matches.counts[entries]
+    shown = np.minimum(ends[entries], high) - np.maximum(begins, low)
+    lefts = np.arange(entries.start, entries.stop) if matches.lefts is None else matches.lefts[entries]
+    within = np.arange(low, high) - np.repeat(begins, shown)
+    starts = np.repeat(matches.starts[entries], shown)
+    return np.repeat(lefts, shown), np.where(starts < 0, -1, starts + within)
+
+
+def _block(
+    left: pa.RecordBatch, right: RightRows, lefts: Ints | slice, places: Ints, layout: JoinLayout
+) -> pa.RecordBatch:
+    mine = _gathered(left, lefts)
+    if layout.filters:
+        return mine
+    missing = places < 0
+    theirs: Any = places
+    if right.rows is not None:
+        theirs = right.rows[np.where(missing, 0, places)] if len(right.rows) else np.zeros(len(places), np.int64)
+    indices = pa.array(theirs, mask=missing if missing.any() else None)
+    columns = list(mine.columns)
+    if layout.keeps_right and not isinstance(lefts, slice):
+        for name, key in zip(layout.left_on, right.keys.columns, strict=True):
+            at = left.schema.get_field_index(name)
+            columns[at] = _either(columns[at], key.take(indices), lefts < 0)
+    fields = [f.with_type(c.type).with_nullable(True) for f, c in zip(left.schema, columns, strict=True)]
+    if right.data.num_columns:
+        columns += right.data.take(indices).columns
+        fields += list(right.data.schema)
+    return pa.RecordBatch.from_arrays(columns, schema=pa.schema(fields))
+
+
+def _gathered(data: pa.RecordBatch, rows: Ints | slice) -> pa.RecordBatch:
+    if isinstance(rows, slice):
+        return data.slice(rows.start, rows.stop - rows.start)
+    missing = rows < 0
+    return data.take(pa.array(rows, mask=missing if missing.any() else None))
+
+
+def _either(left: Any, right: Any, from_right: Mask) -> Any:
+    """The key of the side that has one; a side whose keys are all null may have no type."""
+    if pa.types.is_null(left.type):
+        left = left.cast(right.type)
+    elif pa.types.is_null(right.type):
+        right = right.cast(left.type)
+    return pc.if_else(pa.array(from_right), right, left) if from_right.any() else left
+
+
+def cross_blocks(left: pa.RecordBatch, right: Sequence[RightRows], layout: JoinLayout) -> Iterator[pa.RecordBatch]:
+    """Every row of `left` beside all rows of all of `right`, in order: what one key gives.
+
+    >>> layout = JoinLayout("inner", ("k",), ("k",), (("w", "w"),))
+    >>> right = [right_rows(pa.RecordBatch.from_pydict({"k": [1], "w": [w]}), layout, None) for w in (8, 9)]
+    >>> left = pa.RecordBatch.from_pydict({"k": [1, 1], "n": [1, 2]})
+    >>> [(row["n"], row["w"]) for block in cross_blocks(left, right, layout) for row in block.to_pylist()]
+    [(1, 8), (1, 9), (2, 8), (2, 9)]
+    """
+    step = left.num_rows if len(right) == 1 else 1  # the right side is gone through once for each left row
+    for row in range(0, left.num_rows, max(1, step)):
+        part = left.slice(row, step)
+        for theirs in right:
+            starts, counts = np.zeros(step, np.int64), np.full(step, theirs.keys.num_rows, np.int64)
+            yield from joined_blocks(part, theirs, Matches(None, starts, counts), layout)
+
+
+def lone_left(rows: int) -> Matches:
+    """So many left rows beside nulls."""
+    return Matches(None, np.full(rows, -1), None)
+
+
+def lone_right(rows: int) -> Matches:
+    """So many right rows beside nulls."""
+    return Matches(np.full(1, -1), np.zeros(1, np.int64), np.full(1, rows))
