@@ -8,12 +8,11 @@ The aim: within a second on `local`.
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 from benchmarks.generate import WORK
-from benchmarks.harness import Contestant, compare, own_command, report
+from benchmarks.harness import JOBS, Contestant, compare, own_command, report
 
-JOB = Path(__file__).with_name("generator_word_count.py")
+JOB = JOBS / "generator_word_count.py"
 
 
 def main(rounds: int = 7) -> None:

@@ -22,7 +22,7 @@ from pathlib import Path
 from blake3 import blake3
 
 from benchmarks.generate import WORK, zipf_text
-from benchmarks.harness import RESULTS, BenchmarkFailed, Contestant, compare, own_command, report
+from benchmarks.harness import BenchmarkFailed, Contestant, compare, machine, own_command, report, write_section
 
 TEXT_BYTES = 771_000_000
 SMALL_FILES = 12_313
@@ -225,10 +225,7 @@ def main(text_bytes: int = TEXT_BYTES, count: int = SMALL_FILES, rounds: int = 5
         report(f"put again, unchanged: {what}", compare(putters(folder, prepared=True), rounds))
         report(f"get: {what}", compare(getters(folder, synced=False), rounds))
         report(f"get, until it is on the disk: {what}", compare(getters(folder, synced=True), rounds))
-    line = f"1 KB inserted at the front of 500 MB: {inserted()} new chunks\n\n"
-    print(line)
-    with RESULTS.open("a") as out:
-        out.write(line)
+    write_section("1 KB inserted at the front of 500 MB", f"{inserted()} new chunks\n\n{machine()}")
 
 
 if __name__ == "__main__":
