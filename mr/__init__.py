@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     )
     from mr.results import JobResult
     from mr.session import Session, configure
+    from mr.shared import broadcast, resource, side_file
     from mr.task_context import context, counter, rng
 
 _HOMES = {
@@ -53,6 +54,7 @@ _HOMES = {
     "read_text_files read_warc",
     "mr.results": "JobResult",
     "mr.session": "Session configure",
+    "mr.shared": "broadcast resource side_file",
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
 
@@ -71,6 +73,7 @@ __all__ = [
     "Row",
     "Session",
     "TypeConflict",
+    "broadcast",
     "configure",
     "context",
     "count",
@@ -90,7 +93,9 @@ __all__ = [
     "read_text",
     "read_text_files",
     "read_warc",
+    "resource",
     "rng",
+    "side_file",
     "sum",
 ]
 

@@ -93,6 +93,9 @@ NO_PROGRESS_SECONDS: Final = 600.0
 SHARED_KEPT: Final = 16
 """Broadcast values and resources that a worker keeps; the least recently used goes first."""
 
+SHARED_KEPT: Final = 16
+"""Broadcast values and resources that a worker keeps; the least recently used goes first."""
+
 BROADCAST_BYTES_MAX: Final = 10 * 1000 * 1000
 """`join(strategy="auto")` broadcasts a right side up to this size."""
 

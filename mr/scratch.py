@@ -3,6 +3,7 @@
 journal.db   the journal            runs/   run files and parts of outputs, named by fingerprint and outlet
 locks/       one file a job key     tmp/    one folder an attempt, and temporary files: `...<pid>-<attempt>`
 code/        snapshots of jobs      logs/   what user code printed in a task, by fingerprint
+side/        copies of side files and broadcast values, named by content
 """
 
 from __future__ import annotations
@@ -37,13 +38,13 @@ def sweep(home: Path) -> None:
 
 
 def prune(home: Path, keep_bytes: int) -> tuple[int, int]:
-    """Remove the oldest run files until the others have at most `keep_bytes`; returns (files, bytes) removed.
+    """Remove the oldest run and side files until the others have at most `keep_bytes`; returns (files, bytes) removed.
 
     What is recorded of them stays: a result whose file is gone is computed again when somebody needs it. Files that a
     running job reads may be among them; its tasks miss them and run again.
     """
-    runs = home / "runs"
-    files = [(p.stat().st_mtime_ns, p.stat().st_size, p) for p in runs.iterdir()] if runs.is_dir() else []
+    folders = [folder for folder in (home / "runs", home / "side") if folder.is_dir()]
+    files = [(p.stat().st_mtime_ns, p.stat().st_size, p) for folder in folders for p in folder.iterdir()]
     left = sum(size for _, size, _ in files)
     removed = [0, 0]
     for _, size, path in sorted(files):
