@@ -135,7 +135,7 @@ def explain(ctx: click.Context, /, words: tuple[str, ...], reuse_too: bool, anal
         click.echo(ctx.get_help())
         ctx.exit(0 if words else 2)
     from mr.explain import explain_graph, explain_reuse
-    from mr.session import input_bytes
+    from mr.inputs import input_bytes
 
     with failures_shown(), _session(options) as session:
         job = _load(words[0], session)

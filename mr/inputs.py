@@ -59,6 +59,11 @@ def input_files(node: Read) -> list[InputFile]:
     return [file for path in node.paths for file in list_files(path)]
 
 
+def input_bytes(node: Read) -> int:
+    """The bytes of all files that a plan node reads, as they are stored. Raises InputNotFound."""
+    return sum(file.size for file in input_files(node))
+
+
 def splits_of(node: Read | Items | Materialized, memo: Memo) -> tuple[Split, ...]:
     """The splits of a source, in input order; at least one, which may be empty. Raises InputNotFound, InputError."""
     if isinstance(node, Items):

@@ -24,7 +24,7 @@ from mr.collected import collected, materialized, restore
 from mr.errors import ExecutorError, FetchFailed, JobCancelled, JobFailed, MillraceError, OutputError, PlanError
 from mr.executors.base import Executor, default_memory_bytes
 from mr.failpoints import failpoint
-from mr.inputs import input_files, splits_of
+from mr.inputs import input_bytes, splits_of
 from mr.journal import Journal, Publication, StartedJob
 from mr.kernels.frames import concat
 from mr.master import Master, Outcome
@@ -394,11 +394,6 @@ def configure(
     if _Current.session is not None:
         _Current.session.close()
     _Current.session = Session(on, workers, memory, address, reuse=reuse)
-
-
-def input_bytes(node: Read) -> int:
-    """The bytes of all files that a plan node reads, as they are stored. Raises InputNotFound."""
-    return sum(file.size for file in input_files(node))
 
 
 __all__ = ["JobResult", "On", "OutputReport", "Session", "configure", "current"]
