@@ -1,0 +1,169 @@
+"""Joins through the public API: every kind by every strategy, in their documented order, whatever splits and memory."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+import pytest
+from dataset_kit import ident, rank, shrink
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import mr
+import mr.heads.joined
+import mr.inputs
+import mr.kernels.joined
+from mr.executors.inline import InlineExecutor
+from mr.kernels.joined import HOWS
+from mr.kernels.keys import buckets, normalise_keys
+
+NAN = math.nan
+TYPES: Any = {"k": str, "f": float}
+KEYS = st.tuples(st.sampled_from([None, "", "a", "b", "hot"]), st.sampled_from([None, 0.0, -0.0, NAN, 1.5]))
+SIDES = st.tuples(st.lists(KEYS, max_size=14), st.integers(0, 12)).map(lambda s: s[0] + [("hot", 1.5)] * s[1])
+MEMORY = st.sampled_from([1, 5_000, 1 << 30])
+fast = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@pytest.fixture(autouse=True)
+def _tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    shrink(monkeypatch)
+    monkeypatch.setattr(mr.heads.joined, "MERGE_BLOCK_BYTES", 200)
+    monkeypatch.setattr(mr.kernels.joined, "JOIN_BLOCK_BYTES", 100)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    return tmp_path / "home"
+
+
+def taken(home: Path, memory_bytes: int, dataset: mr.Dataset) -> list[Any]:
+    with mr.Session(executor=InlineExecutor(home, memory_bytes), reuse=False, home=home):
+        return [tuple(row) for row in dataset.take_all()]
+
+
+def dataset(keys: list[Any], number: str, first: str = "k", second: str = "f") -> mr.Dataset:
+    return mr.from_items([(*key, i) for i, key in enumerate(keys)], names={first: str, second: float, number: int})
+
+
+def pairs_of(left: list[Any], right: list[Any], how: str) -> list[tuple[int | None, int | None]]:
+    """(left row, right row) in left row order; then the right rows that match nothing."""
+    found: list[tuple[int | None, int | None]] = []
+    met = set()
+    for i, key in enumerate(left):
+        matches = [j for j, other in enumerate(right) if None not in key and ident(other) == ident(key)]
+        met |= set(matches)
+        if how in ("semi", "anti"):
+            found += [(i, None)] * (bool(matches) == (how == "semi"))
+        else:
+            found += [(i, j) for j in matches] or ([(i, None)] if how in ("left", "full") else [])
+    alone = [j for j in range(len(right)) if j not in met] if how in ("right", "full") else []
+    return found + [(None, j) for j in alone]
+
+
+def by_key(left: list[Any], right: list[Any], pairs: list[Any], on: int) -> list[Any]:
+    """The pairs in (bucket, key, left row, right row) order; the key is the first `on` columns."""
+
+    def order(pair: Any) -> Any:
+        key = (left[pair[0]] if pair[0] is not None else right[pair[1]])[:on]
+        columns = {"k": pa.array([key[0]], pa.large_string()), "f": pa.array(list(key[1:]) or [None], pa.float64())}
+        names = list(columns)[:on]
+        bucket = int(buckets(normalise_keys(pa.record_batch(columns), names), names)[0])
+        parts = [(value is None, () if value is None else rank(value)) for value in key]
+        return bucket, parts, pair[0] is None, pair[0] or 0, pair[1] or 0
+
+    return sorted(pairs, key=order)
+
+
+@fast
+@given(
+    SIDES,
+    SIDES,
+    st.sampled_from(HOWS),
+    st.sampled_from(["broadcast", "sort_merge"]),
+    st.sampled_from([1, 2]),
+    MEMORY,
+    st.integers(1, 9),
+)  # F45
+def test_rows_and_their_order(
+    home: Path, left: Any, right: Any, how: Any, strategy: Any, on: int, memory: int, split: int
+) -> None:
+    if strategy == "broadcast" and how in ("right", "full"):
+        strategy = "auto"
+    left, right = ([(key[0], key[1]) if on == 2 else (key[0], 1.5) for key in side] for side in (left, right))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mr.inputs, "ITEMS_PER_SPLIT", split)
+        joined = dataset(left, "n").join(
+            dataset(right, "m", "kk", "ff"),
+            left_on=["k", "f"][:on],
+            right_on=["kk", "ff"][:on],
+            how=how,
+            strategy=strategy,
+        )
+        rows = taken(home, memory, joined)
+    expected = pairs_of(left, right, how)
+    if strategy != "broadcast":
+        expected = by_key(left, right, expected, on)
+    width = len(rows[0]) if rows else 0
+    assert [(row[2], None if how in ("semi", "anti") else row[-1]) for row in rows] == expected
+    for row, (i, j) in zip(rows, expected, strict=True):
+        key = left[i] if i is not None else right[j] if j is not None else None
+        assert key is not None
+        assert ident(row[:on]) == ident(key[:on])
+        assert len(row) == width == (3 if how in ("semi", "anti") else 4 if on == 2 else 5)
+
+
+@pytest.mark.parametrize("how", HOWS)
+@pytest.mark.parametrize("sizes", [(20, 20), (60, 3), (3, 60), (40, 0), (0, 40)])
+def test_one_key_larger_than_memory(home: Path, how: Any, sizes: tuple[int, int]) -> None:  # F47
+    left, right = ([("a", 1.5)] + [("hot", 1.5)] * n + [("z", 1.5)] * (n % 2 + 1) for n in sizes)
+    joined = dataset(left, "n").join(dataset(right, "m"), on="k", how=how, strategy="sort_merge")
+    small, large = (taken(home, memory, joined) for memory in (1, 1 << 30))
+    assert small == large
+    pairs = by_key(left, right, pairs_of(left, right, how), 1)
+    assert [row[2] for row in small] == [i for i, _ in pairs]
+
+
+@pytest.mark.parametrize("strategy", ["broadcast", "sort_merge"])
+@pytest.mark.parametrize("how", HOWS)
+def test_an_empty_side_and_one_whose_types_no_record_told(home: Path, how: Any, strategy: Any) -> None:
+    if strategy == "broadcast" and how in ("right", "full"):
+        return
+    some = mr.from_items([("a", 1), ("b", 2)])
+    untold = some.filter(pl.col("value") > 9).map(lambda row: row, names=["key", "other"])
+    nulls = mr.from_items([(None, 3)], names=["key", "other"])
+    beside: Any = {"semi": [], "anti": [("a", 1), ("b", 2)], "inner": [], "right": []}
+    kept = beside.get(how, [("a", 1, None), ("b", 2, None)])
+    assert sorted(taken(home, 1 << 30, some.join(untold, on="key", how=how, strategy=strategy))) == kept
+    other = [("a", None, 1), ("b", None, 2)] if how in ("right", "full") else []
+    assert sorted(taken(home, 1 << 30, untold.join(some, on="key", how=how, strategy=strategy))) == other
+    found = taken(home, 1 << 30, some.join(nulls, on="key", how=how, strategy=strategy))
+    assert set(found) == {*kept, *([(None, None, 3)] if how in ("right", "full") else [])}
+
+
+def test_semi_and_anti_joins_keep_what_the_left_is(home: Path) -> None:
+    words = mr.from_items(["a", "b", "c", "b"])
+    known = mr.from_items([("b", 1), ("b", 2)])
+    for strategy in ("broadcast", "sort_merge"):
+        kept, left = (
+            words.join(known, left_on="value", right_on="key", how=how, strategy=strategy)  # type: ignore[arg-type]
+            for how in ("semi", "anti")
+        )
+        with mr.Session(executor=InlineExecutor(home, 1 << 30), home=home):
+            assert kept.map(str.upper).take_all() == ["B", "B"]
+            assert sorted(left.take_all()) == ["a", "c"]
+
+
+@pytest.mark.parametrize("strategy", ["broadcast", "sort_merge"])
+def test_columns_that_nobody_looks_at_do_not_travel_but_keep_their_names(home: Path, strategy: Any) -> None:
+    left = mr.from_items([("a", 1, 2.5)], names=["k", "v", "w"])
+    right = mr.from_items([("a", 10, "x")], names=["k", "v", "w"])
+    joined = left.join(right, on="k", strategy=strategy)
+    assert taken(home, 1 << 30, joined.select("v_right")) == [(10,)]
+    assert taken(home, 1 << 30, joined.filter(pl.col("w_right") == "x").select("k", total=pl.col("v"))) == [("a", 1)]
+    assert taken(home, 1 << 30, joined) == [("a", 1, 2.5, 10, "x")]
+    assert taken(home, 1 << 30, joined.agg(n=mr.count())) == [(1,)]
