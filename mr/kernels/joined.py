@@ -105,7 +105,7 @@ def joined_blocks(
 
 def _entries(matches: Matches, ends: Ints | None, low: int, high: int) -> tuple[Ints | slice, Ints]:
     """The left row and the right place of the joined rows `low` to `high`."""
-    if matches.counts is None or ends is None:
+    if matches.counts is None or ends is None or low == high:
         return (slice(low, high) if matches.lefts is None else matches.lefts[low:high]), matches.starts[low:high]
     first, last = np.searchsorted(ends, [low, high - 1], side="right")
     entries = slice(int(first), int(last) + 1)
