@@ -12,7 +12,27 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mr.aggregates import Aggregate, count, count_distinct, max, mean, min, sum
+    from mr.aggregates import (
+        Aggregate,
+        all,
+        any,
+        approx_distinct,
+        approx_quantile,
+        collect,
+        count,
+        count_distinct,
+        first,
+        histogram,
+        last,
+        max,
+        mean,
+        min,
+        quantile,
+        std,
+        sum,
+        top_k,
+        var,
+    )
     from mr.dataset import Dataset, GroupedDataset
     from mr.dataset.ranges import range
     from mr.errors import (
@@ -27,8 +47,12 @@ if TYPE_CHECKING:
     from mr.job_function import Job, job
     from mr.kernels.rows import Row
     from mr.readers import (
+        from_arrow,
         from_items,
+        from_pandas,
+        from_polars,
         read_access_log,
+        read_arrow,
         read_binary_files,
         read_csv,
         read_json,
@@ -43,14 +67,16 @@ if TYPE_CHECKING:
     from mr.task_context import context, counter, rng
 
 _HOMES = {
-    "mr.aggregates": "Aggregate count count_distinct max mean min sum",
+    "mr.aggregates": "Aggregate all any approx_distinct approx_quantile collect count count_distinct first histogram "
+    "last max mean min quantile std sum top_k var",
     "mr.task_context": "context counter rng",
     "mr.dataset": "Dataset GroupedDataset",
     "mr.dataset.ranges": "range",
     "mr.errors": "InputError JobFailed MillraceError OutputError PlanError RecordError TypeConflict",
     "mr.job_function": "Job job",
     "mr.kernels.rows": "Row",
-    "mr.readers": "from_items read_access_log read_binary_files read_csv read_json read_parquet read_text "
+    "mr.readers": "from_arrow from_items from_pandas from_polars read_access_log read_arrow read_binary_files "
+    "read_csv read_json read_parquet read_text "
     "read_text_files read_warc",
     "mr.results": "JobResult",
     "mr.session": "Session configure",
@@ -73,19 +99,32 @@ __all__ = [
     "Row",
     "Session",
     "TypeConflict",
+    "all",
+    "any",
+    "approx_distinct",
+    "approx_quantile",
     "broadcast",
+    "collect",
     "configure",
     "context",
     "count",
     "count_distinct",
     "counter",
+    "first",
+    "from_arrow",
     "from_items",
+    "from_pandas",
+    "from_polars",
+    "histogram",
     "job",
+    "last",
     "max",
     "mean",
     "min",
+    "quantile",
     "range",
     "read_access_log",
+    "read_arrow",
     "read_binary_files",
     "read_csv",
     "read_json",
@@ -96,7 +135,10 @@ __all__ = [
     "resource",
     "rng",
     "side_file",
+    "std",
     "sum",
+    "top_k",
+    "var",
 ]
 
 

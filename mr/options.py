@@ -35,8 +35,14 @@ PART_BLOCK_ROWS: Final = 8192
 ARROW_BATCH_ROWS: Final = 65_536
 """Rows of every record batch of an Arrow file but the last."""
 
-SORT_BLOCK_BYTES: Final = 1 * MIB
-"""Rows of a sorted run are indexed (first key, position) about every so many bytes; boundaries come from this index."""
+SORT_BLOCK_BYTES: Final = 64 * 1024
+"""Sorted runs are indexed (first key, position) about every so many bytes: a range reads that much of a run in vain ..."""
+
+SORT_BLOCK_ROWS_MIN: Final = 256
+"""... and at least every so many rows, so that the index of long keys stays small beside the rows."""
+
+PAGE_BYTES: Final = 256 * 1024
+"""Sorted runs are checked page by page: a range reads a part of each, and checks no more than it reads."""
 
 LOCAL_SPLIT_BYTES: Final = 16 * MIB
 """A splittable local file is cut about every so many bytes, then forward to the next record end."""
@@ -62,6 +68,9 @@ PYTHON_BATCH_ROWS: Final = 8192
 # --- does not affect bytes -------------------------------------------------------------------------------------------
 RECORD_BYTES_MAX: Final = 64 * MIB
 """A longer record is an error (a file without line ends is usually not text)."""
+
+RESULT_ROWS: Final = 65_536
+"""Results of aggregates are made for so many groups at a time: a histogram of each may be larger than its states."""
 
 FILE_RECORD_BYTES_MAX: Final = 512 * MIB
 """A file that is one record (read_text_files, read_binary_files) may be larger than a line, but must fit a worker."""
@@ -89,9 +98,6 @@ LOST_MAX: Final = 20
 
 NO_PROGRESS_SECONDS: Final = 600.0
 """An attempt that reports nothing for so long is killed and counted as failed."""
-
-SHARED_KEPT: Final = 16
-"""Broadcast values and resources that a worker keeps; the least recently used goes first."""
 
 SHARED_KEPT: Final = 16
 """Broadcast values and resources that a worker keeps; the least recently used goes first."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import polars as pl
 
-from mr.aggregates import Aggregate
+import mr.aggregates
+from mr.aggregates import INPUT_SUFFIX, Aggregation, Ordered
 from mr.aggregates import count as count_rows
 from mr.dataset.arguments import Names, ordering, unknown
 from mr.errors import PlanError, TypeConflict
@@ -16,12 +18,37 @@ from mr.kernels.rows import Shape
 from mr.operators.base import rows_shape
 from mr.operators.columns import Select, expand
 from mr.operators.grouped import AggregateBy, TopByKey
+from mr.operators.ordered import AggregateOrdered, OneRow
 from mr.operators.pygroups import MapGroups, grouped_shape
 from mr.plan import Apply, GroupBy, Node
 
 if TYPE_CHECKING:
     from mr.dataset import Dataset
     from mr.dataset.keyed import Keyed
+
+
+Named = tuple[tuple[str, Aggregation], ...]
+
+ALL = ".all"
+"""The constant key of all records, where an aggregate without keys needs a shuffle."""
+
+OURS = {
+    "len": "count",
+    "n_unique": "count_distinct",
+    "approx_n_unique": "approx_distinct",
+    "implode": "collect",
+    "median": "quantile",
+}
+
+
+def _ours(expr: pl.Expr) -> str:
+    """The aggregate that a user of Polars means by an expression such as pl.col("x").sum()."""
+    root = next(iter(expr.meta.root_names()), "x")
+    called = re.findall(r"\.(\w+)\(", str(expr))
+    name = OURS.get(called[-1], called[-1]) if called else "sum"
+    if not hasattr(mr.aggregates, name):
+        name = "sum"
+    return f"mr.{name}({root!r}{', 0.5' if name == 'quantile' else ''})"
 
 
 class GroupedDataset:
@@ -45,7 +72,7 @@ class GroupedDataset:
     def __getattr__(self, name: str) -> NoReturn:
         unknown(self, name)
 
-    def agg(self, *unnamed: NoReturn, **aggregates: Aggregate) -> Dataset:
+    def agg(self, *unnamed: NoReturn, **aggregates: Aggregation) -> Dataset:
         """One row for each key: the keys and `name=aggregate`, as `n=mr.count()` or `total=mr.sum("x")`.
 
         Raises PlanError for an unknown column, a name used twice, or a Polars aggregation instead of ours.
@@ -54,37 +81,63 @@ class GroupedDataset:
         >>> mr.from_items([("a", 1), ("a", 2)]).group_by("key").agg(total=mr.sum("value")).take_all()
         [Row(key='a', total=3)]
         """
-        if unnamed:
-            raise PlanError(f"agg(): {unnamed[0]} has no name; use an aggregate of mr, as x=mr.sum('x')")
-        exprs = list(self._keyed)
-        ours: list[tuple[str, Aggregate]] = []
-        for name, aggregate in aggregates.items():
+        given: list[tuple[str, Any]] = [("x", given) for given in cast("tuple[Any, ...]", unnamed)]
+        given += aggregates.items()
+        for name, aggregate in given:
             if isinstance(aggregate, pl.Expr):
-                root = next(iter(aggregate.meta.root_names()), "x")
-                raise PlanError(f"agg(): {name}={aggregate}: use an aggregate of mr, as {name}=mr.sum({root!r})")
-            if not isinstance(aggregate, Aggregate):
+                raise PlanError(f"agg(): {aggregate} is not ours: use {name}={_ours(aggregate)}")
+            if not isinstance(aggregate, Aggregation):
                 raise PlanError(f"agg(): {name}={aggregate!r} is not an aggregate; use mr.count(), mr.sum(...) ...")
-            if name in self._keys:
-                raise PlanError(f"agg(): {name!r} is a key already")
-            if aggregate.column is None:
-                ours.append((name, aggregate))
-            else:
-                expr = pl.col(aggregate.column) if isinstance(aggregate.column, str) else aggregate.column
-                exprs.append(expr.alias(f"{name}.in"))
-                ours.append((name, replace(aggregate, column=f"{name}.in")))
-        if not ours:
+            if name in self._keys or any(key.startswith(f"{name}.") for key in self._keys):
+                raise PlanError(f"agg(): {name!r} is a key already; choose another name")
+        if unnamed:
+            raise PlanError("agg(): an aggregate has no name; give it one, as x=mr.sum('x')")
+        if not aggregates:
             raise PlanError("agg(): name at least one aggregate, as n=mr.count()")
         self._check_types(aggregates)
-        op = AggregateBy(self._keys, tuple(ours))
+        if any(isinstance(aggregate, Ordered) for aggregate in aggregates.values()):
+            return self._ordered(aggregates)
+        ours, exprs = self._inputs(aggregates)
+        op = AggregateBy(self._keys, ours)
         if not exprs:  # only counts rows: whatever columns there are
             return self._dataset._with(GroupBy(op.shape(rows_shape((), ())), self._node, op))
-        single, shape = expand(self._node.known(), exprs, "agg()")
-        rows = self._node
-        if not (shape.names == rows.known().names and all(e.meta.is_column() for e in single)):
-            rows = Apply(shape, rows, Select(single, shape))
+        rows, shape = self._selected(exprs)
         return self._dataset._with(GroupBy(op.shape(shape), rows, op, self._partitions))
 
-    def _check_types(self, aggregates: Mapping[str, Aggregate]) -> None:
+    def _inputs(self, aggregates: Mapping[str, Aggregation]) -> tuple[Named, list[pl.Expr]]:
+        """The aggregates over columns of their own, and these columns, keys first, as expressions."""
+        exprs = list(self._keyed)
+        ours: list[tuple[str, Aggregation]] = []
+        for name, aggregate in aggregates.items():
+            if aggregate.column is not None:
+                expr = pl.col(aggregate.column) if isinstance(aggregate.column, str) else aggregate.column
+                exprs.append(expr.alias(name + INPUT_SUFFIX))
+                aggregate = replace(aggregate, column=name + INPUT_SUFFIX)
+            ours.append((name, aggregate))
+        return tuple(ours), exprs
+
+    def _selected(self, exprs: Sequence[pl.Expr]) -> tuple[Node, Shape]:
+        """The rows with these columns alone."""
+        single, shape = expand(self._node.known(), exprs, "agg()")
+        rows = self._node
+        if shape.names == rows.known().names and all(e.meta.is_column() for e in single):
+            return rows, shape
+        return Apply(shape, rows, Select(single, shape)), shape
+
+    def _ordered(self, aggregates: Mapping[str, Aggregation]) -> Dataset:
+        """Aggregates of which some need their values in order; without keys those of one group, `ALL`."""
+        ours, exprs = self._inputs(aggregates)
+        if not self._keys:
+            exprs = [pl.lit(0).alias(ALL), *exprs]
+        rows, shape = self._selected(exprs)
+        op = AggregateOrdered(self._keys or (ALL,), ours)
+        groups = GroupBy(op.shape(shape), rows, op, self._partitions)
+        if self._keys:
+            return self._dataset._with(groups)
+        one = OneRow(op, shape)
+        return self._dataset._with(GroupBy(one.shape(op.shape(shape)), groups, one))
+
+    def _check_types(self, aggregates: Mapping[str, Aggregation]) -> None:
         """Raise PlanError where a column is known to be of a type that cannot be aggregated so."""
         types = (
             {} if self._node.shape is None else dict(zip(self._node.shape.names, self._node.shape.types, strict=True))

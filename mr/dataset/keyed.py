@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 import polars as pl
 import pyarrow as pa
 
-from mr.aggregates import Aggregate
+from mr.aggregates import Aggregation
 from mr.aggregates import count as count_rows
 from mr.dataset.arguments import Column, Names, expressions, partition_count
 from mr.dataset.columns import Columns
@@ -43,7 +43,7 @@ class Keyed(Records, Columns):
 
     groupby = group_by
 
-    def agg(self, *unnamed: NoReturn, **aggregates: Aggregate) -> Dataset:
+    def agg(self, *unnamed: NoReturn, **aggregates: Aggregation) -> Dataset:
         """One row of aggregates over all records.
 
         >>> import mr

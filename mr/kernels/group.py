@@ -6,7 +6,7 @@ sequential addition per row, starting at 0.0, so the bytes depend on nothing but
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -148,3 +148,57 @@ def extremes(column: Any, ids: Ints, groups: int, largest: bool) -> Ints:
     in_order = order_by(len(ids), [number_part(ids.astype(np.uint64)), *parts_of(data, ["value"], [largest])])
     found = firsts(ids[in_order], groups, None if valid is None else valid[in_order])
     return np.where(found < 0, found, in_order[found]) if len(in_order) else found
+
+
+def order_of(ids: Ints) -> Ints | None:
+    """The rows (int64) that bring those of a group together, stable; None where they are in order as they are.
+
+    >>> order_of(np.array([1, 0, 1])).tolist(), order_of(np.array([0, 0, 1]))
+    ([1, 0, 2], None)
+    """
+    if not len(ids) or (ids[1:] >= ids[:-1]).all():
+        return None
+    return order_by(len(ids), [number_part(ids.view(np.uint64))])
+
+
+def rounds(ids: Ints, groups: int) -> Iterator[Ints]:
+    """The first row of every group, then the second row of those that have one, and so on: for folds over rows.
+
+    >>> [rows.tolist() for rows in rounds(np.array([0, 1, 0]), 2)]
+    [[0, 1], [2]]
+    """
+    order = order_of(ids)
+    rows = np.arange(len(ids), dtype=np.int64) if order is None else order
+    sizes = count(ids, groups)
+    starts = np.cumsum(sizes) - sizes
+    rank = 0
+    while len(starts):
+        yield rows[starts + rank]
+        rank += 1
+        more = sizes > rank
+        starts, sizes = starts[more], sizes[more]
+
+
+def lists(values: Any, ids: Ints, groups: int) -> Any:
+    """The values of each group as a list; `ids` are in ascending order.
+
+    >>> lists(pa.array([1, 2, 3]), np.array([0, 0, 2]), 3).to_pylist()
+    [[1, 2], [], [3]]
+    """
+    offsets = np.zeros(groups + 1, np.int64)
+    np.cumsum(count(ids, groups), out=offsets[1:])
+    return pa.LargeListArray.from_arrays(pa.array(offsets), values)
+
+
+def joined_lists(values: Any, ids: Ints, groups: int) -> Any:
+    """The lists of each group one after the other, in row order, as one list.
+
+    >>> joined_lists(pa.array([[1], [2], [3]], pa.large_list(pa.int64())), np.array([1, 0, 1]), 2).to_pylist()
+    [[2], [1, 3]]
+    """
+    order = order_of(ids)
+    if order is not None:
+        values, ids = values.take(pa.array(order)), ids[order]
+    offsets = np.zeros(groups + 1, np.int64)
+    np.cumsum(sum_ints(values.value_lengths().fill_null(0).to_numpy(), ids, groups)[0], out=offsets[1:])
+    return pa.LargeListArray.from_arrays(pa.array(offsets), values.flatten())

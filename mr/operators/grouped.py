@@ -13,15 +13,18 @@ from typing import ClassVar
 import numpy as np
 import pyarrow as pa
 
-from mr.aggregates import Aggregate, finalise, grouped_aggregate, merge_states
+from mr.aggregates import Aggregation, finalise, grouped_aggregate, merge_states
 from mr.batch import Kind, kind_of
+from mr.errors import RecordError
 from mr.kernels.frames import concat
 from mr.kernels.group import group_starts
 from mr.kernels.keys import codes
-from mr.kernels.rows import Shape
+from mr.kernels.rows import Shape, to_python
 from mr.kernels.sort import order
 from mr.operators.base import Combiner, Grouped, TaskEnv, rows_shape
 from mr.operators.columns import named
+from mr.operators.python import shorten
+from mr.options import RECORD_BYTES_MAX, RESULT_ROWS
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class AggregateStates(Combiner):
     """Map-side half of `AggregateBy`: one row of partial states for each key of a block."""
 
     keys: tuple[str, ...]
-    aggregates: tuple[tuple[str, Aggregate], ...]
+    aggregates: tuple[tuple[str, Aggregation], ...]
 
     def exact(self, schema: pa.Schema) -> bool:
         return all(a.column is None or a.exact(schema.field(a.column).type) for _, a in self.aggregates)
@@ -46,7 +49,7 @@ class AggregateBy(Grouped):
     """One row for each key: the key columns and the aggregates by name. Without keys always exactly one row."""
 
     keys: tuple[str, ...]
-    aggregates: tuple[tuple[str, Aggregate], ...]
+    aggregates: tuple[tuple[str, Aggregation], ...]
     label: ClassVar[str] = "agg"
 
     @property
@@ -56,7 +59,7 @@ class AggregateBy(Grouped):
     def shape(self, given: Shape) -> Shape | None:
         types = dict(zip(given.names or (), given.types or (), strict=True))
         names = [*self.keys, *(name for name, _ in self.aggregates)]
-        outputs = [_output_type(aggregate, types) for _, aggregate in self.aggregates]
+        outputs = [output_type(aggregate, types) for _, aggregate in self.aggregates]
         return rows_shape(names, [*(types.get(key) for key in self.keys), *outputs])
 
     def reduce(self, rows: Iterator[pa.RecordBatch], env: TaskEnv) -> Iterator[pa.RecordBatch]:
@@ -66,14 +69,26 @@ class AggregateBy(Grouped):
             data = batch if carried is None else concat([carried, batch], batch.schema)
             merged = merge_states(data, self.keys, aggregates, adjacent=True)
             done = merged.num_rows - 1
-            if done > 0:
-                yield finalise(merged.slice(0, done), self.keys, aggregates)
+            for start in range(0, done, RESULT_ROWS):
+                yield finalise(merged.slice(start, min(RESULT_ROWS, done - start)), self.keys, aggregates)
             carried = merged.slice(max(done, 0))
+            check_state(carried, self.keys)
         if carried is not None and carried.num_rows:
             yield finalise(carried, self.keys, aggregates)
 
 
-def _output_type(aggregate: Aggregate, types: dict[str, pa.DataType | None]) -> pa.DataType | None:
+def check_state(state: pa.RecordBatch, keys: tuple[str, ...]) -> None:
+    """Raise RecordError naming the key where the state of one group is longer than a record may be."""
+    if state.nbytes > RECORD_BYTES_MAX and state.num_rows:
+        sizes = {name: column.nbytes for name, column in zip(state.schema.names, state, strict=True)}
+        name = max(sizes, key=lambda name: sizes[name]).rpartition(".")[0]
+        key = f" of the key {shorten(to_python(keep(state, keys))[0])}" if keys else ""
+        limit = f"{RECORD_BYTES_MAX >> 20} MiB"
+        raise RecordError(f"agg(): {name!r}{key} would be longer than {limit}; use map_groups(), which streams rows")
+
+
+def output_type(aggregate: Aggregation, types: dict[str, pa.DataType | None]) -> pa.DataType | None:
+    """The type of an aggregate's result for columns of these types, None where only the data tells."""
     given = pa.null() if aggregate.column is None else types[str(aggregate.column)]
     return None if given is None else aggregate.output_type(given)
 

@@ -1,0 +1,174 @@
+"""What an aggregate is, and how those of a whole batch are formed, merged and finished by group.
+
+`partials` turns rows into one state a group, `merged` turns states into one state a group, `finals` states into the
+results. The law is that of a left fold: merging [a, b, c] in row order is merging [merging [a, b], c], so a group
+larger than memory is streamed by putting the state so far in front of the next rows. Rows go in row order, always.
+
+States are columns: `f"{out}.{part}"`, the parts being `Aggregation.parts`. Column types carry what a later step must
+know (a sum of durations has a state of durations), so steps need no schema beside them.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from mr.errors import TypeConflict
+from mr.kernels import group
+from mr.kernels.keys import Ints, codes, normalise_keys
+
+States = dict[str, Any]
+"""State columns (Arrow arrays of one length) by part."""
+
+INPUT_SUFFIX = ".in"
+"""`agg(total=...)` puts what it aggregates into the column `total.in`; messages name it `total`."""
+
+
+@dataclass(frozen=True, eq=False)
+class Aggregation(ABC):
+    """One aggregate of `column`: a column name, an expression (the compiler makes it a column first) or None (rows)."""
+
+    column: str | pl.Expr | None
+    parts: ClassVar[tuple[str, ...]]
+    name: ClassVar[str]
+
+    @abstractmethod
+    def partials(self, column: Any, ids: Ints, groups: int) -> States:
+        """States of `groups` groups from the input array (None for `count()`); `ids` int64[rows], the group of each.
+
+        Raises `TypeConflict` naming the column if its type cannot be aggregated so.
+        """
+
+    @abstractmethod
+    def merged(self, states: States, ids: Ints, groups: int) -> States:
+        """States of `groups` groups from states, in row order."""
+
+    @abstractmethod
+    def finals(self, states: States) -> Any:
+        """The result array, one value a state. Raises `RecordError` if one does not fit its type."""
+
+    @abstractmethod
+    def output_type(self, input_type: pa.DataType) -> pa.DataType | None:
+        """The type of the result for this input type, None where only the results tell.
+
+        Raises `TypeConflict` if it cannot be aggregated so.
+        """
+
+    def exact(self, input_type: pa.DataType) -> bool:
+        """Whether merging some neighbouring states earlier gives the same bytes; false where floats are added."""
+        return True
+
+    @property
+    def of(self) -> str:
+        """What is aggregated, for messages."""
+        return repr(self.column.removesuffix(INPUT_SUFFIX)) if isinstance(self.column, str) else "its expression"
+
+    def refused(self, dtype: pa.DataType, reason: str) -> TypeConflict:
+        """The error for a column of a type that cannot be aggregated so."""
+        return TypeConflict(f"{self.name} of {self.of}: values of type {dtype} {reason}")
+
+
+class Ordered(Aggregation):
+    """An aggregate of all values of a group, which may be more than memory holds.
+
+    Its values travel as rows of their own (each distinct one of a block once) and reach `walk` in ascending order,
+    nulls left out, behind the states of their group: docs/decisions/0032. `partials` and `merged` are of those states.
+    """
+
+    @abstractmethod
+    def prepared(self, column: Any) -> Any:
+        """The column in the form in which its values are compared. Raises `TypeConflict` naming it."""
+
+    @abstractmethod
+    def walk(self, before: States | None, values: Any, counts: Ints, ids: Ints, states: States, groups: int) -> States:
+        """What is known after these values, one entry a group.
+
+        `values` come in (group, value) order, each `counts` times; one value may come in several rows. `before` is what
+        was known of group 0 (None: nothing), `states` are the merged states of each group.
+        """
+
+
+def grouped_aggregate(
+    data: pa.RecordBatch, key_names: Sequence[str], aggs: Mapping[str, Aggregation]
+) -> pa.RecordBatch:
+    """Partial states of each group of `data`: the keys (normalised) and the state columns of each of `aggs`.
+
+    One row a group in order of first occurrence; with no keys exactly one row. `aggs` maps output names to aggregates
+    whose `column` is a column name (or None).
+
+    >>> from mr.aggregates import count
+    >>> batch = pa.RecordBatch.from_pydict({"k": ["b", "a", "b"]})
+    >>> grouped_aggregate(batch, ["k"], {"n": count()}).to_pylist()
+    [{'k': 'b', 'n.n': 2}, {'k': 'a', 'n.n': 1}]
+    """
+    data = normalise_keys(data, key_names)
+
+    def states(agg: Aggregation, _out: str, ids: Ints, groups: int) -> States:
+        return agg.partials(data.column(agg.column) if isinstance(agg.column, str) else None, ids, groups)
+
+    return _by_group(data, key_names, aggs, states, adjacent=False)
+
+
+def merge_states(
+    data: pa.RecordBatch, key_names: Sequence[str], aggs: Mapping[str, Aggregation], adjacent: bool = False
+) -> pa.RecordBatch:
+    """The states of `grouped_aggregate` (or of this) merged in row order, one row a group in order of first occurrence.
+
+    `adjacent` says that rows of equal keys are neighbours, as after a shuffle: nothing is hashed then.
+
+    >>> from mr.aggregates import count
+    >>> batch = pa.RecordBatch.from_pydict({"k": ["b", "a", "b"], "n.n": [1, 2, 3]})
+    >>> merge_states(batch, ["k"], {"n": count()}).to_pylist()
+    [{'k': 'b', 'n.n': 4}, {'k': 'a', 'n.n': 2}]
+    """
+
+    def states(agg: Aggregation, out: str, ids: Ints, groups: int) -> States:
+        mine = states_of(data, out, agg)
+        return mine if groups == data.num_rows else agg.merged(mine, ids, groups)
+
+    return _by_group(data, key_names, aggs, states, adjacent)
+
+
+def finalise(data: pa.RecordBatch, key_names: Sequence[str], aggs: Mapping[str, Aggregation]) -> pa.RecordBatch:
+    """The results: keys and one column for each of `aggs`, row by row from merged states.
+
+    Raises `RecordError` naming the column if a result does not fit its type.
+
+    >>> from mr.aggregates import count
+    >>> finalise(pa.RecordBatch.from_pydict({"k": ["b"], "n.n": [4]}), ["k"], {"n": count()}).to_pylist()
+    [{'k': 'b', 'n': 4}]
+    """
+    columns = [data.column(name) for name in key_names]
+    columns += [agg.finals(states_of(data, out, agg)) for out, agg in aggs.items()]
+    return pa.RecordBatch.from_arrays(columns, [*key_names, *aggs])
+
+
+def states_of(data: pa.RecordBatch, out: str, agg: Aggregation) -> States:
+    """The state columns of the aggregate `out` in `data`."""
+    return {part: data.column(f"{out}.{part}") for part in agg.parts}
+
+
+def _by_group(
+    data: pa.RecordBatch, key_names: Sequence[str], aggs: Mapping[str, Aggregation], states: Any, adjacent: bool
+) -> pa.RecordBatch:
+    if not key_names:
+        ids, first, groups = np.zeros(data.num_rows, np.int64), np.zeros(0, np.int64), 1
+    elif adjacent:
+        first = group.group_starts(data, key_names)
+        ids, groups = group.ids_of(first, data.num_rows), len(first)
+    else:
+        ids, first = codes(data, key_names)
+        groups = len(first)
+    keys = [data.column(name) for name in key_names]
+    names, columns = list(key_names), keys if groups == data.num_rows else [key.take(pa.array(first)) for key in keys]
+    for out, agg in aggs.items():
+        for part, column in states(agg, out, ids, groups).items():
+            names.append(f"{out}.{part}")
+            columns.append(column)
+    return pa.RecordBatch.from_arrays(columns, names)
