@@ -12,9 +12,14 @@ from dataclasses import replace
 from mr.kernels.joined import JoinLayout
 from mr.kernels.rows import Shape
 from mr.operators.columns import FilterExpr, Select, WithColumns
+from mr.operators.grouped import AggregateBy, Distinct, TopByKey
 from mr.operators.joins import layout_of
+from mr.operators.ordered import AggregateOrdered
 from mr.options import BROADCAST_BYTES_MAX
-from mr.plan import Apply, Items, Join, Materialized, Node, Read, Repartition, Sort, walk
+from mr.plan import Apply, GroupBy, Items, Join, Materialized, Node, Read, Repartition, Sort, walk
+
+KEEPS_KEYS = (AggregateBy, AggregateOrdered, Distinct, TopByKey)
+"""Groupings whose result has the key columns as they were."""
 
 Needs = dict[int, frozenset[str] | None]
 """By id of a node, the columns that anything behind it looks at; None: all."""
@@ -90,6 +95,8 @@ def partitioning_of(node: Node) -> tuple[tuple[str, ...], int] | None:
             return (node.keys, len(node.parts)) if node.keys else None
         case Repartition():
             return (node.by, node.partitions) if node.by else None
+        case GroupBy(partitions=int(count), partitioner=None):
+            return (node.op.keys, count) if isinstance(node.op, KEEPS_KEYS) and node.op.keys else None
         case Apply(op=FilterExpr()):
             return partitioning_of(node.input)
         case Apply(op=Select() | WithColumns() as op):
