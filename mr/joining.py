@@ -116,9 +116,9 @@ def _untouched(op: Select | WithColumns, keys: Sequence[str]) -> bool:
 
 
 def _of_join(node: Join) -> tuple[tuple[str, ...], int] | None:
-    if node.partitions is not None:
-        return node.left_on, node.partitions
-    return partitioning_of(node.left) if alike(node) == "" else None
+    if node.strategy == "sort_merge":
+        return None if node.partitions is None else (node.left_on, node.partitions)
+    return partitioning_of(node.left) if node.strategy != "broadcast" and alike(node) == "" else None
 
 
 def alike(node: Join) -> str:
