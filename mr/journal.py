@@ -118,8 +118,10 @@ class Journal:
             self._db.close()
 
     @contextmanager
-    def _transaction(self) -> Iterator[None]:
+    def _transaction(self, durable: bool = True) -> Iterator[None]:
+        """A transaction; one that need not be `durable` is not waited for: a power cut may undo it, nothing else."""
         with self._lock:
+            self._db.pragma("synchronous", "FULL" if durable else "NORMAL")
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield
@@ -151,8 +153,11 @@ class Journal:
         return {fingerprint: result_from_json(text) for fingerprint, text in self._rows(sql, wanted)}
 
     def record(self, results: Iterable[tuple[Identity, str, TaskResult]], now: float) -> None:
-        """Record results in one transaction; the newest wins. Each with its identity and the task's label."""
-        with self._transaction():
+        """Record results in one transaction; the newest wins. Each with its identity and the task's label.
+
+        Not waited for until it is on the disk: neither are the run files that results name.
+        """
+        with self._transaction(durable=False):
             self._db.executemany(
                 "INSERT OR REPLACE INTO result VALUES (?, ?, ?, ?, ?)",
                 [(i.digest, json.dumps(i.parts), label, result_to_json(r), now) for i, label, r in results],
