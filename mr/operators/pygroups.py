@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import operator
+import types
 import typing
 from collections import abc
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final, NamedTuple, cast
 
 import numpy as np
 import pyarrow as pa
@@ -31,13 +34,25 @@ from mr.options import PYTHON_BATCH_ROWS
 KEY, VALUE = "key", "value"
 
 
-@dataclass(frozen=True)
-class _Part:
-    """Records of one key that lie in one batch; `fresh` when the key differs from that of the part before."""
+class _Piece:
+    """Some rows of a batch, made Python records when one of them is asked for."""
+
+    def __init__(self, data: pa.RecordBatch) -> None:
+        self._data = data
+
+    @cached_property
+    def records(self) -> list[Any]:
+        return to_python(self._data)
+
+
+class _Part(NamedTuple):
+    """Records of one key that lie in one piece; `fresh` when the key differs from that of the part before."""
 
     key: Any
-    records: list[Any]
     fresh: bool
+    piece: _Piece
+    start: int
+    end: int
 
 
 def _same(a: Any, b: Any) -> bool:
@@ -55,15 +70,17 @@ def key_values(data: pa.RecordBatch, keys: tuple[str, ...]) -> list[Any]:
 def _parts(rows: Iterator[pa.RecordBatch], keys: tuple[str, ...], value: str | None) -> Iterator[_Part]:
     last: list[Any] = []
     for batch in rows:
-        if not batch.num_rows:
-            continue
-        starts = group_starts(batch, keys)
-        names = key_values(batch.take(pa.array(starts)), keys)
-        records = to_python(batch if value is None else keep(batch, (value,), "values"))
-        ends = [*starts[1:].tolist(), batch.num_rows]
-        for key, start, end in zip(names, starts.tolist(), ends, strict=True):
-            yield _Part(key, records[start:end], not last or not _same(last[0], key))
-            last = [key]
+        for at in range(0, batch.num_rows, PYTHON_BATCH_ROWS):
+            data = batch.slice(at, PYTHON_BATCH_ROWS)
+            starts = group_starts(data, keys)
+            names = key_values(keep(data, keys).take(pa.array(starts)), keys)
+            piece = _Piece(data if value is None else keep(data, (value,), "values"))
+            bounds = [*starts.tolist(), data.num_rows]
+            fresh = not last or not _same(last[0], names[0])
+            for number, key in enumerate(names):
+                yield _Part(key, fresh, piece, bounds[number], bounds[number + 1])
+                fresh = True
+            last = names[-1:]
 
 
 class OnePass:
@@ -76,16 +93,13 @@ class OnePass:
     RuntimeError: the records of a group can be read once; keep them with list(...) to go through them again
     """
 
-    def __init__(self, records: Iterator[Any]) -> None:
-        self._over = False
-        self._records = self._until_over(records)
+    __slots__ = ("_records",)  # no cycle: the collector is off while tasks run
 
-    def _until_over(self, records: Iterator[Any]) -> Iterator[Any]:
-        yield from records
-        self._over = True
+    def __init__(self, records: Iterator[Any]) -> None:
+        self._records = cast("types.GeneratorType[Any, None, None]", _each(records))
 
     def __iter__(self) -> Iterator[Any]:
-        if self._over:
+        if self._records.gi_frame is None:
             cure = "keep them with list(...) to go through them again"
             raise RuntimeError(f"the records of a group can be read once; {cure}")
         return self._records
@@ -93,33 +107,46 @@ class OnePass:
     def __next__(self) -> Any:
         return next(self._records)
 
+    def close(self) -> None:
+        """Give out no more records."""
+        self._records.close()
 
-class _Group:
-    """The records of one group, read at most once; `rest()` skips what was not read."""
 
-    def __init__(self, first: _Part, parts: Iterator[_Part], env: TaskEnv) -> None:
-        self._parts = parts
-        self._env = env
-        self.next: _Part | None = None
-        self.records = self._stream(first)
+def _each(records: Iterator[Any]) -> Iterator[Any]:
+    """The same records; a generator knows whether it is over."""
+    yield from records
 
-    def _stream(self, first: _Part) -> Iterator[Any]:
-        yield from self._watched(first)
-        for part in self._parts:
-            if part.fresh:
-                self.next = part
+
+def groups(
+    rows: Iterator[pa.RecordBatch], keys: tuple[str, ...], value: str | None, env: TaskEnv
+) -> Iterator[tuple[Any, OnePass]]:
+    """(key, records) of each group of sorted rows; records are those of column `value`, or whole records.
+
+    What is not read when the next group is asked for is skipped, without making Python records of it.
+    """
+    parts = _parts(rows, keys, value)
+    found: list[_Part] = [*islice(parts, 1)]  # the first part of the next group, once it has been met
+
+    def stream(part: _Part | None) -> Iterator[Any]:
+        while part is not None:
+            records = iter(part.piece.records[part.start : part.end])
+            env.watch(records)
+            yield from records
+            part = next(parts, None)
+            if part is not None and part.fresh:
+                found.append(part)
                 return
-            yield from self._watched(part)
 
-    def _watched(self, part: _Part) -> Iterator[Any]:
-        records = iter(part.records)
-        self._env.watch(records)
-        return records
+    while found:
+        first = found.pop()
+        records = OnePass(stream(first))
+        yield first.key, records
+        records.close()
+        if not found:
+            found.extend(islice(filter(_IS_FRESH, parts), 1))
 
-    def rest(self) -> _Part | None:
-        for _ in self.records:
-            pass
-        return self.next
+
+_IS_FRESH: Final = operator.attrgetter("fresh")
 
 
 def grouped_shape(names: Names | None, fn: Function) -> Shape | None:
@@ -134,18 +161,6 @@ def grouped_shape(names: Names | None, fn: Function) -> Shape | None:
         origin = typing.get_origin(typing.get_type_hints(target).get("return"))
         return shape_of(names, fn, origin in (abc.Iterator, abc.Generator, abc.Iterable))
     return shape_of(names, fn, False)
-
-
-def groups(
-    rows: Iterator[pa.RecordBatch], keys: tuple[str, ...], value: str | None, env: TaskEnv
-) -> Iterator[tuple[Any, Iterator[Any]]]:
-    """(key, records) of each group of sorted rows; records are those of column `value`, or whole records."""
-    parts = _parts(rows, keys, value)
-    part = next(parts, None)
-    while part is not None:
-        group = _Group(part, parts, env)
-        yield part.key, OnePass(group.records)
-        part = group.rest()
 
 
 def outputs_of(result: Any, call: str) -> Iterator[Any]:
@@ -213,35 +228,38 @@ class MapGroups(Grouped):
 
 @dataclass(frozen=True)
 class PythonCombiner(Combiner):
-    """Map-side half of `map_reduce`: `fn(key, values)` gives values, the key cannot change."""
+    """Map-side half of `map_reduce`: `fn(key, values)` gives values, the key (the last of `keys`) cannot change."""
 
     fn: Function
+    keys: tuple[str, ...] = (KEY,)
 
     def exact(self, schema: pa.Schema) -> bool:
         return False  # how often it is applied shows in the values it gets
 
     def combine(self, block: pa.RecordBatch) -> pa.RecordBatch:
         call = described("combiner", self.fn)
-        group, representatives = codes(block, (KEY,))
+        group, representatives = codes(block, self.keys)
         in_order = np.argsort(group, kind="stable")
         values = to_python(keep(block.take(pa.array(in_order)), (VALUE,), "values"))
         bounds = np.append(np.flatnonzero(np.diff(group[in_order], prepend=-1)), len(values)).tolist()
-        keys = block.take(pa.array(representatives))
         outputs: list[Any] = []
-        counts: list[int] = []
-        for i, key in enumerate(key_values(keys, (KEY,))):
-            pair = (key, OnePass(iter(values[bounds[i] : bounds[i + 1]])))
-            before = len(outputs)
-            outputs.extend(stream(iter((pair,)), self.fn, call))
-            counts.append(len(outputs) - before)
-        shape = Shape("values", (VALUE,), (None,))
+        starts: list[int] = []
+
+        def pairs() -> Iterator[tuple[Any, Iterator[Any]]]:
+            for i, key in enumerate(key_values(block.take(pa.array(representatives)), self.keys[-1:])):
+                starts.append(len(outputs))
+                yield key, OnePass(iter(values[bounds[i] : bounds[i + 1]]))
+
+        for output in stream(pairs(), self.fn, call):
+            outputs.append(output)  # noqa: PERF402 -- pairs() looks at its length meanwhile
         try:
-            data, _ = from_python(outputs, shape)
+            data, _ = from_python(outputs, Shape("values", (VALUE,), (None,)))
         except RecordError as error:
             raise type(error)(f"{call} gave a value that does not fit: {error.message}") from None
-        repeated = keys.column(KEY).take(pa.array(np.repeat(np.arange(len(counts)), counts)))
+        counts = np.diff(np.array([*starts, len(outputs)]))
+        rows = pa.array(np.repeat(representatives, counts))
         value = data.column(0) if data.num_rows else pa.nulls(0, block.schema.field(VALUE).type)
-        return named([repeated, value], (KEY, VALUE), "rows")
+        return named([*(block.column(key).take(rows) for key in self.keys), value], (*self.keys, VALUE), "rows")
 
 
 def fold(fn: Function, key: Any, values: Iterator[Any]) -> Any:
