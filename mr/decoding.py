@@ -30,7 +30,7 @@ FEED_BYTES: Final = 1 << 18
 def decoded(codec: str, raw: BinaryIO, path: str, stored_bytes: int, block_bytes: int) -> Iterator[bytes]:
     """The content of a file of `stored_bytes` in pieces of at most `block_bytes`; all its members, one after the other.
 
-    Raises `CorruptInput` naming `path`, the stored byte that was reached and the bytes given so far: for damaged or
+    Raises `CorruptInput` naming `path`, the bytes given so far and how many stored ones were read: for damaged or
     truncated data, for what is no member behind the last one, for a file without a byte, for one that needs more
     than XZ_MEMORY_BYTES_MAX to decode, and for one that gives more than DECOMPRESSED_BYTES_MAX, or more than
     DECOMPRESSED_RATIO_MAX times its size once DECOMPRESSED_FREE_BYTES have come out.
@@ -50,17 +50,14 @@ def decoded(codec: str, raw: BinaryIO, path: str, stored_bytes: int, block_bytes
         except (EOFError, OSError, zlib.error, lzma.LZMAError, pa.ArrowException) as error:
             if source.failed:
                 raise
-            where = f"{path}, byte {source.position:,} ({given:,} when decompressed)"
-            text = f"{where}: the {codec} data is corrupt or cut short: {error}"
-            raise CorruptInput(text, given) from None
+            where = f"within its first {source.position:,} of {stored_bytes:,} bytes"
+            raise CorruptInput(path, given, f"the {codec} data is corrupt or cut short {where}: {error}") from None
         if not block:
             return
         given += len(block)
         if given > most:
-            text = (
-                f"{path}: more than {most:,} bytes when decompressed from {stored_bytes:,}; is it a decompression bomb?"
-            )
-            raise CorruptInput(text, 0)
+            text = f"more than {most:,} bytes when decompressed from {stored_bytes:,}; is it a decompression bomb?"
+            raise CorruptInput(path, given - len(block), text)
         yield block
 
 

@@ -53,15 +53,19 @@ class InputNotFound(InputError):
 class CorruptInput(InputError):
     """The bytes of a file are damaged, cut short or not what the format says, so that the rest of it cannot be read.
 
-    `offset` is how many bytes of the piece (decompressed ones of a compressed file) came before.
+    `reason` says so without the path, for rejects; `offset` is how many bytes of the piece (decompressed ones of a
+    compressed file) came before, and `base` where the piece begins in its file.
     """
 
-    def __init__(self, message: str, offset: int = 0) -> None:
-        super().__init__(message)
+    def __init__(self, path: str, offset: int, reason: str, base: int = 0) -> None:
+        super().__init__(f"{path}, byte {base + offset}: {reason}")
+        self.path = path
         self.offset = offset
+        self.reason = reason
+        self.base = base
 
     def __reduce__(self) -> tuple[object, ...]:
-        return type(self), (str(self), self.offset)
+        return type(self), (self.path, self.offset, self.reason, self.base)
 
 
 class OutputError(MillraceError):

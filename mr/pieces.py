@@ -44,7 +44,7 @@ class OpenedPiece:
             size += len(block)
             if size > FILE_RECORD_BYTES_MAX:
                 most = f"a file that is one record holds at most {FILE_RECORD_BYTES_MAX:,} bytes"
-                raise CorruptInput(f"{self.path}: {most}; read it by lines or records")
+                raise CorruptInput(self.path, 0, f"{most}; read it by lines or records")
             parts.append(block)
         return pa.py_buffer(parts[0] if len(parts) == 1 else b"".join(parts))
 

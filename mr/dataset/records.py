@@ -123,12 +123,14 @@ class Records(DatasetBase):
         """What this reader or Python operator left out under on_error="quarantine".
 
         Rows (path, offset in bytes from 0, line from 1, operator, error, raw); path, offset and line are null behind a
-        shuffle. Raises PlanError where nothing is quarantined.
+        shuffle. `raw` is bytes: those of the file, or the record that the function got (a str in UTF-8, other values as
+        `repr` writes them). The rest of a damaged file is one row: where the damage is, no line, no raw.
+        Raises PlanError where nothing is quarantined.
 
         >>> import mr
         >>> numbers = mr.from_items(["1", "x"]).map(int, on_error="quarantine")
         >>> [row.raw for row in numbers.rejected().take_all()]
-        ['x']
+        [b'x']
         """
         node = self._node
         policy = node.on_error if isinstance(node, Read) else getattr(getattr(node, "op", None), "on_error", None)

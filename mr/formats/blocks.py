@@ -43,9 +43,8 @@ def record_blocks(piece: Piece, whole_bytes: Callable[[bytes], int]) -> Iterator
             yield data, offset
         offset, block = offset + len(data), following
         if len(rest) > RECORD_BYTES_MAX:
-            where = f"{piece.path}, byte {piece.offset + offset}"
-            text = f"{where}: a record is longer than {RECORD_BYTES_MAX:,} bytes; is this the right format?"
-            raise CorruptInput(text, offset)
+            text = f"a record is longer than {RECORD_BYTES_MAX} bytes; is this the right format?"
+            raise CorruptInput(piece.path, offset, text, piece.offset)
 
 
 def _cut(rest: bytes, block: bytes, whole_bytes: Callable[[bytes], int], last: bool) -> tuple[bytes, bytes]:

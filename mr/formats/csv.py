@@ -24,6 +24,7 @@ from mr.errors import InputError, PlanError
 from mr.formats.base import Cut, Reader, Writer
 from mr.formats.blocks import BOM, needed, record_blocks
 from mr.formats.misfits import Lines, Parser, parse_lines
+from mr.kernels.escapes import escaped_columns
 from mr.kernels.lines import Offsets, line_bounds
 from mr.kernels.types import display, holds_objects, is_list
 
@@ -310,13 +311,16 @@ def _refuse_unwritable(schema: pa.Schema, call: str, cure: str) -> None:
     for field in schema:
         type_ = field.type
         nested = is_list(type_) or pa.types.is_struct(type_) or pa.types.is_map(type_)
-        if nested or holds_objects(type_) or pa.types.is_large_binary(type_) or pa.types.is_duration(type_):
+        if nested or holds_objects(type_) or pa.types.is_duration(type_):
             raise PlanError(f"{call}: column {field.name!r} is {display(type_)}, which CSV cannot hold; {cure}")
 
 
 @dataclass(frozen=True)
 class CsvWriter(Writer):
-    """A header line, then a line a record; fields are quoted where they must be, null is an empty field."""
+    """A header line, then a line a record; fields are quoted where they must be, null is an empty field.
+
+    Bytes are written as text with escapes, see `mr.kernels.escapes`.
+    """
 
     delimiter: str = ","
     extension: ClassVar[str] = ".csv"
@@ -332,7 +336,7 @@ class CsvWriter(Writer):
         rows = 0
         for batch in batches:
             if batch.num_rows:
-                out.write(self._lines(pl.DataFrame(pl.from_arrow(batch))))
+                out.write(self._lines(pl.DataFrame(pl.from_arrow(escaped_columns(batch)))))
                 rows += batch.num_rows
         return rows
 

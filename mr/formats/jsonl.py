@@ -21,6 +21,7 @@ from mr.errors import InputError, PlanError, TypeConflict
 from mr.formats.base import Cut, Reader, Writer
 from mr.formats.blocks import BOM, is_utf8, needed, origins_of, record_blocks, whole_lines
 from mr.formats.misfits import Lines, Parser, parse_lines
+from mr.kernels.escapes import escaped_columns
 from mr.kernels.lines import line_bounds
 from mr.kernels.rows import Row, to_python
 from mr.kernels.types import cast_column, display, holds_objects, is_list, join_types
@@ -205,7 +206,8 @@ def _holds(type_: pa.DataType, check: Any) -> bool:
 class JsonWriter(Writer):
     """One JSON object a line, UTF-8; values are written as {"value": ...}.
 
-    Dates and times are ISO strings, decimals strings, NaN and infinities null, tuples arrays.
+    Dates and times are ISO strings, decimals strings, NaN and infinities null, tuples arrays. Bytes are text with
+    escapes, see `mr.kernels.escapes`; within lists, tuples and dicts they are refused.
     """
 
     extension: ClassVar[str] = ".jsonl"
@@ -215,8 +217,8 @@ class JsonWriter(Writer):
         if not len(schema):
             raise PlanError("write_json: there are no columns; state them with names=")
         for field in schema:
-            refused = (pa.types.is_large_binary, pa.types.is_duration)
-            if holds_objects(field.type) or any(_holds(field.type, check) for check in refused):
+            inner_bytes = not pa.types.is_large_binary(field.type) and _holds(field.type, pa.types.is_large_binary)
+            if inner_bytes or holds_objects(field.type) or _holds(field.type, pa.types.is_duration):
                 cure = "turn it into str or numbers first, or use write_parquet"
                 raise PlanError(
                     f"write_json: column {field.name!r} is {display(field.type)}, which JSON cannot hold; {cure}"
@@ -230,7 +232,8 @@ class JsonWriter(Writer):
         rows = 0
         for batch in batches:
             if batch.num_rows:
-                out.write(_nested_lines(batch) if nested else _flat_lines(batch))
+                plain = escaped_columns(batch)
+                out.write(_nested_lines(plain) if nested else _flat_lines(plain))
                 rows += batch.num_rows
         return rows
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mr.batch import Batch, kind_of, with_kind
-from mr.errors import InputError, PlanError, TypeConflict
+from mr.errors import CorruptInput, InputError, PlanError, TypeConflict
 from mr.formats.base import Cut, Reader, Writer
 from mr.formats.blocks import needed, origins_of
 from mr.kernels.types import cast_column, display, holds_objects, join_types, plain
@@ -39,7 +39,7 @@ def _open(file: BinaryIO, path: str) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(file, coerce_int96_timestamp_unit="us", page_checksum_verification=True)
     except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{path}: not a readable Parquet file: {error}") from error
+        raise CorruptInput(path, 0, f"not a readable Parquet file: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def _batches(file: pq.ParquetFile, group: int, columns: list[str], path: str) ->
             if batch.num_rows:
                 yield batch
     except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{path}: row group {group} is corrupt: {error}") from error
+        raise CorruptInput(path, 0, f"row group {group} is corrupt: {error}") from error
 
 
 def _cast(array: pa.Array, field: pa.Field, path: str) -> pa.Array:

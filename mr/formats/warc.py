@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from mr.batch import Batch, Origins, with_kind
-from mr.errors import InputError, PlanError
+from mr.errors import CorruptInput, PlanError
 from mr.formats.base import Cut, Reader
 from mr.formats.blocks import needed
 from mr.options import READ_BLOCK_BYTES, RECORD_BYTES_MAX
@@ -50,7 +50,7 @@ class WarcReader(Reader):
 
     For HTTP messages `payload` is the body, decoded, and `content_type` that of the message; for other records both
     are the record's own. `status` is that of HTTP responses. Damaged records are rejects; a file that ends within a
-    record is an `InputError`. Offsets count decompressed bytes.
+    record is a `CorruptInput`. Offsets count decompressed bytes.
 
     >>> WarcReader().schema().names
     ['type', 'url', 'date', 'status', 'content_type', 'payload']
@@ -168,7 +168,7 @@ class _Stream:
 
 
 def _records(stream: _Stream) -> Iterator[tuple[int, bytes, str]]:
-    """Offset and bytes of each record, and what is wrong with it. Raises `InputError` for a file cut short."""
+    """Offset and bytes of each record, and what is wrong with it. Raises `CorruptInput` for a file cut short."""
     while True:
         while stream.fill(1) and stream.held[0] in b"\r\n":
             stream.drop(len(stream.held) - len(stream.held.lstrip(b"\r\n")))
@@ -212,5 +212,5 @@ def _drop(stream: _Stream, size: int) -> None:
         size -= len(stream.drop(size))
 
 
-def _cut_short(stream: _Stream, offset: int) -> InputError:
-    return InputError(f"{stream.path}, byte {offset}: the file ends within this record; was it cut short?")
+def _cut_short(stream: _Stream, offset: int) -> CorruptInput:
+    return CorruptInput(stream.path, offset, "the file ends within this record; was it cut short?")

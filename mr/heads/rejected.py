@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mr.heads.exchanges import CastSource, schema_of
-from mr.heads.splits import PIECE_SHIFT
+from mr.heads.splits import PIECE_SHIFT, WHOLE_PIECE
 from mr.operators.base import REJECTED
 from mr.tasks import ExchangeInput
 
@@ -21,7 +21,7 @@ RESOLVED = pa.schema(
         ("line", pa.int64()),
         ("operator", pa.large_string()),
         ("error", pa.large_string()),
-        ("raw", pa.large_string()),
+        ("raw", pa.large_binary()),
     ]
 )
 """Rejected records as the user sees them: `offset` in bytes from 0, `line` from 1; null where they mean nothing."""
@@ -42,11 +42,11 @@ def resolved(given: ExchangeInput, home: Path) -> Iterator[pa.RecordBatch]:
                 offset, line = batch.column("offset").to_numpy(), batch.column("line").to_numpy()
                 known = offset >= 0
                 piece = np.where(known, line >> PIECE_SHIFT, 0)
-                number = (line & ((1 << PIECE_SHIFT) - 1)) + lines[piece] + 1
+                number = line & WHOLE_PIECE
                 columns = [
                     pc.if_else(pa.array(known), paths.take(pa.array(piece)), pa.scalar(None, pa.large_string())),
                     pa.array(offset + offsets[piece], mask=~known),
-                    pa.array(number, mask=~known),
+                    pa.array(number + lines[piece] + 1, mask=~known | (number == WHOLE_PIECE)),
                     *(batch.column(name) for name in ("operator", "error", "raw")),
                 ]
                 yield pa.RecordBatch.from_arrays(columns, schema=RESOLVED)

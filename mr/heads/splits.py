@@ -4,52 +4,87 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
 
 from mr.batch import Batch, Origins
-from mr.errors import RecordError
+from mr.errors import CorruptInput, RecordError
 from mr.formats.base import Reader
 from mr.heads.reading import Reading
 from mr.operators.base import TaskEnv, reject_rows
 from mr.pieces import OpenedPiece
 from mr.program import ReadHead
-from mr.tasks import Split
+from mr.tasks import PieceRef, Split
 
-PIECE_SHIFT = 40  # a record number is (piece << 40) + number in the piece
+PIECE_SHIFT: Final = 40  # a record number is (piece << 40) + number in the piece
+WHOLE_PIECE: Final = (1 << PIECE_SHIFT) - 1
+"""Stands for the record number of a reject that is no record, but the rest of a damaged file."""
+
+
+@dataclass
+class _Rejecting:
+    """What becomes of the records of one piece that do not parse (a `formats.base.Rejects`)."""
+
+    head: ReadHead
+    env: TaskEnv
+    reading: Reading
+    reject: Callable[[pa.RecordBatch], None]
+    shift: int  # what the piece's number adds to record numbers
+
+    def __call__(self, origins: Origins, raws: list[bytes], errors: list[str]) -> None:
+        origins = origins + np.array([0, self.shift], dtype=np.int64)
+        policy = self.head.on_error
+        if policy.on_error == "fail":
+            shown = raws[0][:200].decode("utf-8", "backslashreplace")
+            raise RecordError(f"cannot parse{self.env.where(origins, 0)}: {errors[0]}: {shown}", 0)
+        self.env.count("rejected records", len(raws))
+        self.reading.records += len(raws)
+        if policy.on_error == "quarantine":
+            rows = np.arange(len(raws), dtype=np.int64)
+            self.reject(reject_rows(origins, rows, call_of(self.head.reader), errors, raws))
+
+    def rest(self, damage: CorruptInput) -> None:
+        """The rest of the piece cannot be read; what came before it stays."""
+        if self.head.on_error.on_error == "fail":
+            raise damage
+        self.env.count("damaged files", 1)
+        self(np.array([[damage.offset, WHOLE_PIECE]], dtype=np.int64), [b""], [damage.reason])
 
 
 def read_split(
     head: ReadHead, split: Split, env: TaskEnv, reading: Reading, reject: Callable[[pa.RecordBatch], None]
 ) -> Iterator[Batch]:
     """The records of a split; those that do not parse go to `reject`, or fail the task, as the policy says."""
-    policy = head.on_error
     for number, ref in enumerate(split.pieces):
         piece, before = OpenedPiece(ref, head.counts_lines), reading.bytes
         shift = number << PIECE_SHIFT
-
-        def rejects(origins: Origins, raws: list[bytes], errors: list[str], shift: int = shift) -> None:
-            origins = origins + np.array([0, shift], dtype=np.int64)
-            if policy.on_error == "fail":
-                shown = raws[0][:200].decode("utf-8", "backslashreplace")
-                raise RecordError(f"cannot parse{env.where(origins, 0)}: {errors[0]}: {shown}", 0)
-            env.count("rejected records", len(raws))
-            reading.records += len(raws)
-            if policy.on_error == "quarantine":
-                texts = [raw.decode("utf-8", "backslashreplace") for raw in raws]
-                rows = np.arange(len(raws), dtype=np.int64)
-                reject(reject_rows(origins, rows, call_of(head.reader), errors, texts))
-
-        for batch in head.reader.read(piece, rejects, head.columns, head.track):
-            if batch.origins is not None and shift:
-                batch = Batch(batch.data, batch.origins + np.array([0, shift], dtype=np.int64))
-            reading.records += batch.rows
-            reading.bytes = before + piece.consumed
-            yield batch
+        rejects = _Rejecting(head, env, reading, reject, shift)
+        try:
+            for batch in head.reader.read(piece, rejects, head.columns, head.track):
+                if batch.origins is not None and shift:
+                    batch = Batch(batch.data, batch.origins + np.array([0, shift], dtype=np.int64))
+                reading.records += batch.rows
+                reading.bytes = before + piece.consumed
+                yield batch
+        except CorruptInput as damage:
+            piece.check_unchanged()  # what was changed under us is no damage
+            rejects.rest(damage)
+            piece = _read_over(ref, head.counts_lines)
         piece.check_unchanged()
         reading.bytes = before + ref.length
         reading.piece_lines.append(piece.lines)  # what the line numbers of the file's next piece start from
+
+
+def _read_over(ref: PieceRef, counts_lines: bool) -> OpenedPiece:
+    """A piece whose lines are counted although it was not read to its end; a compressed one is its file's only one."""
+    piece = OpenedPiece(ref, counts_lines)
+    if counts_lines and ref.compression is None:
+        for _ in piece.blocks(1 << 22):
+            pass
+    return piece
 
 
 def call_of(reader: Reader) -> str:

@@ -41,10 +41,11 @@ REJECTED = pa.schema(
         ("line", pa.int64()),
         ("operator", pa.large_string()),
         ("error", pa.large_string()),
-        ("raw", pa.large_string()),
+        ("raw", pa.large_binary()),
     ]
 )
-"""Rejected records inside a task: positions count from the start of piece `line >> 40` of the split (see `heads`)."""
+"""Rejected records inside a task. `raw`: the bytes of the file, or the record that a function was given (a str in UTF-8,
+other values as `repr` writes them). Positions count from the start of piece `line >> 40` of the split (`heads`)."""
 
 
 class TaskEnv(Protocol):
@@ -154,7 +155,7 @@ class Grouped(ABC):
 
 
 def reject_rows(
-    origins: Origins | None, rows: npt.NDArray[np.int64], operator: str, errors: list[str], raws: list[str]
+    origins: Origins | None, rows: npt.NDArray[np.int64], operator: str, errors: list[str], raws: list[bytes]
 ) -> pa.RecordBatch:
     """Rejected records as a batch of schema `REJECTED`; origins are -1 where they mean nothing."""
     places = np.full((len(rows), 2), -1, dtype=np.int64) if origins is None else origins[rows]
@@ -163,7 +164,7 @@ def reject_rows(
         pa.array(places[:, 1]),
         pa.array([operator] * len(rows), pa.large_string()),
         pa.array(errors, pa.large_string()),
-        pa.array(raws, pa.large_string()),
+        pa.array(raws, pa.large_binary()),
     ]
     return pa.RecordBatch.from_arrays(columns, schema=REJECTED)
 

@@ -94,7 +94,7 @@ class PythonRun(Run):
             text = f"{described(self.operator.label, self.operator.fn)} raised {message}"
             raise FunctionFailed(f"{text}{where} for record {shorten(record)}", row, error) from error
         self.env.count("rejected records", 1)
-        raw = record if isinstance(record, str) else repr(record)
+        raw = record if isinstance(record, bytes) else (record if isinstance(record, str) else repr(record)).encode()
         at = np.array([row], dtype=np.int64)
         self.rejects.append(reject_rows(origins, at, name_of(self.operator.fn), [message], [raw]))
 

@@ -160,7 +160,7 @@ def test_types_are_inferred_once_and_pinned(folder: Path) -> None:
     rejects = mr.read_csv(str(folder), on_error="quarantine")
     (bad,) = rejects.rejected().take_all()
     assert (bad.path, bad.line, bad.operator) == (str(folder / "b.csv"), 2, "read_csv")
-    assert "oops" in bad.raw
+    assert b"oops" in bad.raw
     (folder / "a.json").write_text('{"n": 1}\n{"n": 2, "m": "x"}\n')
     (folder / "b.json").write_text('{"n": "three"}\n')
     assert mr.read_json(str(folder / "a.json")).take_all() == [(1, None), (2, "x")]
@@ -212,7 +212,7 @@ def test_access_log_with_what_does_not_parse(folder: Path) -> None:
     data = mr.read_access_log(str(folder), on_error="quarantine")
     rows = data.rejected().take_all()
     lines = [(Path(r.path).name, r.line, r.offset, r.raw, r.operator) for r in rows]
-    bad = [(2, 77, "nonsense"), (4, 86 + len(LOG[2]) + 1, "")]
+    bad = [(2, 77, b"nonsense"), (4, 86 + len(LOG[2]) + 1, b"")]
     assert lines == [(name, *b, "read_access_log") for name in ("a.log", "b.log") for b in bad]
 
     @mr.job
@@ -246,7 +246,7 @@ def test_rejects_behind_a_shuffle_have_no_place(folder: Path) -> None:
     (folder / "a.txt").write_text("b\na\n")
     sorted_lines = mr.read_text(str(folder)).sort("value")
     rejected = sorted_lines.map(int, on_error="quarantine").rejected().take_all()
-    assert [(r.path, r.offset, r.line, r.raw) for r in rejected] == [(None, None, None, "a"), (None, None, None, "b")]
+    assert [(r.path, r.offset, r.line, r.raw) for r in rejected] == [(None, None, None, b"a"), (None, None, None, b"b")]
 
 
 def test_rejects_of_functions_know_file_line_and_offset(folder: Path) -> None:

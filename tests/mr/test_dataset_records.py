@@ -653,7 +653,7 @@ def test_skip_and_quarantine(tmp_path: Path) -> None:
     assert data.map(parse, on_error="skip").take_all() == [1, 3, 4, 6, 7, 8]
     kept = data.map(parse, on_error="quarantine")
     rejected = kept.rejected().take_all()
-    assert [row.raw for row in rejected] == ["x", "y", "z"]
+    assert [row.raw for row in rejected] == [b"x", b"y", b"z"]
     assert rejected[0]._fields == ("path", "offset", "line", "operator", "error", "raw")
     assert {row.operator for row in rejected} == {"parse"}
     assert rejected[0].error == "ValueError: invalid literal for int() with base 10: 'x'"
@@ -678,7 +678,7 @@ def test_a_rejected_record_contributes_nothing_also_when_it_had_already_yielded(
 
     data = mr.from_items(list(range(12)))
     assert data.flat_map(some, on_error="skip").take_all() == [v for n in range(12) if n % 4 != 3 for v in (n, -n)]
-    assert [r.raw for r in data.flat_map(some, on_error="quarantine").rejected().take_all()] == ["3", "7", "11"]
+    assert [r.raw for r in data.flat_map(some, on_error="quarantine").rejected().take_all()] == [b"3", b"7", b"11"]
 
 
 def test_quarantine_needs_a_use_and_rejected_needs_a_quarantine(tmp_path: Path) -> None:

@@ -230,7 +230,6 @@ def test_one_column_with_nulls_comes_back() -> None:
     [
         ([1], "list[int]"),
         ({"a": 1}, "dict[str, int]"),
-        (b"x", "bytes"),
         (dt.timedelta(1), "timedelta"),
         ({1}, "object"),
     ],
@@ -242,6 +241,11 @@ def test_what_csv_cannot_hold(value: Any, shown: str) -> None:
     assert f"'v' is {shown}, which CSV cannot hold; turn it into" in str(caught.value)
     with pytest.raises(PlanError, match="read_csv"):
         CsvReader(batch.schema)
+
+
+def test_bytes_are_text_with_escapes() -> None:
+    data = written([{"b": b"caf\xc3\xa9"}, {"b": b'\xff\\"'}, {"b": None}])
+    assert data == 'b\ncafé\n"\\xff\\\\""" "\n\n'.replace('" "', '"').encode()
 
 
 def test_decimals_are_written_in_full() -> None:

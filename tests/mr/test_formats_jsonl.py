@@ -178,7 +178,13 @@ def test_written_bytes() -> None:
     assert written([{"é": "é\u2028"}]) == '{"é":"é\u2028"}\n'.encode()
 
 
-@pytest.mark.parametrize("value", [b"x", [b"x"], dt.timedelta(1), {1}, {1: "a"}])
+def test_bytes_are_text_with_escapes() -> None:
+    for rest in ({}, {"x": [1]}):  # flat and nested
+        lines = written([{"b": b"caf\xc3\xa9", **rest}, {"b": b"\xff\\", **rest}, {"b": None, **rest}]).splitlines()
+        assert [json.loads(line)["b"] for line in lines] == ["café", "\\xff\\\\", None]
+
+
+@pytest.mark.parametrize("value", [[b"x"], dt.timedelta(1), {1}, {1: "a"}])
 def test_what_json_cannot_hold(value: Any) -> None:
     batch, _ = from_python([{"v": value}], None)
     with pytest.raises(PlanError, match=r"write_json: column 'v' .*write_parquet"):

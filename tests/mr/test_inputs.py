@@ -124,7 +124,7 @@ def test_line_numbers_go_on_from_piece_to_piece(folder: Path, cut: Any, inline: 
     for size in (1, 10, 50, 1000):
         cut(size)
         rejected = mr.read_text("in").map(int, on_error="quarantine").rejected().take_all()
-        seen = [(row.path, row.line, row.offset, row.raw) for row in rejected]
+        seen = [(row.path, row.line, row.offset, row.raw.decode()) for row in rejected]
         offset_of = {line: sum(len(before) + 1 for before in lines[:i]) for i, line in enumerate(lines)}
         expected = [(i, line) for i, line in enumerate(lines, 1) if line.startswith("bad")]
         assert seen == [(f"in/{name}.txt", i, offset_of[line], line) for name in "ab" for i, line in expected]
@@ -392,7 +392,7 @@ def test_a_file_that_changes_while_it_is_read(folder: Path, inline: mr.Session, 
     fill("b.txt", "b")
 
     def meddle(line: str) -> str:
-        if line[0] == "a" and how == "change":
+        if line[0] == "a" and how == "change" and not (folder / "enough").exists():
             fill("b.txt", "x")
         elif line[0] == "a":
             with (folder / "b.txt").open("a") as file:
@@ -404,6 +404,7 @@ def test_a_file_that_changes_while_it_is_read(folder: Path, inline: mr.Session, 
         with pytest.raises(mr.JobFailed, match=r"in/b\.txt: the file has changed since the job began; submit"):
             values.take_all()
         fill("b.txt", "b")
+        (folder / "enough").mkdir()
         assert sorted(values.take_all()) == ["a", "b"]
     else:
         assert sorted(values.take_all()) == ["a", "b"], "a log that only grows is read as far as it was planned"
