@@ -52,7 +52,7 @@ def _looked_at(node: Node, wanted: frozenset[str] | None) -> Iterable[tuple[Node
         case Join(left=left, right=right):
             layout, columns = trimmed(node, wanted)
             mine = None if columns is None else frozenset(columns)
-            return [(left, mine), (right, layout.right_columns)]
+            return [(left, mine), (right, frozenset(layout.right_columns))]
     return [(below, None) for below in node.inputs]
 
 
@@ -69,9 +69,12 @@ def trimmed(join: Join, wanted: frozenset[str] | None) -> tuple[JoinLayout, tupl
     layout = layout_of(left, right, join.left_on, join.right_on, join.how, join.suffix)
     if wanted is None:
         return layout, None
-    kept = tuple((source, name) for source, name in layout.right if name in wanted)
-    columns = tuple(name for name in left.names if name in wanted or name in join.left_on)
-    return replace(layout, right=kept), columns
+    theirs = tuple((source, name) for source, name in layout.right if name in wanted)
+    mine = tuple(name for name in left.names if name in wanted)
+    if not mine and not theirs:
+        mine = join.left_on[:1]  # a batch without columns would not know its number of rows
+    columns = tuple(name for name in left.names if name in mine or name in join.left_on)
+    return replace(layout, right=theirs, left=mine), columns
 
 
 def known_size(node: Node, size_of: SizeOf) -> int | None:

@@ -107,9 +107,10 @@ class _Side:
         """The rows of one bucket within the bounds, in (key, producer, run, row) order."""
         stored = self._stored(bucket, bucket + 1)
         streams = [self._within(source, segment) for source, segment in stored]
-        size, down = sum(segment.bytes for _, segment in stored), (False,) * len(self.on)
+        size, rows = (sum(getattr(segment, what) for _, segment in stored) for what in ("bytes", "rows"))
+        down = (False,) * len(self.on)
         memory, scratch = self._env.memory_bytes * 2 // _SHARES, Path(self._env.scratch)
-        return counted(sorted_rows(streams, size, self.on, down, memory, scratch), self._reading)
+        return counted(sorted_rows(streams, size, rows, self.on, down, memory, scratch), self._reading)
 
     def _within(self, source: CastSource, segment: Segment) -> Iterator[pa.RecordBatch]:
         lower, upper = (_bound(cut, self.on) for cut in (self._given.lower, self._given.upper))

@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from mr.errors import PlanError
 from mr.kernels.group import group_starts
-from mr.kernels.joined import JoinLayout, Matches, RightRows, joined_blocks, right_rows
+from mr.kernels.joined import JoinLayout, Matches, RightRows, joined_blocks, left_rows, right_rows
 from mr.kernels.keys import Ints, Leaf, Mask, Words, canonical, codes, hashes, leaves_of
 from mr.kernels.sort import number_part, order_by, parts_of
 
@@ -75,7 +75,8 @@ def build(right: pa.RecordBatch, layout: JoinLayout) -> RightIndex:
         starts = np.flatnonzero(np.diff(numbers[by_key], prepend=-1))
     index = _index(keys.take(pa.array(rows[starts])), found[starts], collide)
     counts = np.diff(starts, append=len(rows))
-    return RightIndex(index, right_rows(right, layout, rows), starts, counts, len(starts) == len(rows))
+    wanted = right.select(list(layout.right_columns)).take(pa.array(rows))  # a key's rows lie together
+    return RightIndex(index, right_rows(wanted, layout, None), starts, counts, len(starts) == len(rows))
 
 
 def _collide(keys: pa.RecordBatch, rows: Ints, found: Words) -> bool:
@@ -118,16 +119,16 @@ def probe(left: pa.RecordBatch, index: RightIndex, layout: JoinLayout) -> Iterat
     [{'k': 'a', 'v': 1, 'v_right': 9}, {'k': 'x', 'v': 2, 'v_right': None}]
     """
     found = find(_keys(left, layout.left_on), index.index)
+    left = left_rows(left, layout)
     hit = found >= 0
-    lefts: Ints | None = None
-    if layout.filters or (layout.how == "inner" and not hit.all()):
-        lefts = np.flatnonzero(~hit if layout.how == "anti" else hit)
-        found, hit = found[lefts], hit[lefts]
-    if layout.filters or not len(index.starts):
-        matches = Matches(lefts, found, None)
+    if not layout.keeps_left and not (hit.all() and layout.how != "anti"):
+        chosen = ~hit if layout.how == "anti" else hit
+        left, found, hit = left.filter(pa.array(chosen)), found[chosen], hit[chosen]
+    if layout.filters or index.unique:
+        matches = Matches(None, found, None)  # the key is the place
     else:
         starts = np.where(hit, index.starts[found], -1)
-        matches = Matches(lefts, starts, None if index.unique else np.where(hit, index.counts[found], 1))
+        matches = Matches(None, starts, np.where(hit, index.counts[found], 1))
     return joined_blocks(left, index.right, matches, layout)
 
 
@@ -137,17 +138,12 @@ def find(keys: pa.RecordBatch, index: KeyIndex) -> Ints:
         return _find_by_value(keys, index)
     nulls = _any_null(keys)
     found = _find_hash(hashes(keys, keys.schema.names), index)
-    if nulls.any():
-        found[nulls] = -1
+    found[nulls] = -1
     missing = found < 0
     if missing.all():  # as it must be where all keys of a side are null and so have no type
         return found
-    if not missing.any():
-        return np.where(_equal(_comparables(keys), index.compared, found), found, -1)
-    rows = np.flatnonzero(~missing)
-    here = found[rows]
-    same = _equal(_comparables(keys.take(pa.array(rows))), index.compared, here)
-    found[rows[~same]] = -1
+    same = _equal(_comparables(keys), index.compared, np.where(missing, 0, found))
+    found[missing | ~same] = -1
     return found
 
 
@@ -176,7 +172,7 @@ def join_chunks(left: Chunk, right: Chunk, layout: JoinLayout) -> Iterator[pa.Re
     found = find(mine.keys, index)
     found = np.where(found >= 0, rows[found], -1) if len(rows) else found
     matches = _by_group(mine, theirs, found, layout)
-    return joined_blocks(left.data, right_rows(right.data, layout, theirs.rows), matches, layout)
+    return joined_blocks(left_rows(left.data, layout), right_rows(right.data, layout, theirs.rows), matches, layout)
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ class JoinLayout:
     left_on: tuple[str, ...]
     right_on: tuple[str, ...]
     right: tuple[tuple[str, str], ...] = ()
+    left: tuple[str, ...] | None = None  # the columns of the left that are wanted of the result; None: all
 
     @property
     def keeps_left(self) -> bool:
@@ -42,9 +43,9 @@ class JoinLayout:
         return self.how in ("right", "full")
 
     @property
-    def right_columns(self) -> frozenset[str]:
+    def right_columns(self) -> tuple[str, ...]:
         """The columns of the right side that the join looks at."""
-        return frozenset((*self.right_on, *(source for source, _ in self.right)))
+        return tuple(dict.fromkeys((*self.right_on, *(source for source, _ in self.right))))
 
     @property
     def filters(self) -> bool:
@@ -74,6 +75,11 @@ class RightRows:
     rows: Ints | None
 
 
+def left_rows(left: pa.RecordBatch, layout: JoinLayout) -> pa.RecordBatch:
+    """The columns of the left that the result has."""
+    return left if layout.left is None else left.select(list(layout.left))
+
+
 def right_rows(right: pa.RecordBatch, layout: JoinLayout, rows: Ints | None) -> RightRows:
     """The right side of a join; `rows` None: places are rows."""
     chosen = [right.column(source) for source, _ in layout.right]
@@ -86,6 +92,8 @@ def joined_blocks(
     left: pa.RecordBatch, right: RightRows, matches: Matches, layout: JoinLayout
 ) -> Iterator[pa.RecordBatch]:
     """The joined rows in order, in blocks of about `JOIN_BLOCK_BYTES`; at least one block, perhaps without rows.
+
+    `left` and `right` are what `left_rows` and `right_rows` made of the sides.
 
     >>> left = pa.RecordBatch.from_pydict({"k": [1, 2]})
     >>> layout = JoinLayout("left", ("k",), ("id",), (("w", "w"),))
@@ -132,7 +140,8 @@ def _block(
     if layout.keeps_right and not isinstance(lefts, slice):
         for name, key in zip(layout.left_on, right.keys.columns, strict=True):
             at = left.schema.get_field_index(name)
-            columns[at] = _either(columns[at], key.take(indices), lefts < 0)
+            if at >= 0:
+                columns[at] = _either(columns[at], key.take(indices), lefts < 0)
     fields = [f.with_type(c.type).with_nullable(True) for f, c in zip(left.schema, columns, strict=True)]
     if right.data.num_columns:
         columns += right.data.take(indices).columns

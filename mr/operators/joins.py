@@ -11,7 +11,7 @@ import pyarrow as pa
 from mr.batch import Batch
 from mr.errors import TypeConflict
 from mr.kernels.join import Chunk, RightIndex, build, join_chunks, probe, right_names
-from mr.kernels.joined import How, JoinLayout, cross_blocks, joined_blocks, lone_left, lone_right, right_rows
+from mr.kernels.joined import How, JoinLayout, cross_blocks, joined_blocks, left_rows, lone_left, lone_right, right_rows
 from mr.kernels.keys import normalise_keys
 from mr.kernels.rows import Shape
 from mr.kernels.types import display
@@ -19,16 +19,19 @@ from mr.operators.base import Narrow, Run, TaskEnv, rows_shape
 
 
 def joined_shape(left: Shape, right: Shape, layout: JoinLayout) -> Shape:
-    """The columns of a join: all of the left, then those of the right that the layout names."""
-    if layout.filters:
+    """The columns of a join: those of the left, then those of the right, as far as the layout wants them."""
+    if layout.filters and layout.left is None:
         return left
-    types, right_types = list(left.types), dict(zip(right.names, right.types, strict=True))
+    types, right_types = (
+        dict(zip(left.names, left.types, strict=True)),
+        dict(zip(right.names, right.types, strict=True)),
+    )
     if layout.keeps_right:
         for name, other in zip(layout.left_on, layout.right_on, strict=True):
-            at = left.names.index(name)
-            types[at] = types[at] if types[at] is not None else right_types[other]
-    types += [right_types[source] for source, _ in layout.right]
-    return rows_shape((*left.names, *(name for _, name in layout.right)), types)
+            types[name] = types[name] if types[name] is not None else theirs[other]
+    kept = {name: types[name] for name in (left.names if layout.left is None else layout.left)}
+    kept |= {name: theirs[source] for source, name in layout.right}
+    return rows_shape(kept, kept.values())
 
 
 def layout_of(
@@ -93,8 +96,9 @@ class MergeJoin:
     def _hot(self, key: HotKey, layout: JoinLayout) -> Iterator[pa.RecordBatch]:
         right = [right_rows(part, layout, None) for part in key.right]
         matched, rows = bool(right) and not key.null, 0
-        for left in key.left:
-            rows += left.num_rows
+        for mine in key.left:
+            rows += mine.num_rows
+            left = left_rows(mine, layout)
             if layout.filters:
                 if matched == (layout.how == "semi"):
                     yield left
@@ -104,7 +108,7 @@ class MergeJoin:
                 nothing = right_rows(told(pa.record_batch({}), self.right), layout, None)
                 yield from joined_blocks(left, nothing, lone_left(left.num_rows), layout)
         if layout.keeps_right and (not matched or not rows):
-            nobody = told(pa.record_batch({}), self.left)
+            nobody = left_rows(told(pa.record_batch({}), self.left), layout)
             for part in right:
                 yield from joined_blocks(nobody, part, lone_right(part.keys.num_rows), layout)
 
