@@ -22,10 +22,7 @@ def joined_shape(left: Shape, right: Shape, layout: JoinLayout) -> Shape:
     """The columns of a join: those of the left, then those of the right, as far as the layout wants them."""
     if layout.filters and layout.left is None:
         return left
-    types, right_types = (
-        dict(zip(left.names, left.types, strict=True)),
-        dict(zip(right.names, right.types, strict=True)),
-    )
+    types, theirs = (dict(zip(side.names, side.types, strict=True)) for side in (left, right))
     if layout.keeps_right:
         for name, other in zip(layout.left_on, layout.right_on, strict=True):
             types[name] = types[name] if types[name] is not None else theirs[other]
