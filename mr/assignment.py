@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations, pairwise
+from itertools import combinations
 
 import pyarrow as pa
 
@@ -18,7 +18,7 @@ from mr.kernels.frames import to_ipc
 from mr.kernels.types import cast, display, unify
 from mr.options import BUCKETS, REDUCE_RANGE_BYTES_MAX
 from mr.program import GatherHead, HashOutlet, ResolveHead, SortHead
-from mr.shuffle.ranges import Boundary, boundaries
+from mr.shuffle.ranges import Boundary, ranges
 from mr.stages import Graph, Stage
 from mr.tasks import Cut, ExchangeInput, Output, Place, Segment, SourceFile, Split, TaskId
 
@@ -206,23 +206,15 @@ def _sorted_ranges(items: Sequence[Produced], head: SortHead) -> list[ExchangeIn
     schema = exchange_schema(items)
     kept = [item for item in items if item.output.sample]
     samples = [pa.ipc.open_stream(item.output.sample).read_next_batch() for item in kept]
-    cuts: list[Cut | None] = [None]
-    cuts += [_cut(b) for b in boundaries(_cast_samples(samples), head.by, head.descending, REDUCE_RANGE_BYTES_MAX)]
-    cuts.append(None)
+    files = tuple(map(_file, kept))
     rows = digest(schema, [[s.digest for s in item.output.segments] for item in kept])
-    size = sum(item.output.bytes for item in kept) // (len(cuts) - 1)
-    return [
-        ExchangeInput(
-            tuple(map(_file, kept)),
-            schema,
-            size,
-            digest(rows, lower, upper),
-            lower=lower,
-            upper=upper,
-            numbers=tuple(range(len(kept))),
-        )
-        for lower, upper in pairwise(cuts)
-    ]
+    found = []
+    for part in ranges(_cast_samples(samples), head.by, head.descending, REDUCE_RANGE_BYTES_MAX):
+        low, high = (None if bound is None else _cut(bound) for bound in (part.low, part.high))
+        identity = digest(rows, low, high)
+        spans = part.spans.tobytes()
+        found.append(ExchangeInput(files, schema, part.bytes, identity, lower=low, upper=high, spans=spans))
+    return found
 
 
 def _cast_samples(samples: Sequence[pa.RecordBatch]) -> list[pa.RecordBatch | None]:

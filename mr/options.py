@@ -17,6 +17,10 @@ BUCKETS: Final = 256
 COMBINE_BLOCK_ROWS: Final = 262_144
 """Rows that one partial aggregate covers, counted from the split's start: float sums depend on it."""
 
+WORDS_HELD_MAX: Final = 1 << 20
+"""Words that a count holds one by one (8 or 16 bytes each), having no room for them in its tables, before they are
+counted."""
+
 REDUCE_RANGE_BYTES_MAX: Final = 32 * MIB
 """A reduce task covers an aligned range of buckets of at most this many real bytes, or one bucket."""
 
@@ -64,6 +68,9 @@ MERGE_BLOCK_BYTES: Final = 256 * 1024
 
 PYTHON_BATCH_ROWS: Final = 8192
 """Rows handed to a user's Python function at a time: small enough to stay in cache, large enough to amortise."""
+
+GROUP_BATCH_ROWS: Final = 65_536
+"""A batch of `group_by(...).map_batches` ends with the group that has its row of this number."""
 
 # --- does not affect bytes -------------------------------------------------------------------------------------------
 RECORD_BYTES_MAX: Final = 64 * MIB
@@ -119,3 +126,6 @@ ATTEMPT_MEMORY_BYTES_MIN: Final = 48 * MIB
 
 KEPT_MEMORY_BYTES_MAX: Final = 256 * MIB
 """Freed memory that a worker keeps for its next batch. Counts against the budget of its attempts."""
+
+RUNS_MAPPED_MAX: Final = 1024
+"""Run files that a worker keeps mapped for its next tasks; a mapped file that is deleted keeps its place on the disk."""

@@ -116,7 +116,8 @@ class ExchangeInput:
     """What a task reads of one exchange: files in producer order, all records cast to `schema` (serialised Arrow).
 
     `buckets` is the half-open range the task covers; `lower` and `upper` bound a range of a sorted exchange, None is
-    open. `numbers` are the places of the files among all producers; `places` (one per file) resolve positions.
+    open; `spans` says in which rows of which file a range lies (int64[n, 4], see `shuffle.ranges.Range`). `places` (one
+    per file) resolve positions.
     `bytes` is what the task will read, to plan memory; `identity` what it will read, for its fingerprint.
     """
 
@@ -127,7 +128,7 @@ class ExchangeInput:
     buckets: tuple[int, int] = (0, 1)
     lower: Cut | None = None
     upper: Cut | None = None
-    numbers: tuple[int, ...] = ()
+    spans: builtins.bytes = field(default=b"", repr=False)
     places: tuple[Place, ...] = ()
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 
 from mr.errors import FetchFailed
 from mr.operators.base import TaskEnv
 from mr.program import SortHead
-from mr.shuffle.merge import bucket_rows, sorted_rows
-from mr.shuffle.ranges import Boundary, range_streams
+from mr.shuffle.merge import bucket_rows
+from mr.shuffle.ranges import Boundary, Range, range_rows
 from mr.shuffle.reader import RunReader
 from mr.shuffle.run_file import RunIndex
 from mr.tasks import Cut, ExchangeInput, Segment, SourceFile
@@ -43,6 +44,15 @@ class CastSource:
         except FetchFailed as error:
             raise FetchFailed(error.path, error.reason, self._file.producer) from None
 
+    def rows(self, run: int, start: int, stop: int) -> pa.RecordBatch:
+        try:
+            return self._reader.rows(run, start, stop)
+        except FetchFailed as error:
+            raise FetchFailed(error.path, error.reason, self._file.producer) from None
+
+    def cast(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        return self._reader.cast(batch)
+
 
 def schema_of(given: ExchangeInput) -> pa.Schema:
     """The schema that all rows of an exchange are given out under."""
@@ -66,11 +76,10 @@ def bucketed(
 
 def ranged(head: SortHead, given: ExchangeInput, env: TaskEnv) -> Iterator[pa.RecordBatch]:
     """The rows of one range of a global sort, in order."""
-    low, high = _boundary(given.lower), _boundary(given.upper)
-    streams = []
-    for number, source in zip(given.numbers, sources_of(given, Path(env.home)), strict=True):
-        streams += range_streams(source, number, head.by, head.descending, low, high)
-    return sorted_rows(streams, given.bytes, head.by, head.descending, env.memory_bytes, Path(env.scratch))
+    spans = np.frombuffer(given.spans, np.int64).reshape(-1, 4)
+    wanted = Range(_boundary(given.lower), _boundary(given.upper), spans, given.bytes)
+    sources = sources_of(given, Path(env.home))
+    return range_rows(sources, wanted, head.by, head.descending, env.memory_bytes, Path(env.scratch))
 
 
 def _boundary(cut: Cut | None) -> Boundary | None:

@@ -28,6 +28,9 @@ _BYTE_WORDS_MAX: Final = 8
 _ROOM_BITS_MIN: Final = 8
 _FEW_WORDS: Final = 1024
 
+ORDER_ROW_BYTES: Final = 80
+"""What `order_by` holds of each row at its peak, beside the data: indices, words, and what makes and sorts them."""
+
 Piece = tuple[int, Words, bool]
 """Some bits of the keys of some rows: how many, as numbers below 2^bits, and whether they are the part's last."""
 

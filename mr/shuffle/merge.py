@@ -15,14 +15,13 @@ from typing import Final
 import numpy as np
 import pyarrow as pa
 
-from mr.kernels.sort import Key, SortedKeys, number_part, order, order_by, parts_of
+from mr.kernels.gather import taken
+from mr.kernels.sort import ORDER_ROW_BYTES, Key, SortedKeys, number_part, order, order_by, parts_of
 from mr.options import MERGE_BLOCK_BYTES
 from mr.shuffle.run_file import pieces
 from mr.shuffle.source import SegmentSource
 from mr.tasks import Segment
 
-_COPIES: Final = 3
-"""Sorting at once holds the rows, their concatenation and the sorted copy."""
 _BLOCKS_HELD: Final = 4
 """A merge holds two blocks of each stream, and copies up to two more of each while it emits."""
 _STREAMS_MIN: Final = 2
@@ -30,9 +29,21 @@ _STREAMS_MIN: Final = 2
 Stream = Iterator[pa.RecordBatch]
 
 
+def bytes_to_sort(data_bytes: int, rows: int) -> int:
+    """What sorting rows at once holds: them in one piece, their sorted copy, and what finding the order takes.
+
+    The rows themselves lie in mapped files.
+
+    >>> bytes_to_sort(1000, 10)
+    2800
+    """
+    return 2 * data_bytes + ORDER_ROW_BYTES * rows
+
+
 def sorted_rows(
     streams: Sequence[Stream],
     bytes_total: int,
+    rows_total: int,
     by: Sequence[str],
     descending: Sequence[bool],
     memory_bytes: int,
@@ -40,21 +51,23 @@ def sorted_rows(
 ) -> Iterator[pa.RecordBatch]:
     """The rows of `streams`, each sorted by the columns `by`, as one sorted stream of non-empty batches.
 
-    Ties are in stream order, then row order. `bytes_total` is what all streams hold; if that fits `memory_bytes`
-    one batch comes out. `scratch` is a folder for temporary files (unlinked at once; they vanish with the process).
+    Ties are in stream order, then row order. `bytes_total` and `rows_total` are what all streams hold; if that can be
+    sorted within `memory_bytes` one batch comes out. `scratch` is a folder for temporary files (unlinked at once; they
+    vanish with the process).
 
     >>> streams = [iter([pa.RecordBatch.from_pydict({"k": keys})]) for keys in ([1, 3], [2])]
-    >>> [batch["k"].to_pylist() for batch in sorted_rows(streams, 24, ["k"], [False], 1 << 20, Path("."))]
+    >>> [batch["k"].to_pylist() for batch in sorted_rows(streams, 24, 3, ["k"], [False], 1 << 20, Path("."))]
     [[1, 2, 3]]
     """
-    if bytes_total * _COPIES > memory_bytes:
+    if bytes_to_sort(bytes_total, rows_total) > memory_bytes:
         yield from merge_sorted(streams, by, descending, memory_bytes, scratch)
         return
     batches = [batch for stream in streams for batch in stream if batch.num_rows]
     if batches:
         data = pa.concat_batches(batches)
         del batches
-        yield data.take(pa.array(order(data, by, descending)))
+        data = taken(data, order(data, by, descending))
+        yield data
 
 
 def bucket_rows(
@@ -77,11 +90,11 @@ def bucket_rows(
     held = 0
     for _, group in groupby(found, key=lambda item: item[0]):
         one = list(group)
-        size = sum(segment.bytes for _, _, segment in one)
-        if fits and (held + size) * _COPIES > memory_bytes:
+        size = bytes_to_sort(sum(segment.bytes for _, _, segment in one), sum(segment.rows for _, _, segment in one))
+        if fits and held + size > memory_bytes:
             yield _sorted_buckets(fits, by, descending)
             fits, held = [], 0
-        if size * _COPIES > memory_bytes:
+        if size > memory_bytes:
             streams = [source.batches(segment) for _, source, segment in one]
             yield from merge_sorted(streams, by, descending, memory_bytes, scratch)
         else:
@@ -96,7 +109,7 @@ def _sorted_buckets(
 ) -> pa.RecordBatch:
     data = pa.concat_batches([batch for _, source, segment in found for batch in source.batches(segment)])
     ids = np.repeat([bucket for bucket, _, _ in found], [segment.rows for _, _, segment in found]).astype(np.uint64)
-    return data.take(pa.array(order_by(data.num_rows, [number_part(ids), *parts_of(data, by, descending)])))
+    return taken(data, order_by(data.num_rows, [number_part(ids), *parts_of(data, by, descending)]))
 
 
 def merge_sorted(
@@ -206,11 +219,11 @@ def _merge(streams: Sequence[Stream], by: Sequence[str], descending: Sequence[bo
 
 
 def _ordered(
-    taken: Sequence[Sequence[pa.RecordBatch]], by: Sequence[str], descending: Sequence[bool]
+    sequences: Sequence[Sequence[pa.RecordBatch]], by: Sequence[str], descending: Sequence[bool]
 ) -> Iterator[pa.RecordBatch]:
     """Sorted sequences of batches, in stream order, as one sorted sequence."""
-    if len(taken) == 1:
-        yield from taken[0]
-    elif taken:
-        data = pa.concat_batches([batch for part in taken for batch in part])
-        yield data.take(pa.array(order(data, by, descending)))
+    if len(sequences) == 1:
+        yield from sequences[0]
+    elif sequences:
+        data = pa.concat_batches([batch for part in sequences for batch in part])
+        yield taken(data, order(data, by, descending))

@@ -1,15 +1,25 @@
-"""Reads a run file on this node's disk: mapped, verified, without a copy."""
+"""Reads a run file on this node's disk: mapped, verified, without a copy.
+
+A worker runs task after task that read the same files: what is mapped, decoded and verified is kept for the next one.
+Mapped pages are the page cache's, so this costs no memory that counts.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import xxhash
 
 from mr.errors import FetchFailed
 from mr.kernels.types import cast
-from mr.shuffle.run_file import Damaged, RunIndex, decode_index, digest_of
+from mr.options import MERGE_BLOCK_BYTES, PAGE_BYTES, RUNS_MAPPED_MAX
+from mr.shuffle.run_file import Damaged, RunIndex, decode_index, digest_of, pieces
 from mr.tasks import Segment
 
 
@@ -23,37 +33,133 @@ class RunReader:
 
     def __init__(self, path: Path, schema: pa.Schema | None = None) -> None:
         self.path = path
-        self._schema = schema
         try:
-            with pa.memory_map(str(path)) as file:
-                self._whole = file.read_buffer()
-            self.index: RunIndex = decode_index(self._whole)
+            found = os.stat(path)
+            self._mapped = _map(str(path), found.st_ino, found.st_mtime_ns, found.st_size)
         except (OSError, Damaged, pa.ArrowInvalid) as error:
             raise FetchFailed(str(path), f"{error}") from error
-        self._sorted = tuple(sorted(self.index.segments, key=lambda segment: (segment.bucket, segment.run)))
+        self.index: RunIndex = self._mapped.index
+        self._schema = None if schema is None or schema.equals(self.index.schema) else schema
 
     def segments(self, low: int, high: int) -> tuple[Segment, ...]:
         """The segments with low <= bucket < high, by (bucket, run)."""
-        return tuple(segment for segment in self._sorted if low <= segment.bucket < high)
+        return self.index.between(low, high)
 
     def read(self, segment: Segment) -> pa.Table:
         """The rows of a segment, verified. Raises `FetchFailed` if they are damaged, `TypeConflict` if a cast fails."""
         return pa.Table.from_batches(self.batches(segment), self._schema or self.index.schema)
 
     def batches(self, segment: Segment) -> Iterator[pa.RecordBatch]:
-        """The rows of a segment, verified, in the batches in which they were written. Raises as `read`."""
-        same = self._schema is None or self._schema.equals(self.index.schema)
-        for batch in self._open(segment):
-            yield batch if same else cast(batch, self._schema)
+        """The rows of a segment, verified, in batches of at most `MERGE_BLOCK_BYTES` or one row. Raises as `read`."""
+        if self.index.sample is not None:
+            for piece in pieces(self.rows(segment.run, 0, segment.rows), MERGE_BLOCK_BYTES):
+                yield self.cast(piece)
+            return
+        for batch in self._stream(segment):
+            yield self.cast(batch)
 
-    def _open(self, segment: Segment) -> pa.ipc.RecordBatchStreamReader:
+    def rows(self, run: int, start: int, stop: int) -> pa.RecordBatch:
+        """The rows start <= row < stop of a sorted run: one verified batch, still under the file's own schema."""
+        try:
+            return self._mapped.run(run).rows(start, stop)
+        except Damaged as error:
+            raise FetchFailed(str(self.path), f"run {run}: {error}") from error
+
+    def cast(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """Rows of the file under the schema that was asked for. Raises `TypeConflict`."""
+        return batch if self._schema is None else cast(batch, self._schema)
+
+    def _stream(self, segment: Segment) -> pa.ipc.RecordBatchStreamReader:
         where = f"bucket {segment.bucket}, run {segment.run}"
-        if segment.offset + segment.bytes > self._whole.size:
+        whole = self._mapped.whole
+        if segment.offset + segment.bytes > whole.size:
             raise FetchFailed(str(self.path), f"it ends before {where}")
-        data = self._whole.slice(segment.offset, segment.bytes)
+        data = whole.slice(segment.offset, segment.bytes)
         if digest_of(data) != segment.digest:
             raise FetchFailed(str(self.path), f"the checksum of {where} is wrong")
         try:
             return pa.ipc.open_stream(data)
         except pa.ArrowInvalid as error:
             raise FetchFailed(str(self.path), f"{where} cannot be decoded: {error}") from error
+
+
+class _Mapped:
+    """A run file in the address space, with its index and, of sorted runs, what was read and verified before."""
+
+    def __init__(self, path: str) -> None:
+        with pa.memory_map(path) as file:
+            self.whole: pa.Buffer = file.read_buffer()
+        self.index = decode_index(self.whole)
+        self._runs: dict[int, _SortedRun] = {}
+
+    def run(self, number: int) -> _SortedRun:
+        if number not in self._runs:
+            table = self.index.table
+            (place,) = np.flatnonzero(table.column("run").to_numpy() == number).tolist()
+            offset, size = table.column("offset")[place].as_py(), table.column("bytes")[place].as_py()
+            if offset + size > self.whole.size:
+                raise Damaged("the file ends before it")
+            self._runs[number] = _SortedRun(self.whole.slice(offset, size), table.column("pages")[place].as_py())
+        return self._runs[number]
+
+
+@lru_cache(maxsize=RUNS_MAPPED_MAX)
+def _map(path: str, inode: int, mtime_ns: int, size: int) -> _Mapped:
+    """The file as it is now: one that was replaced or changed has other numbers."""
+    return _Mapped(path)
+
+
+class _SortedRun:
+    """One segment of one batch, of which the pages that a slice lies on are verified when it is asked for."""
+
+    def __init__(self, data: pa.Buffer, digests: bytes) -> None:
+        self._data = data
+        self._digests = digests
+        self._verified = bytearray(len(digests) // 16)
+        self._verify(0, 1)  # what says where the rows lie
+        try:
+            self._batch = pa.ipc.open_stream(data).read_next_batch()
+        except (pa.ArrowInvalid, StopIteration) as error:
+            raise Damaged(f"it cannot be decoded: {error}") from error
+        buffers = [buffer for column in self._batch.columns for buffer in column.buffers() if buffer is not None]
+        self._verify(0, min((buffer.address for buffer in buffers), default=data.address + data.size) - data.address)
+
+    def rows(self, start: int, stop: int) -> pa.RecordBatch:
+        part = self._batch.slice(start, max(0, stop - start))
+        for column in part.columns:
+            self._verify_column(column)
+        return part
+
+    def _verify_column(self, column: Any) -> None:
+        """Check all bytes that the rows of a sliced column are made of; of a nested one, the whole column's."""
+        low, high, kind = column.offset, column.offset + len(column), column.type
+        validity, *rest = column.buffers()
+        if not len(column):
+            return
+        if pa.types.is_large_string(kind) or pa.types.is_large_binary(kind):
+            self._verify_buffer(rest[0], low * 8, high * 8 + 8)
+            offsets = np.frombuffer(rest[0], np.int64, len(column) + 1, low * 8)
+            self._verify_buffer(rest[1], int(offsets[0]), int(offsets[-1]))
+        elif pa.types.is_primitive(kind):
+            self._verify_buffer(rest[0], low * kind.bit_width // 8, -(-high * kind.bit_width // 8))
+        else:
+            for buffer in rest:
+                self._verify_buffer(buffer, 0, 0 if buffer is None else buffer.size)
+        self._verify_buffer(validity, low // 8, -(-high // 8))
+
+    def _verify_buffer(self, buffer: pa.Buffer | None, low: int, high: int) -> None:
+        if buffer is not None and low < high:
+            base = buffer.address - self._data.address
+            self._verify(base + low, base + high)
+
+    def _verify(self, low: int, high: int) -> None:
+        """Check the pages of the bytes low <= byte < high of the segment."""
+        for page in range(low // PAGE_BYTES, -(-high // PAGE_BYTES)):
+            if page >= len(self._verified):
+                raise Damaged("it is shorter than its rows say")
+            if not self._verified[page]:
+                start = page * PAGE_BYTES
+                data = self._data.slice(start, min(PAGE_BYTES, self._data.size - start))
+                if xxhash.xxh3_128_digest(data) != self._digests[page * 16 : page * 16 + 16]:
+                    raise Damaged(f"the checksum of page {page} is wrong")
+                self._verified[page] = 1

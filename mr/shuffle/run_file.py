@@ -6,23 +6,25 @@ This module has its values and the bytes of index and trailer; `writer` and `rea
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final
 
+import numpy as np
 import pyarrow as pa
 import xxhash
 
 from mr.tasks import Segment
 
 MAGIC: Final = b"MRRUN\0\r\n"
-VERSION: Final = 1
+VERSION: Final = 2
 ALIGNMENT_BYTES: Final = 64
 TRAILER: Final = struct.Struct("<4Q16s2I8s")
 _LENGTHS: Final = struct.Struct("<4Q")
 END_OF_STREAM: Final = b"\xff\xff\xff\xff\0\0\0\0"
 
-RUN, BLOCK, ROW, BYTES = "mr.run", "mr.block", "mr.row", "mr.bytes"
+RUN, ROW, BYTES = "mr.run", "mr.row", "mr.bytes"
 """The columns of a sample beside the sort columns."""
 
 _TABLE: Final = pa.schema(
@@ -33,25 +35,60 @@ _TABLE: Final = pa.schema(
         ("bytes", pa.uint64()),
         ("rows", pa.uint64()),
         ("digest", pa.binary(16)),
+        ("pages", pa.large_binary()),
     ]
 )
 
 
 @dataclass(frozen=True, eq=False)
 class RunIndex:
-    """What a run file holds: its schema, its segments by (run, bucket) and, if its runs are sorted, their sample."""
+    """What a run file holds: its schema, the table of its segments by (run, bucket) and, if its runs are sorted, their
+    sample. Segments become values only where they are asked for: a reduce task opens every file for a few of each.
+    """
 
     schema: pa.Schema
-    segments: tuple[Segment, ...]
+    table: pa.RecordBatch
     sample: pa.RecordBatch | None = None
+
+    @classmethod
+    def of(
+        cls,
+        schema: pa.Schema,
+        segments: Sequence[Segment],
+        sample: pa.RecordBatch | None = None,
+        pages: Sequence[bytes] = (),
+    ) -> RunIndex:
+        """The index of these segments, with the digests of their pages (none: for no segment)."""
+        rows = [(s.bucket, s.run, s.offset, s.bytes, s.rows, bytes.fromhex(s.digest)) for s in segments]
+        columns = [*zip(*rows, strict=True), pages or [b""] * len(rows)] if rows else [[] for _ in _TABLE]
+        arrays = [pa.array(column, field.type) for column, field in zip(columns, _TABLE, strict=True)]
+        return cls(schema, pa.RecordBatch.from_arrays(arrays, schema=_TABLE), sample)
+
+    @cached_property
+    def segments(self) -> tuple[Segment, ...]:
+        """All segments, in file order."""
+        return self.at(range(self.table.num_rows))
+
+    def between(self, low: int, high: int) -> tuple[Segment, ...]:
+        """The segments with low <= bucket < high, by (bucket, run)."""
+        buckets = self.table.column("bucket").to_numpy()
+        found = np.flatnonzero((buckets >= low) & (buckets < high))
+        return self.at(found[np.argsort(buckets[found], kind="stable")].tolist())
+
+    def at(self, places: Sequence[int]) -> tuple[Segment, ...]:
+        """The segments at these places of the table."""
+        if not len(places):
+            return ()
+        *numbers, digests, _ = (column.to_pylist() for column in self.table.take(pa.array(places, pa.int64())).columns)
+        return tuple(map(Segment, *numbers, [digest.hex() for digest in digests]))
 
     @property
     def rows(self) -> int:
-        return sum(segment.rows for segment in self.segments)
+        return int(self.table.column("rows").to_numpy().sum())
 
     @property
     def bytes(self) -> int:
-        return sum(segment.bytes for segment in self.segments)
+        return int(self.table.column("bytes").to_numpy().sum())
 
 
 class Damaged(ValueError):
@@ -77,14 +114,9 @@ def pieces(data: pa.RecordBatch, bytes_max: int) -> Iterator[pa.RecordBatch]:
 
 def encode_index(index: RunIndex, offset: int) -> bytes:
     """Index and trailer as bytes, to be written at `offset` as the end of the file."""
-    columns = zip(
-        *((s.bucket, s.run, s.offset, s.bytes, s.rows, bytes.fromhex(s.digest)) for s in index.segments), strict=True
-    )
-    arrays = [pa.array(column, field.type) for column, field in zip(columns, _TABLE, strict=False)]
-    table = pa.RecordBatch.from_arrays(arrays, schema=_TABLE) if arrays else None
     parts = [
         _stream(index.schema, None),
-        _stream(_TABLE, table),
+        _stream(_TABLE, index.table if index.table.num_rows else None),
         b"" if index.sample is None else _stream(index.sample.schema, index.sample),
     ]
     body = b"".join(parts)
@@ -101,7 +133,7 @@ def _stream(schema: pa.Schema, batch: pa.RecordBatch | None) -> bytes:
 def decode_index(whole: pa.Buffer) -> RunIndex:
     """The index of a run file given all its bytes (a mapped buffer). Raises `Damaged`.
 
-    >>> empty = MAGIC + encode_index(RunIndex(pa.schema({"k": pa.int64()}), ()), offset=8)
+    >>> empty = MAGIC + encode_index(RunIndex.of(pa.schema({"k": pa.int64()}), ()), offset=8)
     >>> decode_index(pa.py_buffer(empty)).schema.names
     ['k']
     """
@@ -112,24 +144,19 @@ def decode_index(whole: pa.Buffer) -> RunIndex:
     offset, schema_bytes, table_bytes, sample_bytes, digest, version, _zero, magic = TRAILER.unpack(trailer)
     if magic != MAGIC or whole.slice(0, len(MAGIC)).to_pybytes() != MAGIC:
         raise Damaged("it does not begin and end as a run file: it is cut short or something else")
-    if version > VERSION:
-        raise Damaged(f"it has format version {version}; this program reads up to {VERSION}")
+    if version != VERSION:
+        raise Damaged(f"it has format version {version}; this program reads {VERSION}")
     if offset + schema_bytes + table_bytes + sample_bytes + TRAILER.size != size:
         raise Damaged("its trailer does not fit its size")
     body = whole.slice(offset, size - TRAILER.size - offset)
     if xxhash.xxh3_128_digest(body.to_pybytes() + trailer[: _LENGTHS.size]) != digest:
         raise Damaged("the checksum of its index is wrong")
-    table = pa.ipc.open_stream(body.slice(schema_bytes, table_bytes)).read_all()
-    columns = [table[name].to_pylist() for name in _TABLE.names]
-    columns[-1] = [value.hex() for value in columns[-1]]
+    batches = list(pa.ipc.open_stream(body.slice(schema_bytes, table_bytes)))
     sample = None
     if sample_bytes:
         sample = pa.ipc.open_stream(body.slice(schema_bytes + table_bytes)).read_next_batch()
-    return RunIndex(
-        schema=pa.ipc.open_stream(body.slice(0, schema_bytes)).schema,
-        segments=tuple(Segment(*row) for row in zip(*columns, strict=True)),
-        sample=sample,
-    )
+    schema = pa.ipc.open_stream(body.slice(0, schema_bytes)).schema
+    return RunIndex(schema, batches[0], sample) if batches else RunIndex.of(schema, (), sample)
 
 
 def digest_of(data: Any) -> str:

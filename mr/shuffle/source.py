@@ -28,3 +28,9 @@ class SegmentSource(Protocol):
 
     def batches(self, segment: Segment) -> Iterator[pa.RecordBatch]:
         """The rows of a segment in order, in batches of at most `MERGE_BLOCK_BYTES` or one row."""
+
+    def rows(self, run: int, start: int, stop: int) -> pa.RecordBatch:
+        """The rows start <= row < stop of a sorted run as one batch, under the schema of the file (see `cast`)."""
+
+    def cast(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """Rows of the file under the schema that all files of the exchange are read with. Raises `TypeConflict`."""

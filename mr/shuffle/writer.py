@@ -9,16 +9,15 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Final
+from typing import Any, BinaryIO, Final
 
 import pyarrow as pa
 import xxhash
 
 from mr.kernels.keys import Ints
-from mr.options import MERGE_BLOCK_BYTES, SORT_BLOCK_BYTES
+from mr.options import MERGE_BLOCK_BYTES, PAGE_BYTES, SORT_BLOCK_BYTES, SORT_BLOCK_ROWS_MIN
 from mr.shuffle.run_file import (
     ALIGNMENT_BYTES,
-    BLOCK,
     BYTES,
     END_OF_STREAM,
     MAGIC,
@@ -55,6 +54,7 @@ class RunWriter:
         self._file = open(self._temporary, "wb", buffering=_WRITE_BUFFER_BYTES)  # noqa: SIM115
         self._at = self._file.write(MAGIC)
         self._segments: list[Segment] = []
+        self._pages: list[bytes] = []
         self._samples: list[pa.RecordBatch] = []
         self._runs = 0
 
@@ -68,30 +68,26 @@ class RunWriter:
         self._runs += 1
 
     def append_sorted_run(self, data: pa.RecordBatch, by: Sequence[str]) -> None:
-        """Append a run that is sorted as a whole by the columns `by`, in blocks of about `SORT_BLOCK_BYTES`."""
+        """Append a run that is sorted as a whole by the columns `by`: one segment of one batch, written as it lies."""
         self._check(data)
-        blocks, rows, row = list(pieces(data, SORT_BLOCK_BYTES)), [], 0
-        first = len(self._segments)
-        for number, block in enumerate(blocks):
-            self._append(block, number)
-            rows.append(row)
-            row += block.num_rows
-        sample = data.select(list(by)).take(pa.array(rows, pa.int64()))
-        positions = {
-            RUN: [self._runs] * len(blocks),
-            BLOCK: range(len(blocks)),
-            ROW: rows,
-            BYTES: [segment.bytes for segment in self._segments[first:]],
-        }
-        for name, values in positions.items():
-            sample = sample.append_column(name, pa.array(values, pa.int64()))
-        self._samples.append(sample)
         self._runs += 1
+        if not data.num_rows:
+            return
+        self._align()
+        sink = _PagedSink(self._file)
+        with pa.PythonFile(sink, mode="w") as out, pa.ipc.new_stream(out, self._schema) as stream:
+            stream.write_batch(data)
+        pages = sink.pages()
+        digest = xxhash.xxh3_128_hexdigest(pages)
+        self._segments.append(Segment(0, self._runs - 1, self._at, sink.bytes, data.num_rows, digest))
+        self._pages.append(pages)
+        self._at += sink.bytes
+        self._samples.append(_sample(data, by, self._runs - 1))
 
     def finish(self) -> RunIndex:
         """Complete the file and give it its final name, replacing what another attempt left there."""
         sample = pa.concat_batches(self._samples) if self._samples else None
-        index = RunIndex(self._schema, tuple(self._segments), sample)
+        index = RunIndex.of(self._schema, self._segments, sample, self._pages)
         self._align()
         self._file.write(encode_index(index, self._at))
         self._file.close()
@@ -124,6 +120,58 @@ class RunWriter:
             digest.update(part)
             self._at += self._file.write(part)
         self._segments.append(Segment(bucket, self._runs, offset, self._at - offset, data.num_rows, digest.hexdigest()))
+        self._pages.append(b"")
 
     def _align(self) -> None:
         self._at += self._file.write(bytes(-self._at % ALIGNMENT_BYTES))
+
+
+class _PagedSink:
+    """A file for Arrow's writer, which hands over the buffers of a batch as they are: written, and hashed by page."""
+
+    closed = False
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._digests: list[bytes] = []
+        self._page = xxhash.xxh3_128()
+        self.bytes = 0
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data)
+        self._file.write(view)
+        start = 0
+        while start < len(view):
+            end = min(len(view), start + PAGE_BYTES - self.bytes % PAGE_BYTES)
+            self._page.update(view[start:end])
+            self.bytes += end - start
+            start = end
+            if self.bytes % PAGE_BYTES == 0:
+                self._digests.append(self._page.digest())
+                self._page.reset()
+        return len(view)
+
+    def pages(self) -> bytes:
+        """The digests of all pages, one after the other."""
+        last = [self._page.digest()] if self.bytes % PAGE_BYTES else []
+        return b"".join([*self._digests, *last])
+
+    def tell(self) -> int:
+        return self.bytes
+
+    def flush(self) -> None:
+        """Nothing is held back here."""
+
+    def close(self) -> None:
+        """The file goes on with the next run."""
+
+
+def _sample(data: pa.RecordBatch, by: Sequence[str], run: int) -> pa.RecordBatch:
+    """The first rows of the blocks of a sorted run."""
+    each = max(SORT_BLOCK_ROWS_MIN, SORT_BLOCK_BYTES * data.num_rows // max(1, data.nbytes))
+    rows = range(0, data.num_rows, each)
+    sample = data.select(list(by)).take(pa.array(rows, pa.int64()))
+    positions = {RUN: [run] * len(rows), ROW: rows, BYTES: [data.slice(row, each).nbytes for row in rows]}
+    for name, values in positions.items():
+        sample = sample.append_column(name, pa.array(values, pa.int64()))
+    return sample

@@ -15,7 +15,7 @@ from mr.kernels.keys import buckets
 from mr.kernels.partition import sort_into_buckets
 from mr.kernels.sort import order
 from mr.options import MERGE_BLOCK_BYTES
-from mr.shuffle.merge import bucket_rows, merge_sorted, sorted_rows
+from mr.shuffle.merge import bucket_rows, bytes_to_sort, merge_sorted, sorted_rows
 from mr.shuffle.reader import RunReader
 from mr.shuffle.writer import RunWriter
 
@@ -45,7 +45,7 @@ def test_a_merge_is_a_stable_sort_of_the_streams_one_after_the_other(tmp_path_fa
     for memory in (0, 1 << 40):  # 0: two streams at a time, through files
         merged = merge_sorted([iter(stream) for stream in streams], names, descending, memory, scratch)
         assert rows_of(merged) == expected
-        fitted = sorted_rows([iter(stream) for stream in streams], 1, names, descending, memory, scratch)
+        fitted = sorted_rows([iter(stream) for stream in streams], 1, 1, names, descending, memory, scratch)
         assert rows_of(fitted) == expected
     assert list(scratch.iterdir()) == []
 
@@ -120,7 +120,7 @@ def test_buckets_that_fit_are_taken_together(tmp_path):
     data = stream(0, 5000, 4000)
     readers = sources(tmp_path, [data], ["k"])
     assert len(list(bucket_rows(readers, 0, 256, ["k"], [False], 1 << 30, tmp_path))) == 1
-    size = readers[0].index.bytes
+    size = bytes_to_sort(readers[0].index.bytes, data.num_rows) // 4
     assert 3 <= len(list(bucket_rows(readers, 0, 256, ["k"], [False], size, tmp_path))) <= 6
 
 
@@ -128,5 +128,5 @@ def test_no_streams_and_empty_streams_give_nothing(tmp_path):
     empty = stream(0, 10, 3).slice(0, 0)
     for streams in ([], [iter(())], [iter([empty]), iter(())]):
         assert list(merge_sorted(streams, ["k"], [False], 1 << 30, tmp_path)) == []
-    assert list(sorted_rows([iter([empty])], 0, ["k"], [False], 1 << 30, tmp_path)) == []
+    assert list(sorted_rows([iter([empty])], 0, 0, ["k"], [False], 1 << 30, tmp_path)) == []
     assert list(bucket_rows([], 0, 256, ["k"], [False], 1 << 30, tmp_path)) == []

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_oracle import expected_order, key_batches, key_names
 
+from mr.errors import FetchFailed
 from mr.kernels.sort import order
 from mr.shuffle import writer as writer_module
-from mr.shuffle.merge import sorted_rows
-from mr.shuffle.ranges import boundaries, range_streams
+from mr.shuffle.ranges import range_rows, ranges
 from mr.shuffle.reader import RunReader
 from mr.shuffle.writer import RunWriter
 
@@ -32,22 +32,13 @@ def shuffle(folder: Path, tasks: list[list[pa.RecordBatch]], by: list[str], desc
 
 
 def read_ranges(
-    readers: list[RunReader], by: list[str], descending: list[bool], range_bytes: int, folder: Path
+    readers: list[RunReader], by: list[str], descending: list[bool], range_bytes: int, folder: Path, memory: int = 0
 ) -> list[list[int]]:
-    bounds = [None, *boundaries([reader.index.sample for reader in readers], by, descending, range_bytes), None]
-    ranges = []
-    for low, high in pairwise(bounds):
-        streams = [
-            one for task, reader in enumerate(readers) for one in range_streams(reader, task, by, descending, low, high)
-        ]
-        ranges.append(
-            [
-                row
-                for batch in sorted_rows(streams, 1 << 40, by, descending, 0, folder)
-                for row in batch["row"].to_pylist()
-            ]
-        )
-    return ranges
+    found = []
+    for one in ranges([reader.index.sample for reader in readers], by, descending, range_bytes):
+        batches = range_rows(readers, one, by, descending, memory, folder)
+        found.append([row for batch in batches for row in batch["row"].to_pylist()])
+    return found
 
 
 @settings(max_examples=120, deadline=None)
@@ -59,11 +50,14 @@ def test_the_ranges_in_order_are_the_sorted_rows(tmp_path_factory, batch, data):
     bounds = [0, *cuts, batch.num_rows]
     runs = [batch.slice(a, b - a) for a, b in pairwise(bounds)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(writer_module, "SORT_BLOCK_BYTES", 600)
+        patch.setattr(writer_module, "SORT_BLOCK_BYTES", 200)
+        patch.setattr(writer_module, "SORT_BLOCK_ROWS_MIN", 1)
         folder = tmp_path_factory.mktemp("sort")
         readers = shuffle(folder, [runs[:2], runs[2:]], by, descending)
-    ranges = read_ranges(readers, by, descending, 1500, folder)
-    assert [row for one in ranges for row in one] == expected_order(batch, by, descending)
+    merged = read_ranges(readers, by, descending, 1500, folder)
+    assert [row for one in merged for row in one] == expected_order(batch, by, descending)
+    at_once = read_ranges(readers, by, descending, 1500, folder, memory=1 << 40)
+    assert at_once == merged
 
 
 def test_one_hot_key_is_split_into_ranges_of_about_the_wanted_size(tmp_path, monkeypatch):
@@ -73,33 +67,42 @@ def test_one_hot_key_is_split_into_ranges_of_about_the_wanted_size(tmp_path, mon
         rows = np.arange(task * 20_000, task * 20_000 + 20_000)
         tasks.append([pa.RecordBatch.from_pydict({"k": np.where(rows % 50, 7, rows), "row": rows})])
     readers = shuffle(tmp_path, tasks, ["k"], [False])
-    ranges = read_ranges(readers, ["k"], [False], 100_000, tmp_path)
+    found = read_ranges(readers, ["k"], [False], 100_000, tmp_path)
     together = pa.concat_batches([run for runs in tasks for run in runs])
     expected = together.take(pa.array(order(together, ["k"])))["row"].to_pylist()
-    assert [row for one in ranges for row in one] == expected
-    assert len(ranges) >= 9
-    assert max(len(one) for one in ranges) < 2.5 * len(expected) / len(ranges)
+    assert [row for one in found for row in one] == expected
+    assert len(found) >= 9
+    assert max(len(one) for one in found) < 2.5 * len(expected) / len(found)
 
 
-def test_only_the_blocks_of_a_range_are_read(tmp_path, monkeypatch):
+def test_only_the_blocks_of_a_range_are_read_and_verified(tmp_path, monkeypatch):
     monkeypatch.setattr(writer_module, "SORT_BLOCK_BYTES", 5_000)
-    data = pa.RecordBatch.from_pydict({"k": np.arange(20_000), "row": np.arange(20_000)})
+    numbers = np.arange(200_000)
+    data = pa.RecordBatch.from_pydict({"k": numbers, "row": numbers})
     (reader,) = shuffle(tmp_path, [[data]], ["k"], [False])
-    bounds = boundaries([reader.index.sample], ["k"], [False], 40_000)
-    read = []
-    batches = reader.batches
-    reader.batches = lambda segment: (read.append(segment.bucket), batches(segment))[1]  # type: ignore[method-assign]
-    low, high = bounds[1], bounds[2]
-    rows = [
-        row for one in range_streams(reader, 0, ["k"], [False], low, high) for b in one for row in b["row"].to_pylist()
-    ]
-    assert rows == list(range(low.row, high.row))
-    assert len(read) <= 12 < len(reader.index.segments)
+    (segment,) = reader.index.segments
+    path = tmp_path / "map-0"
+    damaged = bytearray(path.read_bytes())
+    damaged[segment.offset + segment.bytes - 100] ^= 1  # among the last rows of the last column
+    path.write_bytes(damaged)
+    (reader,) = [RunReader(path)]
+    *good, _, bad = ranges([reader.index.sample], ["k"], [False], 400_000)
+    assert len(good) > 5
+    for one in good:
+        ((_, _, start, stop),) = one.spans.tolist()
+        assert (start, stop) == (0 if one.low is None else one.low.row - 312, one.high.row)
+        assert stop - start < 30_000
+        rows = [row for batch in range_rows([reader], one, ["k"], [False], 1 << 30, tmp_path) for row in batch["row"]]
+        assert pa.array(rows).to_pylist() == list(range(0 if one.low is None else one.low.row, one.high.row))
+    with pytest.raises(FetchFailed, match="run 0: the checksum of page"):
+        list(range_rows([reader], bad, ["k"], [False], 1 << 30, tmp_path))
 
 
 def test_tasks_without_rows_take_no_part(tmp_path):
-    assert boundaries([], ["k"], [False], 10) == []
-    assert boundaries([None], ["k"], [False], 10) == []
+    for samples in ([], [None]):
+        (one,) = ranges(samples, ["k"], [False], 10)
+        assert (one.low, one.high, len(one.spans), one.bytes) == (None, None, 0, 0)
+        assert list(range_rows([], one, ["k"], [False], 1 << 20, tmp_path)) == []
     data = pa.RecordBatch.from_pydict({"k": [2, 1], "row": [0, 1]})
     readers = shuffle(tmp_path, [[data.slice(0, 0)], [data]], ["k"], [False])
     assert read_ranges(readers, ["k"], [False], 1 << 20, tmp_path) == [[1, 0]]

@@ -16,7 +16,7 @@ from kernel_oracle import key_batches, key_names
 from mr.errors import FetchFailed, TypeConflict
 from mr.kernels.partition import sort_into_buckets
 from mr.kernels.sort import order
-from mr.options import MERGE_BLOCK_BYTES, SORT_BLOCK_BYTES
+from mr.options import MERGE_BLOCK_BYTES, PAGE_BYTES, SORT_BLOCK_BYTES, SORT_BLOCK_ROWS_MIN
 from mr.shuffle.reader import RunReader
 from mr.shuffle.run_file import Damaged, RunIndex, decode_index, encode_index
 from mr.shuffle.writer import RunWriter
@@ -98,7 +98,7 @@ def test_the_trailer_is_as_documented(tmp_path):
     written(tmp_path / "m", [words(10)])
     data = (tmp_path / "m").read_bytes()
     offset, schema, table, sample, digest, version, zero, magic = struct.unpack("<4Q16s2I8s", data[-64:])
-    assert (version, zero, magic, data[:8]) == (1, 0, b"MRRUN\0\r\n", b"MRRUN\0\r\n")
+    assert (version, zero, magic, data[:8]) == (2, 0, b"MRRUN\0\r\n", b"MRRUN\0\r\n")
     assert offset + schema + table + sample + 64 == len(data)
     assert digest == xxhash.xxh3_128_digest(data[offset:-64] + data[-64:-32])
 
@@ -180,11 +180,12 @@ def test_a_damaged_segment_does_not_keep_others_from_being_read(tmp_path):
         next(reader.batches(bad))
 
 
-def test_a_newer_version_is_refused():
-    data = bytearray(b"MRRUN\0\r\n" + encode_index(RunIndex(words(0).schema, ()), 8))
+@pytest.mark.parametrize("version", [1, 3])
+def test_another_version_is_refused(version):
+    data = bytearray(b"MRRUN\0\r\n" + encode_index(RunIndex.of(words(0).schema, ()), 8))
     assert decode_index(pa.py_buffer(bytes(data))).segments == ()
-    data[-16:-12] = struct.pack("<I", 2)
-    with pytest.raises(Damaged, match="version 2; this program reads up to 1"):
+    data[-16:-12] = struct.pack("<I", version)
+    with pytest.raises(Damaged, match=f"version {version}; this program reads 2"):
         decode_index(pa.py_buffer(bytes(data)))
 
 
@@ -201,29 +202,81 @@ def test_a_column_of_nulls_is_read_as_the_type_that_the_stage_has(tmp_path):
         RunReader(tmp_path / "m", stage).read(index.segments[0])
 
 
-def test_sorted_runs_are_cut_in_blocks_with_a_sample(tmp_path):
+def sorted_runs(path: Path) -> tuple[list[pa.RecordBatch], RunIndex]:
     rng = np.random.default_rng(5)
     runs = []
     for rows in (60_000, 10):
-        data = pa.RecordBatch.from_pydict(
-            {"v": rng.integers(0, 99, rows), "k": rng.integers(0, 1000, rows), "x": ["y" * 60] * rows}
-        )
-        runs.append(data.take(pa.array(order(data, ["k"], [True]))))
-    with RunWriter(tmp_path / "m", "a", runs[0].schema) as writer:
+        x = pa.array(["y" * (n % 90) for n in range(rows)], pa.large_string())
+        data = {"v": rng.integers(0, 99, rows), "k": rng.integers(0, 1000, rows), "x": x, "b": rng.random(rows) < 0.5}
+        data["n"] = pa.array(rng.integers(0, 9, rows), mask=rng.random(rows) < 0.5)
+        data["l"] = [[1, 2], [3]] * (rows // 2)
+        batch = pa.RecordBatch.from_pydict(data)
+        runs.append(batch.take(pa.array(order(batch, ["k"], [True]))))
+    with RunWriter(path, "a", runs[0].schema) as writer:
         for run in runs:
             writer.append_sorted_run(run, ["k"])
-        index = writer.finish()
+        return runs, writer.finish()
+
+
+def test_a_sorted_run_is_one_batch_with_a_sample_and_digests_of_its_pages(tmp_path):
+    runs, index = sorted_runs(tmp_path / "m")
     reader = RunReader(tmp_path / "m")
     sample = reader.index.sample
     assert sample.equals(index.sample)
-    assert sample.schema.names == ["k", "mr.run", "mr.block", "mr.row", "mr.bytes"]
-    assert [(s.run, s.bucket, s.bytes) for s in index.segments] == [
-        (row["mr.run"], row["mr.block"], row["mr.bytes"]) for row in sample.to_pylist()
-    ]
-    assert len(index.segments) > 4
-    assert max(segment.bytes for segment in index.segments) < SORT_BLOCK_BYTES * 1.05
+    assert sample.schema.names == ["k", "mr.run", "mr.row", "mr.bytes"]
+    each = np.diff([row["mr.row"] for row in sample.to_pylist() if row["mr.run"] == 0])
+    assert len(set(each.tolist())) == 1
+    assert each[0] >= SORT_BLOCK_ROWS_MIN
     for row in sample.to_pylist():
         assert runs[row["mr.run"]]["k"][row["mr.row"]].as_py() == row["k"]
-    for number, run in enumerate(runs):
-        read = pa.concat_tables([reader.read(s) for s in index.segments if s.run == number])
-        assert read.equals(pa.Table.from_batches([run]))
+        assert row["mr.bytes"] <= SORT_BLOCK_BYTES * 1.2
+    data = (tmp_path / "m").read_bytes()
+    assert [(s.run, s.bucket, s.rows) for s in index.segments] == [(0, 0, 60_000), (1, 0, 10)]
+    for segment, run, pages in zip(index.segments, runs, index.table["pages"].to_pylist(), strict=True):
+        assert segment.offset % 64 == 0
+        part = data[segment.offset : segment.offset + segment.bytes]
+        cut = [part[start : start + PAGE_BYTES] for start in range(0, len(part), PAGE_BYTES)]
+        assert pages == b"".join(map(xxhash.xxh3_128_digest, cut))
+        assert segment.digest == xxhash.xxh3_128_hexdigest(pages)
+        assert pa.ipc.open_stream(part).read_all().to_batches() == [run]
+        assert reader.read(segment).equals(pa.Table.from_batches([run]))
+    sizes = [pa.ipc.get_record_batch_size(batch) for batch in reader.batches(index.segments[0])]
+    assert max(sizes) <= MERGE_BLOCK_BYTES
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 60_000), st.integers(0, 9_000))
+def test_any_rows_of_a_sorted_run_are_read_without_the_others(tmp_path_factory, start, count):
+    path = tmp_path_factory.getbasetemp() / "sorted-run"
+    runs, _ = sorted_runs(path) if not path.exists() else (None, None)
+    reader = RunReader(path)
+    whole = reader.rows(0, 0, 60_000)
+    assert runs is None or whole.equals(runs[0])
+    assert reader.rows(0, start, start + count).equals(whole.slice(start, count))
+
+
+def test_every_flipped_byte_of_a_sorted_run_is_found_by_those_who_read_it(tmp_path):
+    _, index = sorted_runs(tmp_path / "m")
+    good = (tmp_path / "m").read_bytes()
+    first = index.segments[0]
+    places = np.random.default_rng(3).integers(first.offset, first.offset + first.bytes, 40).tolist()
+    for place in [first.offset, *places, first.offset + first.bytes - 1]:
+        (tmp_path / "m").write_bytes(good[:place] + bytes([good[place] ^ 0x10]) + good[place + 1 :])
+        reader = RunReader(tmp_path / "m")
+        with pytest.raises(FetchFailed, match="run 0: the checksum of page"):
+            reader.read(first)
+        assert RunReader(tmp_path / "m").read(index.segments[1]).num_rows == 10
+
+
+def test_a_file_that_was_replaced_is_read_anew(tmp_path):
+    for rows in (500, 600):
+        index = written(tmp_path / "m", [words(rows, rows)])
+        reader = RunReader(tmp_path / "m")
+        assert sum(reader.read(segment).num_rows for segment in index.segments) == rows
+
+
+def test_what_was_mapped_is_not_opened_again(tmp_path, monkeypatch):
+    written(tmp_path / "m", [words(500)])
+    RunReader(tmp_path / "m")
+    monkeypatch.setattr(pa, "memory_map", None)
+    assert RunReader(tmp_path / "m").index.rows == 500
