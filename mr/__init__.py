@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         var,
     )
     from mr.dataset import Dataset, GroupedDataset
+    from mr.dataset.cogrouped import CoGroupedDataset
     from mr.dataset.ranges import range
     from mr.errors import (
         InputError,
@@ -71,6 +72,7 @@ _HOMES = {
     "last max mean min quantile std sum top_k var",
     "mr.task_context": "context counter rng",
     "mr.dataset": "Dataset GroupedDataset",
+    "mr.dataset.cogrouped": "CoGroupedDataset",
     "mr.dataset.ranges": "range",
     "mr.errors": "InputError JobFailed MillraceError OutputError PlanError RecordError TypeConflict",
     "mr.job_function": "Job job",
@@ -86,6 +88,7 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.s
 
 __all__ = [
     "Aggregate",
+    "CoGroupedDataset",
     "Dataset",
     "GroupedDataset",
     "InputError",

@@ -13,6 +13,7 @@ from mr.formats.base import Layout, Reader, Writer
 from mr.formats.compression import EXTENSIONS
 from mr.kernels.rows import Shape
 from mr.operators.base import Combiner, ErrorPolicy, Grouped, Narrow
+from mr.operators.cogroups import CoGroups
 from mr.operators.joins import MergeJoin
 
 HEAD = -1
@@ -67,6 +68,13 @@ class JoinHead:
 
 
 @dataclass(frozen=True)
+class CoGroupHead:
+    """Applies an operator over two inputs to the groups of equal keys of a range of buckets of exchanges 0 and 1."""
+
+    op: CoGroups
+
+
+@dataclass(frozen=True)
 class SortHead:
     """Merges a range of the sorted runs of exchange 0."""
 
@@ -86,7 +94,7 @@ class ResolveHead:
     """Rejected records of exchange 0, their positions turned into path, offset and line."""
 
 
-Head = ReadHead | ItemsHead | RunHead | GroupHead | JoinHead | SortHead | GatherHead | ResolveHead
+Head = ReadHead | ItemsHead | RunHead | GroupHead | JoinHead | CoGroupHead | SortHead | GatherHead | ResolveHead
 
 
 # --- the tree --------------------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from mr.operators.joins import BroadcastJoin, MergeJoin, joined_shape
 from mr.operators.partitions import Shuffled
 from mr.plan import (
     Apply,
+    CoGroup,
     Collect,
     First,
     GroupBy,
@@ -35,6 +36,7 @@ from mr.plan import (
     Write,
 )
 from mr.program import (
+    CoGroupHead,
     GatherHead,
     GatherOutlet,
     GroupHead,
@@ -253,6 +255,8 @@ class _Compiler:
                 return (self._group(node),)
             case Join():
                 return self._join(node)
+            case CoGroup():
+                return (self._cogroup(node),)
             case Sort():
                 ranges = RangeOutlet(node.by, node.descending)
                 return (self._behind(self._emit(node.input), ranges, SortHead(node.by, node.descending), node.label),)
@@ -269,6 +273,13 @@ class _Compiler:
         sort_by, descending = node.op.order
         spec = HashOutlet(node.op.keys, sort_by, descending, node.op.combiner, node.partitions, node.partitioner)
         return self._behind(ports, spec, GroupHead(node.op), node.label)
+
+    def _cogroup(self, node: CoGroup) -> tuple[_Draft, Port]:
+        sides = ((node.left, node.op.left_on), (node.right, node.op.right_on))
+        ids = tuple(
+            self._exchange(self._emit(side), HashOutlet(on, partitions=node.op.partitions)) for side, on in sides
+        )
+        return self._stage(CoGroupHead(node.op), node.label, inputs=ids), Port()
 
     def _first(self, node: First) -> Ports:
         ports = self._append(self._emit(node.input), lambda _: node.op, node.label)

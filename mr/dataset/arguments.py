@@ -117,10 +117,12 @@ def partition_count(n: int | None) -> int | None:
     return n
 
 
-def check_key_types(left: Shape, right: Shape, left_on: Sequence[str], right_on: Sequence[str]) -> None:
+def check_key_types(
+    left: Shape, right: Shape, left_on: Sequence[str], right_on: Sequence[str], call: str = "join()"
+) -> None:
     """Raise PlanError where key columns have types that could never match."""
     for a, b in zip(left_on, right_on, strict=True):
         types = left.types[left.names.index(a)], right.types[right.names.index(b)]
         if None not in types and types[0] != types[1] and not any(pa.types.is_null(t) for t in types):
             text = f"{a!r} is {display(types[0])} on the left but {b!r} is {display(types[1])} on the right"
-            raise PlanError(f"join(): {text}; cast one of them with with_columns()")
+            raise PlanError(f"{call}: {text}; cast one of them with with_columns()")

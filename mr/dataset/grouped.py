@@ -14,9 +14,11 @@ from mr.aggregates import INPUT_SUFFIX, Aggregation, Ordered
 from mr.aggregates import count as count_rows
 from mr.dataset.arguments import Names, ordering, unknown
 from mr.errors import PlanError, TypeConflict
-from mr.kernels.rows import Shape
+from mr.kernels.rows import Shape, shape_of
 from mr.operators.base import rows_shape
+from mr.operators.batches import BatchFormat
 from mr.operators.columns import Select, expand
+from mr.operators.group_batches import MapGroupBatches
 from mr.operators.grouped import AggregateBy, TopByKey
 from mr.operators.ordered import AggregateOrdered, OneRow
 from mr.operators.pygroups import MapGroups, grouped_shape
@@ -49,6 +51,11 @@ def _ours(expr: pl.Expr) -> str:
     if not hasattr(mr.aggregates, name):
         name = "sum"
     return f"mr.{name}({root!r}{', 0.5' if name == 'quantile' else ''})"
+
+
+def _is_plain(key: pl.Expr) -> bool:
+    """Whether a key is a column as it is, under its own name."""
+    return key.meta.is_column() and key.meta.root_names() == [key.meta.output_name()]
 
 
 class GroupedDataset:
@@ -152,11 +159,15 @@ class GroupedDataset:
                 ) from None
 
     def _with_keys(self) -> tuple[Node, Shape]:
-        """The whole rows, with computed keys added as columns."""
+        """The whole rows, with computed keys added as columns. Raises PlanError where one would replace a column."""
         given = self._node.known()
-        computed = [e for e in self._keyed if not e.meta.is_column()]
+        computed = [e for e in self._keyed if not _is_plain(e)]
         if not computed:
             return self._node, given
+        for name in (e.meta.output_name() for e in computed):
+            if name in given.names:
+                cure = f"give it a name of its own, as group_by({name}_key=...)"
+                raise PlanError(f"group_by(): the key {name!r} would take the place of the column {name!r}; {cure}")
         added = self._dataset.with_columns(*computed)
         return added._node, added._node.known()
 
@@ -168,6 +179,50 @@ class GroupedDataset:
         [Row(key='a', count=2)]
         """
         return self.agg(count=count_rows())
+
+    def head(self, n: int = 5) -> Dataset:
+        """The first `n` rows of each key, in input order.
+
+        >>> import mr
+        >>> mr.from_items([("a", 3), ("a", 1), ("a", 2)]).group_by("key").head(2).take_all()
+        [Row(key='a', value=3), Row(key='a', value=1)]
+        """
+        if n < 0:
+            raise PlanError("head(): n is at least 0")
+        rows, shape = self._with_keys()
+        return self._dataset._with(GroupBy(shape, rows, TopByKey(self._keys, n, (), ()), self._partitions))
+
+    def map_batches(
+        self,
+        fn: Callable[..., Any],
+        *,
+        sort_by: str | Sequence[str] = (),
+        descending: bool | Sequence[bool] = False,
+        batch_format: BatchFormat = "polars",
+        names: Names | None = None,
+        pure: bool = True,
+    ) -> Dataset:
+        """`fn(batch) -> batch` over batches of whole groups in key order, so that Polars' `.over(key)` is valid in it.
+
+        A batch ends with the group that has its 65,536th row. Rows of a group are in input order, or in that of
+        `sort_by`. Formats as in `Dataset.map_batches`. A group that does not fit the memory of a task is an error that
+        names its key: use `map_groups`, which streams.
+
+        Raises PlanError for an unknown column or format.
+
+        >>> import mr, polars as pl
+        >>> data = mr.from_items([("a", 1), ("a", 3)]).group_by("key")
+        >>> shares = lambda df: df.with_columns(share=pl.col("value") / pl.col("value").sum().over("key"))
+        >>> data.map_batches(shares, names=["key", "value", "share"]).take_all()
+        [Row(key='a', value=1, share=0.25), Row(key='a', value=3, share=0.75)]
+        """
+        if batch_format not in ("polars", "arrow", "numpy"):
+            raise PlanError('map_batches(): batch_format is "polars", "arrow" or "numpy"')
+        rows, shape = self._with_keys()
+        by, down = ordering(shape, sort_by, descending, "map_batches()") if sort_by else ((), ())
+        declared = shape_of(names, fn, False) if names else None
+        op = MapGroupBatches(self._keys, fn, batch_format, by, down, declared, pure)
+        return self._dataset._with(GroupBy(declared, rows, op, self._partitions))
 
     def map_groups(
         self,

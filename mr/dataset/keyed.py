@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import polars as pl
@@ -10,12 +10,14 @@ import pyarrow as pa
 
 from mr.aggregates import Aggregation
 from mr.aggregates import count as count_rows
-from mr.dataset.arguments import Column, Names, expressions, partition_count
+from mr.dataset.arguments import Column, Names, check_key_types, column_names, expressions, partition_count
+from mr.dataset.cogrouped import CoGroupedDataset
 from mr.dataset.columns import Columns
 from mr.dataset.grouped import GroupedDataset
 from mr.dataset.records import Function, Records
 from mr.errors import PlanError
 from mr.kernels.rows import shape_of
+from mr.operators.base import require_columns
 from mr.operators.pygroups import KEY, VALUE, Folded, MapGroups, PythonCombiner, grouped_shape
 from mr.plan import GroupBy
 
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Keyed(Records, Columns):
-    """Base of `Dataset`: group_by, agg, value_counts, reduce_by_key, map_reduce."""
+    """Base of `Dataset`: group_by, agg, cogroup, value_counts, reduce_by_key, map_reduce."""
 
     def group_by(self, *columns: Column, num_partitions: int | None = None, **named: pl.Expr) -> GroupedDataset:
         """Groups of rows with equal keys: column names, expressions, or `name=expression`.
@@ -51,6 +53,33 @@ class Keyed(Records, Columns):
         [Row(total=6, n=3)]
         """
         return GroupedDataset(self, [], None).agg(*unnamed, **aggregates)
+
+    def cogroup(
+        self,
+        other: Dataset,
+        on: str | Sequence[str] | None = None,
+        *,
+        left_on: str | Sequence[str] | None = None,
+        right_on: str | Sequence[str] | None = None,
+        num_partitions: int | None = None,
+    ) -> CoGroupedDataset:
+        """The rows of this dataset and of `other` by equal keys, for `.map_groups(fn(key, rows, other_rows))`.
+
+        Raises PlanError: unknown columns, key columns of unequal types.
+
+        >>> import mr
+        >>> left, right = mr.from_items([("a", 1), ("a", 2)]), mr.from_items([("a", 5)])
+        >>> both = left.cogroup(right, on="key")
+        >>> both.map_groups(lambda key, xs, ys: (key, len(list(xs)), len(list(ys)))).take_all()
+        [Row(c0='a', c1=2, c2=1)]
+        """
+        keys = [column_names(side if side is not None else on) for side in (left_on, right_on)]
+        if not keys[0] or len(keys[0]) != len(keys[1]):
+            raise PlanError("cogroup(): give on=, or left_on= and right_on= with as many columns")
+        left = require_columns(self._node.known(), keys[0], "cogroup() on the left")
+        right = require_columns(other._node.known(), keys[1], "cogroup() on the right")
+        check_key_types(left, right, keys[0], keys[1], "cogroup()")
+        return CoGroupedDataset(self, other, keys[0], keys[1], partition_count(num_partitions))
 
     def value_counts(self) -> Dataset:
         """Rows of each distinct record and its `count`.

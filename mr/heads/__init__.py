@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from mr.batch import Batch
+from mr.heads.cogroup import sides
 from mr.heads.exchanges import bucketed, gathered, ranged
 from mr.heads.joined import is_part, pairs
 from mr.heads.materialized import in_order, materialized
@@ -16,6 +17,7 @@ from mr.heads.rejected import resolved
 from mr.heads.splits import PIECE_SHIFT, read_split
 from mr.operators.base import TaskEnv
 from mr.program import (
+    CoGroupHead,
     GatherHead,
     GroupHead,
     Head,
@@ -53,6 +55,8 @@ def records_of(
             yield from map(Batch, op.reduce(counted(rows, reading), env))
         case JoinHead(op):
             yield from map(Batch, op.join(pairs(op.layout, spec, env, reading), is_part(spec)))
+        case CoGroupHead(op):
+            yield from map(Batch, op.reduce(*sides(op, spec, env, reading), env))
         case SortHead():
             yield from map(Batch, counted(ranged(head, spec.exchanges[0], env), reading))
         case GatherHead(op):

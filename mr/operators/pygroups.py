@@ -45,14 +45,19 @@ class _Piece:
         return to_python(self._data)
 
 
-class _Part(NamedTuple):
-    """Records of one key that lie in one piece; `fresh` when the key differs from that of the part before."""
+class Part(NamedTuple):
+    """Records of one key that lie in one piece; `fresh` when the key differs from that of the part before.
+
+    `keys` has the keys of all parts of the piece as columns, this one's in row `number`.
+    """
 
     key: Any
     fresh: bool
     piece: _Piece
     start: int
     end: int
+    keys: pa.RecordBatch
+    number: int
 
 
 def _same(a: Any, b: Any) -> bool:
@@ -67,18 +72,19 @@ def key_values(data: pa.RecordBatch, keys: tuple[str, ...]) -> list[Any]:
     return to_python(keep(data, keys, "values" if len(keys) == 1 else "rows"))
 
 
-def _parts(rows: Iterator[pa.RecordBatch], keys: tuple[str, ...], value: str | None) -> Iterator[_Part]:
+def _parts(rows: Iterator[pa.RecordBatch], keys: tuple[str, ...], value: str | None) -> Iterator[Part]:
     last: list[Any] = []
     for batch in rows:
         for at in range(0, batch.num_rows, PYTHON_BATCH_ROWS):
             data = batch.slice(at, PYTHON_BATCH_ROWS)
             starts = group_starts(data, keys)
-            names = key_values(keep(data, keys).take(pa.array(starts)), keys)
+            found = keep(data, keys).take(pa.array(starts))
+            names = key_values(found, keys)
             piece = _Piece(data if value is None else keep(data, (value,), "values"))
             bounds = [*starts.tolist(), data.num_rows]
             fresh = not last or not _same(last[0], names[0])
             for number, key in enumerate(names):
-                yield _Part(key, fresh, piece, bounds[number], bounds[number + 1])
+                yield Part(key, fresh, piece, bounds[number], bounds[number + 1], found, number)
                 fresh = True
             last = names[-1:]
 
@@ -120,14 +126,21 @@ def _each(records: Iterator[Any]) -> Iterator[Any]:
 def groups(
     rows: Iterator[pa.RecordBatch], keys: tuple[str, ...], value: str | None, env: TaskEnv
 ) -> Iterator[tuple[Any, OnePass]]:
-    """(key, records) of each group of sorted rows; records are those of column `value`, or whole records.
+    """(key, records) of each group of sorted rows; records are those of column `value`, or whole records."""
+    return ((part.key, records) for part, records in parted(rows, keys, value, env))
+
+
+def parted(
+    rows: Iterator[pa.RecordBatch], keys: tuple[str, ...], value: str | None, env: TaskEnv
+) -> Iterator[tuple[Part, OnePass]]:
+    """The first part and the records of each group of sorted rows.
 
     What is not read when the next group is asked for is skipped, without making Python records of it.
     """
     parts = _parts(rows, keys, value)
-    found: list[_Part] = [*islice(parts, 1)]  # the first part of the next group, once it has been met
+    found: list[Part] = [*islice(parts, 1)]  # the first part of the next group, once it has been met
 
-    def stream(part: _Part | None) -> Iterator[Any]:
+    def stream(part: Part | None) -> Iterator[Any]:
         while part is not None:
             records = iter(part.piece.records[part.start : part.end])
             env.watch(records)
@@ -140,7 +153,7 @@ def groups(
     while found:
         first = found.pop()
         records = OnePass(stream(first))
-        yield first.key, records
+        yield first, records
         records.close()
         if not found:
             found.extend(islice(filter(_IS_FRESH, parts), 1))
@@ -174,7 +187,7 @@ def outputs_of(result: Any, call: str) -> Iterator[Any]:
     return iter((result,))
 
 
-def stream(pairs: Iterator[tuple[Any, Iterator[Any]]], fn: Function, call: str) -> Iterator[Any]:
+def stream(pairs: Iterator[tuple[Any, Any]], fn: Function, call: str) -> Iterator[Any]:
     """All records that `fn(key, records)` gives, with errors that name the key."""
     for key, records in pairs:
         try:

@@ -1,0 +1,79 @@
+"""Groups of two inputs at a time: cogroup.
+
+Both inputs come in (bucket, key) order, so the next group is the one with the smaller place. Each side is a stream of
+its own: a function may read either first, or none, and a group of either may be larger than memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+
+from mr.kernels.keys import buckets
+from mr.kernels.rows import Shape
+from mr.kernels.sort import Key, SortedKeys
+from mr.operators.base import TaskEnv
+from mr.operators.pygroups import OnePass, Part, batched, parted, stream
+from mr.operators.python import Function, built, described
+from mr.options import BUCKETS
+
+Place = tuple[int, Key]
+"""Where a key lies in the order of a shuffle: its bucket, then the key itself."""
+
+
+@dataclass(frozen=True)
+class CoGroups:
+    """`fn(key, left records, right records)` for each key of either side."""
+
+    left_on: tuple[str, ...]
+    right_on: tuple[str, ...]
+    fn: Function
+    partitions: int | None = None
+    declared: Shape | None = None
+    pure: bool = True
+    label: ClassVar[str] = "cogroup"
+
+    def reduce(
+        self, left: Iterator[pa.RecordBatch], right: Iterator[pa.RecordBatch], env: TaskEnv
+    ) -> Iterator[pa.RecordBatch]:
+        """The output for the sorted rows of both sides."""
+        call = described(self.label, self.fn)
+        fn = built(self.fn)
+        pairs = self._pairs(self._groups(left, self.left_on, env), self._groups(right, self.right_on, env))
+        yield from batched(stream(pairs, lambda key, both: fn(key, *both), call), self.declared, call)
+
+    def _groups(
+        self, rows: Iterator[pa.RecordBatch], keys: tuple[str, ...], env: TaskEnv
+    ) -> Iterator[tuple[Place, Part, OnePass]]:
+        """The groups of one side and their places."""
+        known: pa.RecordBatch | None = None
+        for part, records in parted(rows, keys, None, env):
+            if part.keys is not known:
+                known, order = part.keys, SortedKeys(part.keys, keys)
+                numbers = buckets(part.keys, keys).astype(np.int64)
+                if self.partitions is not None:
+                    numbers = numbers * self.partitions // BUCKETS
+                numbers_of = numbers.tolist()
+            yield (numbers_of[part.number], order.at(part.number)), part, records
+
+    def _pairs(
+        self, lefts: Iterator[tuple[Place, Part, OnePass]], rights: Iterator[tuple[Place, Part, OnePass]]
+    ) -> Iterator[tuple[Any, tuple[OnePass, OnePass]]]:
+        left, right = next(lefts, None), next(rights, None)
+        while left is not None or right is not None:
+            takes_left = left is not None and (right is None or left[0] <= right[0])
+            takes_right = right is not None and (left is None or right[0] <= left[0])
+            mine, theirs = left if takes_left else None, right if takes_right else None
+            first = mine or theirs
+            assert first is not None
+            yield first[1].key, (_records(mine), _records(theirs))
+            left = next(lefts, None) if takes_left else left
+            right = next(rights, None) if takes_right else right
+
+
+def _records(group: tuple[Place, Part, OnePass] | None) -> OnePass:
+    return OnePass(iter(())) if group is None else group[2]
