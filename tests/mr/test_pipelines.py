@@ -102,17 +102,27 @@ def joined(how: str, rows: Model) -> Model:
     out = []
     for row in rows:
         matches = [w for k, w in RIGHT if row.k is not None and k == row.k]
-        if how == "left" and not matches:
+        if how in ("semi", "anti"):
+            out += [row] if bool(matches) == (how == "semi") else []
+            continue
+        if how in ("left", "full") and not matches:
             out.append(Cell(row.k, None, row.f))
         out += [Cell(row.k, w, row.f) for w in matches]
+    if how in ("right", "full"):
+        known = {row.k for row in rows if row.k is not None}
+        out += [Cell(k, w, None) for k, w in RIGHT if k not in known]
     return sorted_by_all(out)
+
+
+def positive(rows: Model) -> Model:
+    return sorted_by_all([row for row in rows if row.x is not None and row.x > 0])
 
 
 def join(how: Any, strategy: Any) -> Step:
     def ours(ds: mr.Dataset) -> mr.Dataset:
         right = mr.from_items(RIGHT, names={"k": str, "w": int})
         both = ds.join(right, on="k", how=how, strategy=strategy)
-        return by_all(both.select("k", "f", x=pl.col("w")))
+        return by_all(both if how in ("semi", "anti") else both.select("k", "f", x=pl.col("w")))
 
     return Step(f"join {how} {strategy}", ours, lambda rows: joined(how, rows))
 
@@ -155,7 +165,11 @@ STEPS = [
         summed,
     ),
     Step("map_groups", lambda ds: by_all(ds.group_by("k").map_groups(first_of, names=NAMES)), firsts),
-    *(join(how, strategy) for how in ("inner", "left") for strategy in ("broadcast", "sort_merge")),
+    *(join(how, strategy) for how in ("inner", "left", "semi", "anti") for strategy in ("broadcast", "sort_merge")),
+    *(join(how, strategy) for how in ("right", "full") for strategy in ("auto", "sort_merge")),
+    Step("repartition", lambda ds: by_all(ds.repartition(3, by="k")), sorted_by_all),
+    Step("materialize", lambda ds: ds.materialize(), lambda rows: rows),
+    Step("semi-join with itself", lambda ds: by_all(ds.join(ds.filter(pl.col("x") > 0), on="x", how="semi")), positive),
     sort(("x", "k"), (True, False)),
     sort(("f",), (True,)),
     sort(("k", "f", "x"), (False, True, True)),
