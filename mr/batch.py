@@ -39,6 +39,12 @@ class Batch:
         origins = None if self.origins is None else self.origins[indices]
         return Batch(self.data.take(pa.array(indices)), origins)
 
+    def renumbered(self, by: int) -> Batch:
+        """The same records, their record numbers raised by `by`."""
+        if self.origins is None or not by:
+            return self
+        return Batch(self.data, self.origins + np.array([0, by], dtype=np.int64))
+
 
 def kind_of(schema: pa.Schema) -> Kind:
     """The kind recorded in a schema; a schema without a mark is of rows.

@@ -269,7 +269,7 @@ class _Task:
             self._drain(i)
         for i in self._leaving.get(port, ()):
             with self._reading.watch.doing(_kind_of(self._program.outlets[i])):
-                self._outlets[i].write(batch.data)
+                self._outlets[i].take(batch)
 
     def _drain(self, step: int) -> None:
         rejects, self._runs[step].rejects = self._runs[step].rejects, []

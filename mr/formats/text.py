@@ -15,10 +15,11 @@ import pyarrow.compute as pc
 from mr.batch import Batch, Origins, with_kind
 from mr.errors import PlanError, RecordError
 from mr.formats.base import Cut, Reader, Writer
-from mr.formats.blocks import BOM, is_utf8, needed, origins_of, record_blocks, whole_lines
+from mr.formats.blocks import BOM, UNDECODABLE, is_utf8, needed, origins_of, record_blocks, whole_lines
 from mr.kernels.gather import bytes_of
-from mr.kernels.lines import split_lines
+from mr.kernels.lines import Lines, split_lines
 from mr.kernels.types import display
+from mr.task_context import counter
 
 if TYPE_CHECKING:
     from mr.formats.base import Piece, Rejects
@@ -78,13 +79,34 @@ class TextReader(Reader):
 
     def read(self, piece: Piece, rejects: Rejects, columns: tuple[str, ...] | None, track: bool) -> Iterator[Batch]:
         wanted = needed(self.schema(), columns)
+        is_utf8_file = codecs.lookup(self.encoding).name == "utf-8"
+        if is_utf8_file and self.cut == "lines" and wanted == ["value"]:
+            yield from self._lines(piece, rejects, track)
+            return
         for data, lines, origins in self._records(piece):
-            if codecs.lookup(self.encoding).name == "utf-8" and is_utf8(data):
+            if is_utf8_file and is_utf8(data):
                 text = lines.view(pa.large_string())
             else:
                 text, origins = _decoded(lines, origins, self.encoding, self.encoding_errors, rejects)
             if len(text):
                 yield Batch(self._batch(text, origins, piece, wanted), origins if track else None)
+
+    def _lines(self, piece: Piece, rejects: Rejects, track: bool) -> Iterator[Batch]:
+        """Blocks that are cut into lines only where somebody looks at them."""
+        schema, number = self.schema(), 0
+        for data, start in record_blocks(piece, whole_lines):
+            is_ascii = data.isascii()
+            if is_ascii or is_utf8(data):
+                lines = Lines(data, is_ascii, schema, offset=start, number=number, tracked=track)
+                number += lines.rows
+                yield lines
+                continue
+            binaries, offsets = split_lines(data)
+            origins = origins_of(offsets + start, number)
+            number += len(offsets)
+            text, origins = _decoded(binaries, origins, self.encoding, self.encoding_errors, rejects)
+            if len(text):
+                yield Batch(pa.RecordBatch.from_arrays([text], schema=schema), origins if track else None)
 
     def _records(self, piece: Piece) -> Iterator[tuple[bytes, pa.Array, Origins]]:
         """Blocks with their records (large_binary) and where these lie."""
@@ -145,17 +167,27 @@ def _check_encoding(encoding: str, encoding_errors: str) -> None:
 def _decoded(
     lines: pa.Array, origins: Origins, encoding: str, errors: str, rejects: Rejects
 ) -> tuple[pa.Array, Origins]:
-    """Lines as text one by one, for blocks that are not plain UTF-8; without those that `rejects` takes."""
+    """Lines as text one by one, for blocks that are not plain UTF-8; without those that `rejects` takes.
+
+    What `errors` mends is counted.
+    """
     raws: list[bytes] = lines.to_pylist()
     text: list[str] = []
     bad: list[int] = []
     causes: list[str] = []
+    mended = 0
     for i, raw in enumerate(raws):
         try:
-            text.append(raw.decode(encoding, errors))
+            text.append(raw.decode(encoding))
         except UnicodeDecodeError as error:
+            if errors != "strict":
+                text.append(raw.decode(encoding, errors))
+                mended += 1
+                continue
             bad.append(i)
             causes.append(f"not {encoding}: {error.reason} at byte {error.start} of the line")
+    if mended:
+        counter(UNDECODABLE).add(mended)
     if bad:
         rejects(origins[bad], [raws[i] for i in bad], causes)
         origins = np.delete(origins, bad, axis=0)

@@ -64,11 +64,9 @@ def read_split(
         rejects = _Rejecting(head, env, reading, reject, shift)
         try:
             for batch in head.reader.read(piece, rejects, head.columns, head.track):
-                if batch.origins is not None and shift:
-                    batch = Batch(batch.data, batch.origins + np.array([0, shift], dtype=np.int64))
                 reading.records += batch.rows
                 reading.bytes = before + piece.consumed
-                yield batch
+                yield batch.renumbered(shift)
         except CorruptInput as damage:
             piece.check_unchanged()  # what was changed under us is no damage
             rejects.rest(damage)

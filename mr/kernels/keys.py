@@ -19,8 +19,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mr.errors import TypeConflict
-from mr.kernels.distinct import Ints, Words, binary_rows, first_equal, first_equal_bytes, first_in_arrow, numbered
+from mr.kernels.distinct import binary_rows, first_equal, first_equal_bytes, first_in_arrow, numbered
 
+Words = npt.NDArray[np.uint64]
+Ints = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
 NULL_HASH: Final = 0x9E3779B97F4A7C15

@@ -6,11 +6,72 @@ delimiters' positions make its offsets.
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from mr.batch import Batch, Origins
+
 Offsets = npt.NDArray[np.int64]
+_NEWLINE = 10
+
+
+class Lines(Batch):
+    r"""The lines of a text as values of the one column of `schema`, cut when somebody looks at `data` or `origins`.
+
+    `text` ends where a line does, and is UTF-8; `is_ascii` says whether it is ASCII. Its first byte is byte `offset` of
+    the piece, its first line number `number` in it. `tracked`: there are origins.
+
+    >>> schema = pa.schema([("value", pa.large_string())])
+    >>> lines = Lines(b"one\ntwo", True, schema, offset=10, number=5, tracked=True)
+    >>> lines.rows, lines.data["value"].to_pylist(), lines.origins.tolist()
+    (2, ['one', 'two'], [[10, 5], [14, 6]])
+    """
+
+    def __init__(
+        self, text: bytes, is_ascii: bool, schema: pa.Schema, *, offset: int, number: int, tracked: bool
+    ) -> None:
+        self.text = text
+        self.is_ascii = is_ascii
+        self._schema = schema
+        self._offset = offset
+        self._number = number
+        self._tracked = tracked
+
+    @cached_property
+    def rows(self) -> int:
+        """How many lines there are."""
+        ends = int(np.count_nonzero(np.frombuffer(self.text, np.uint8) == _NEWLINE))
+        return ends + (not self.text.endswith(b"\n") and self.text != b"")
+
+    @cached_property
+    def _split(self) -> tuple[pa.LargeBinaryArray, Offsets]:
+        return split_lines(self.text)
+
+    @cached_property
+    def data(self) -> pa.RecordBatch:
+        """The lines as a column."""
+        return pa.RecordBatch.from_arrays([self._split[0].view(pa.large_string())], schema=self._schema)
+
+    @cached_property
+    def origins(self) -> Origins | None:
+        """Where they lie, if that is tracked."""
+        if not self._tracked:
+            return None
+        starts = self._split[1]
+        return np.column_stack([starts + self._offset, np.arange(self._number, self._number + len(starts))])
+
+    def renumbered(self, by: int) -> Lines:
+        return Lines(
+            self.text,
+            self.is_ascii,
+            self._schema,
+            offset=self._offset,
+            number=self._number + by,
+            tracked=self._tracked,
+        )
 
 
 def split_lines(buffer: bytes | pa.Buffer, delimiter: bytes = b"\n") -> tuple[pa.LargeBinaryArray, Offsets]:

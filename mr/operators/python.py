@@ -21,6 +21,7 @@ from mr.batch import Batch, Origins
 from mr.errors import FunctionFailed, PlanError, RecordError
 from mr.kernels.rows import Shape, from_python, to_python
 from mr.operators.base import ErrorPolicy, Narrow, Run, TaskEnv, reject_rows
+from mr.operators.text import flat_mapped, mapped
 from mr.options import PYTHON_BATCH_ROWS
 
 Function = Callable[..., Any]
@@ -79,6 +80,11 @@ class PythonRun(Run):
         self.rejects = []
 
     def feed(self, batch: Batch) -> Iterable[Batch]:
+        done = self.operator.by_columns(batch, self.track)
+        if done is not None:
+            if done.rows:
+                yield done
+            return
         for start in range(0, batch.rows, PYTHON_BATCH_ROWS):
             data = batch.data.slice(start, PYTHON_BATCH_ROWS)
             origins = None if batch.origins is None else batch.origins[start : start + PYTHON_BATCH_ROWS]
@@ -129,6 +135,10 @@ class PerRecord(Narrow):
     def start(self, env: TaskEnv, track: bool) -> Run:
         return PythonRun(self, env, track)
 
+    def by_columns(self, batch: Batch, track: bool) -> Batch | None:
+        """The output for a whole batch, if a kernel knows it; see `operators.text`."""
+        return None
+
     def apply(self, run: PythonRun, batch: Batch) -> Iterator[Batch]:
         """The output for a batch of at most PYTHON_BATCH_ROWS records."""
         raise NotImplementedError
@@ -139,6 +149,9 @@ class Map(PerRecord):
     """One record for each record."""
 
     label: ClassVar[str] = "map"
+
+    def by_columns(self, batch: Batch, track: bool) -> Batch | None:
+        return mapped(self.fn, batch, self.declared, track)
 
     def apply(self, run: PythonRun, batch: Batch) -> Iterator[Batch]:
         records = to_python(batch.data)
@@ -170,6 +183,9 @@ class FlatMap(PerRecord):
     """Any number of records for each record: the function returns or yields an iterable."""
 
     label: ClassVar[str] = "flat_map"
+
+    def by_columns(self, batch: Batch, track: bool) -> Batch | None:
+        return flat_mapped(self.fn, batch, self.declared, track)
 
     def apply(self, run: PythonRun, batch: Batch) -> Iterator[Batch]:
         records = to_python(batch.data)

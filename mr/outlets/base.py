@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from mr.batch import kind_of, with_kind
+from mr.batch import Batch, kind_of, with_kind
 from mr.kernels.frames import concat, to_ipc
 from mr.kernels.types import cast, unify
 from mr.operators.base import Combiner
@@ -32,6 +32,10 @@ class OutletRun(ABC):
     @abstractmethod
     def write(self, data: pa.RecordBatch) -> None:
         """Take the next records."""
+
+    def take(self, batch: Batch) -> None:
+        """Take the next records as they came from an operator, for outlets that need not look at all of them."""
+        self.write(batch.data)
 
     @abstractmethod
     def finish(self) -> Output:

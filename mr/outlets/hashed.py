@@ -8,15 +8,29 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from mr.aggregates.sums import Count
+from mr.batch import Batch
 from mr.errors import RecordError
 from mr.kernels.keys import buckets, normalise_keys
 from mr.kernels.partition import bucket_by, sort_into_buckets
+from mr.kernels.tokens import WordCounts
+from mr.operators.base import Combiner
+from mr.operators.grouped import AggregateStates
 from mr.operators.pygroups import key_values
 from mr.operators.python import name_of
-from mr.options import BUCKETS
+from mr.operators.text import WordBatch
+from mr.options import BUCKETS, WORDS_HELD_MAX
 from mr.outlets.base import RunOutlet
 from mr.program import HashOutlet
 from mr.shuffle.writer import RunWriter
+from mr.tasks import Output
+
+
+def _counts_rows(combiner: Combiner | None) -> bool:
+    """Whether all that is wanted of each key is how many rows have it."""
+    if not isinstance(combiner, AggregateStates):
+        return False
+    return all(isinstance(count, Count) and count.column is None for _, count in combiner.aggregates)
 
 
 class HashRun(RunOutlet):
@@ -26,6 +40,29 @@ class HashRun(RunOutlet):
         super().__init__(index, path, attempt, settled, spec.combiner)
         self._spec = spec
         self._rows = 0
+        self._word_counts = WordCounts()
+
+    def take(self, batch: Batch) -> None:
+        if not isinstance(batch, WordBatch) or not _counts_rows(self._combiner):
+            super().take(batch)
+            return
+        self._exact = True
+        self._word_counts.add(batch.text, batch.starts, batch.lengths)
+        if self._word_counts.held >= WORDS_HELD_MAX:
+            self._add_words()
+
+    def _add_words(self) -> None:
+        assert isinstance(self._combiner, AggregateStates)
+        words, numbers = self._word_counts.take()
+        if len(words):
+            names = [f"{out}.{part}" for out, count in self._combiner.aggregates for part in count.parts]
+            columns = [words.view(pa.large_string()), *(pa.array(numbers) for _ in names)]
+            self._add(pa.RecordBatch.from_arrays(columns, [*self._combiner.keys, *names]))
+
+    def finish(self) -> Output:
+        if _counts_rows(self._combiner):
+            self._add_words()
+        return super().finish()
 
     def ready(self, data: pa.RecordBatch) -> pa.RecordBatch:
         return normalise_keys(data, self._spec.keys)
