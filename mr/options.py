@@ -21,10 +21,6 @@ WORDS_HELD_MAX: Final = 1 << 20
 """Words that a count holds one by one (8 or 16 bytes each), having no room for them in its tables, before they are
 counted."""
 
-WORDS_HELD_MAX: Final = 1 << 20
-"""Words that a count holds one by one (8 or 16 bytes each), having no room for them in its tables, before they are
-counted."""
-
 REDUCE_RANGE_BYTES_MAX: Final = 32 * MIB
 """A reduce task covers an aligned range of buckets of at most this many real bytes, or one bucket."""
 
