@@ -30,8 +30,10 @@ from mr.assignment import (
 from mr.errors import JobCancelled, JobFailed, PlanError
 from mr.executors.base import AttemptEvent, Executor
 from mr.fingerprint import Identity, Unfingerprintable, program_identity
+from mr.heads.splits import call_of
 from mr.journal import Journal
 from mr.kernels.types import unify
+from mr.operators.python import PerRecord, described
 from mr.outlets import digest_file
 from mr.program import JoinHead, Outlet, PartOutlet, ReadHead
 from mr.progress import Snapshot, StageProgress
@@ -373,10 +375,14 @@ def _check_rejects(stage: Stage, results: Sequence[TaskResult]) -> None:
     makers = (stage.program.head, *(step.op for step in stage.program.steps))
     records = sum(result.records_in for result in results)
     for i, maker in enumerate(makers):
-        most = maker.on_error.max_bad if hasattr(maker, "on_error") else None
+        if not isinstance(maker, ReadHead | PerRecord):
+            continue
+        most = maker.on_error.max_bad
         rejected = sum(result.rejected[i] for result in results) if most is not None else 0
         if most is not None and rejected > (most * records if isinstance(most, float) else most):
-            raise JobFailed(f"{rejected:,} of {records:,} records were rejected, more than max_bad_records={most}")
+            name = call_of(maker.reader) if isinstance(maker, ReadHead) else described(maker.label, maker.fn)
+            text = f"{name} rejected {rejected:,} of {records:,} records, more than max_bad_records={most}"
+            raise JobFailed(text)
 
 
 __all__ = ["Master", "Outcome"]

@@ -13,9 +13,10 @@ import pyarrow as pa
 from mr.batch import Batch, with_kind
 from mr.errors import PlanError
 from mr.formats.base import Cut, Reader
-from mr.formats.blocks import is_utf8, needed, origins_of, record_blocks, whole_lines
+from mr.formats.blocks import UNDECODABLE, is_utf8, needed, origins_of, record_blocks, whole_lines
 from mr.kernels.access_log import TYPES, Mask, parse_line, parse_lines
 from mr.kernels.lines import Offsets, line_bounds
+from mr.task_context import counter
 
 if TYPE_CHECKING:
     from mr.formats.base import Piece, Rejects
@@ -29,7 +30,7 @@ class AccessLogReader(Reader):
 
     `format` is "combined", "common" (without the last two) or a regular expression with named groups that matches
     whole lines: groups named as above get the same types, `request` becomes method, url and protocol, others are str.
-    Lines that do not match are rejects. Bytes that are not UTF-8 become U+FFFD.
+    Lines that do not match are rejects. Bytes that are not UTF-8 become U+FFFD, and are counted.
 
     Raises `PlanError` for a pattern that is none or has no named group.
 
@@ -80,6 +81,8 @@ class AccessLogReader(Reader):
 
     def _parse(self, data: bytes, starts: Offsets, ends: Offsets, schema: pa.Schema) -> tuple[pa.RecordBatch, Mask]:
         if not is_utf8(data):  # replacing keeps newlines, so the lines stay the same ones
+            bad = sum(not is_utf8(data[start:end]) for start, end in zip(starts.tolist(), ends.tolist(), strict=True))
+            counter(UNDECODABLE).add(bad)
             data = data.decode(errors="replace").encode()
             starts, ends = line_bounds(data)
         if self.format in FORMATS:

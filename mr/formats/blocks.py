@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from mr.formats.base import Piece
 
 BOM = b"\xef\xbb\xbf"
+UNDECODABLE = "undecodable records"
+"""The counter of records whose bytes are no text of their encoding and were mended."""
 
 
 def record_blocks(piece: Piece, whole_bytes: Callable[[bytes], int]) -> Iterator[tuple[bytes, int]]:

@@ -94,7 +94,8 @@ def _batches(file: pq.ParquetFile, group: int, columns: list[str], path: str) ->
             if batch.num_rows:
                 yield batch
     except (pa.ArrowException, OSError) as error:
-        raise CorruptInput(path, 0, f"row group {group} is corrupt: {error}") from error
+        offset = min((metadata.column(i).data_page_offset for i in range(metadata.num_columns)), default=0)
+        raise CorruptInput(path, max(0, offset), f"row group {group} is corrupt: {error}") from error
 
 
 def _cast(array: pa.Array, field: pa.Field, path: str) -> pa.Array:

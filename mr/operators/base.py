@@ -33,6 +33,9 @@ class ErrorPolicy:
     def __post_init__(self) -> None:
         if self.on_error not in ("fail", "skip", "quarantine"):
             raise PlanError(f'on_error={self.on_error!r}: use "fail", "skip" or "quarantine"')
+        most = self.max_bad
+        if most is not None and (isinstance(most, bool) or most < 0 or (isinstance(most, float) and not most <= 1)):
+            raise PlanError(f"max_bad_records={most!r}: use a count (int) or a share between 0.0 and 1.0 (float)")
 
 
 REJECTED = pa.schema(
@@ -44,8 +47,8 @@ REJECTED = pa.schema(
         ("raw", pa.large_binary()),
     ]
 )
-"""Rejected records inside a task. `raw`: the bytes of the file, or the record that a function was given (a str in UTF-8,
-other values as `repr` writes them). Positions count from the start of piece `line >> 40` of the split (`heads`)."""
+"""Rejected records inside a task. `raw`: the bytes of the file, or the record that a function was given (a str as
+UTF-8, other values as `repr` writes them). Positions count from the start of piece `line >> 40` of the split."""
 
 
 class TaskEnv(Protocol):

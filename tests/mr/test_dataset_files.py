@@ -238,7 +238,7 @@ def test_what_is_rejected_does_not_depend_on_the_columns_that_are_used(folder: P
         data = read(str(folder / name), schema={"a": int, "b": int}, on_error="skip")
         assert data.count() == 2
         assert data.select("a").take_all() == data.select("b").take_all() == [(1,), (4,)]
-    with pytest.raises(mr.JobFailed, match="2 of 4 records"):
+    with pytest.raises(mr.JobFailed, match="read_csv rejected 2 of 4 records, more than max_bad_records=0"):
         mr.read_csv(str(folder / "a.csv"), schema={"a": int, "b": int}, on_error="skip", max_bad_records=0).count()
 
 

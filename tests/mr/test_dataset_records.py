@@ -695,7 +695,7 @@ def test_quarantine_needs_a_use_and_rejected_needs_a_quarantine(tmp_path: Path) 
 def test_max_bad_records_is_a_count_or_a_share(most: Any, fails: bool) -> None:
     data = mr.from_items(MIXED).map(parse, on_error="skip", max_bad_records=most)
     if fails:
-        with pytest.raises(mr.JobFailed, match=r"3 of 9 records were rejected"):
+        with pytest.raises(mr.JobFailed, match=r"map .* rejected 3 of 9 records"):
             data.take_all()
     else:
         assert data.count() == 6
@@ -709,7 +709,7 @@ def test_max_bad_records_counts_those_of_its_own_operator() -> None:
     strict = mr.from_items(MIXED).map(parse, on_error="skip").filter(
         lambda n: 1 / (n - 3), on_error="skip", max_bad_records=0
     )  # fmt: skip
-    with pytest.raises(mr.JobFailed, match="1 of 9 records were rejected"):
+    with pytest.raises(mr.JobFailed, match=r"rejected 1 of 9 records"):
         strict.count()
 
 

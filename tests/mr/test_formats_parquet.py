@@ -143,7 +143,7 @@ def test_damage_is_found_and_names_the_file() -> None:
         with pytest.raises(InputError, match=r"logs/b\.parquet"):
             read_all(ParquetReader(), bad, path="logs/b.parquet")
     data[len(data) // 4] ^= 0xFF
-    with pytest.raises(InputError, match=r"logs/b\.parquet: row group 0 is corrupt"):
+    with pytest.raises(InputError, match=r"logs/b\.parquet, byte \d+: row group 0 is corrupt"):
         read_all(ParquetReader(), bytes(data), Collected(), path="logs/b.parquet")
 
 
