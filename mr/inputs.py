@@ -15,10 +15,9 @@ from dataclasses import dataclass, replace
 from typing import BinaryIO, Final, Protocol
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from blake3 import blake3
 
-from mr.errors import InputError, InputNotFound
+from mr.errors import CorruptInput, InputError, InputNotFound
 from mr.fingerprint import digest
 from mr.formats.base import Reader
 from mr.options import LOCAL_SPLIT_BYTES, PACK_BYTES_MAX, PACK_CLOSE_BITS, PACKED_FILE_BYTES_MAX
@@ -29,6 +28,11 @@ from mr.tasks import PieceRef, Split
 
 ITEMS_PER_SPLIT = 65_536
 SETTLED_SECONDS = 2.0
+NOT_READ: Final = (
+    *(".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tar", ".tgz", ".tbz2", ".txz", ".zip", ".7z", ".rar"),
+    *(".lz4", ".lzo", ".snappy", ".br", ".z"),
+)
+"""Archives and compressions that no reader of text looks into."""
 HASHED_BYTES: Final = 1 << 20
 """A local file is hashed by so many bytes at a time ..."""
 LOOKED_BYTES: Final = 1 << 14
@@ -70,7 +74,10 @@ def splits_of(node: Read | Items | Materialized, memo: Memo) -> tuple[Split, ...
         return _item_splits(node.data, node.split_rows or ITEMS_PER_SPLIT)
     if isinstance(node, Materialized):
         return tuple(Split((), part.identity, part.bytes, run=part) for part in node.parts)
-    pieces = _pieces(input_files(node), node.reader, memo)
+    files = input_files(node)
+    if node.reader.decompress:
+        _refuse_archives(files)
+    pieces = _pieces(files, node, memo)
     splits = [_split(group, node.reader) for group in _packed(pieces)]
     return tuple(splits) or (Split((), digest("empty"), 0),)
 
@@ -84,6 +91,8 @@ def first_piece(paths: Sequence[str], decompress: bool) -> OpenedPiece:
     if not files:
         raise InputNotFound(f"no files in {', '.join(paths)} to infer a schema from; declare it with schema=")
     file = next((f for f in files if f.size), files[0])
+    if decompress:
+        _refuse_archives([file])
     compression = file.compression if decompress else None
     return OpenedPiece(PieceRef(file.path, 0, file.size, compression, None, file.store, _refs(file)))
 
@@ -123,17 +132,27 @@ def _packed(pieces: Iterable[_Piece]) -> Iterator[list[_Piece]]:
         yield group
 
 
-def _pieces(files: Sequence[InputFile], reader: Reader, memo: Memo) -> Iterator[_Piece]:
+def _refuse_archives(files: Sequence[InputFile]) -> None:
+    """Raise InputError for a file whose name promises what is not read: it would give garbage for records."""
+    for file in files:
+        ending = next((ending for ending in NOT_READ if file.path.lower().endswith(ending)), None)
+        if ending is not None:
+            cure = "unpack it first, or use read_binary_files for its bytes"
+            raise InputError(f"{file.path}: {ending} files are not looked into; {cure}")
+
+
+def _pieces(files: Sequence[InputFile], node: Read, memo: Memo) -> Iterator[_Piece]:
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:  # BLAKE3 releases the GIL
-        for found in pool.map(lambda file: list(_pieces_of(file, reader, memo)), files):
+        for found in pool.map(lambda file: list(_pieces_of(file, node, memo)), files):
             yield from found
 
 
-def _pieces_of(file: InputFile, reader: Reader, memo: Memo) -> Iterator[_Piece]:
+def _pieces_of(file: InputFile, node: Read, memo: Memo) -> Iterator[_Piece]:
+    reader = node.reader
     compression = file.compression if reader.decompress else None
     cut = "file" if compression else reader.cut
     if cut == "row_groups" and file.size:
-        yield from _row_groups(file, memo)
+        yield from _row_groups(file, node, memo)
     elif file.system == "dfs" and cut == "lines" and file.by_lines and reader.record_end == b"\n":
         yield from _chunk_pieces(file)
     elif file.system == "local" and cut == "lines":
@@ -219,7 +238,8 @@ def _range_bytes(handle: BinaryIO, start: int, size: int, record_end: bytes) -> 
     last = b""
     while start < stop and (block := handle.read(min(stop - start, HASHED_BYTES))):
         start += len(block)
-        last = (last + block[-len(record_end) :])[-len(record_end) :]
+        if record_end:  # else `[-0:]` would keep all that was read
+            last = (last + block[-len(record_end) :])[-len(record_end) :]
         yield block
     while record_end and start < size and not last.endswith(record_end):
         block = handle.read(min(size - start, LOOKED_BYTES))
@@ -231,24 +251,30 @@ def _range_bytes(handle: BinaryIO, start: int, size: int, record_end: bytes) -> 
             return
 
 
-def _row_groups(file: InputFile, memo: Memo) -> Iterator[_Piece]:
-    """Pieces of consecutive row groups of a Parquet file, each of at least LOCAL_SPLIT_BYTES but the last."""
+def _row_groups(file: InputFile, node: Read, memo: Memo) -> Iterator[_Piece]:
+    """Pieces of consecutive row groups, each of at least LOCAL_SPLIT_BYTES but the last.
+
+    A damaged file is one piece where the reader shall leave it out: whose task will find the damage, too.
+    """
     identity = _whole(file, memo)
     ref = _whole_ref(file, identity)
     with OpenedPiece(ref).file() as handle:
         try:
-            meta = pq.ParquetFile(handle).metadata
-        except (pa.ArrowException, OSError) as error:
-            raise InputError(f"{file.path}: not a readable Parquet file: {error}") from None
-        sizes = [meta.row_group(i).total_byte_size for i in range(meta.num_row_groups)]
+            sizes = node.reader.group_bytes(handle, file.path)
+        except CorruptInput:
+            if node.on_error.on_error == "fail":
+                raise
+            yield _Piece(ref, identity, file.size, True)
+            return
     groups: list[int] = []
-    for i, _ in enumerate(sizes):
+    size = 0
+    for i, group_bytes in enumerate(sizes):
         groups.append(i)
-        size = sum(sizes[g] for g in groups)
+        size += group_bytes
         if size >= LOCAL_SPLIT_BYTES or i == len(sizes) - 1:
             chosen = replace(ref, row_groups=tuple(groups))
             yield _Piece(chosen, identity, size, len(groups) == len(sizes))
-            groups = []
+            groups, size = [], 0
     if not sizes:
         yield _Piece(replace(ref, row_groups=()), identity, file.size, True)
 

@@ -71,8 +71,6 @@ def parts_of(target: Target, outputs: Sequence[Output], before: Iterable[str] = 
     """
     files = [file for output in outputs for file in output.parts]
     kept = [file for file in files if file.rows] or files[:1]
-    if target.one_file:
-        return [Part("", kept[0])]
     following: dict[str, int] = {}
     for name in before:
         folder, _, last = name.rpartition("/")
@@ -82,9 +80,8 @@ def parts_of(target: Target, outputs: Sequence[Output], before: Iterable[str] = 
     for file in kept:
         number = following.get(file.folder, 0)
         following[file.folder] = number + 1
-        name = f"part-{number:05d}{target.extension}"
-        parts.append(Part(f"{file.folder}/{name}" if file.folder else name, file))
-    return parts
+        parts.append(Part(f"{file.folder}/part-{number:05d}{target.extension}".lstrip("/"), file))
+    return [Part("", kept[0])] if target.one_file else parts
 
 
 def describe(target: Target, parts: Sequence[Part]) -> dict[str, Any]:

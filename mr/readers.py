@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, BinaryIO
 
+import polars as pl
 import pyarrow as pa
 
-from mr.batch import kind_of
+from mr.batch import kind_of, with_kind
 from mr.dataset import Dataset
 from mr.errors import PlanError
 from mr.formats.access_log import AccessLogReader
+from mr.formats.arrow import ArrowReader, infer_arrow
 from mr.formats.base import Reader
 from mr.formats.binary import BinaryFileReader
 from mr.formats.csv import INFER_BYTES, CsvReader, infer_csv
+from mr.formats.hive import recorded_schema
 from mr.formats.jsonl import JsonReader, infer_json
 from mr.formats.parquet import ParquetReader, infer_parquet
 from mr.formats.text import TextFileReader, TextReader
 from mr.formats.warc import WarcReader
 from mr.inputs import first_piece
+from mr.kernels.frames import plain
 from mr.kernels.rows import Shape, from_python, shape_of
 from mr.kernels.types import arrow_type
 from mr.operators.base import ErrorPolicy, OnError
 from mr.operators.columns import named
+from mr.partitions import partitioned, told_by_folders
 from mr.plan import Items, Read
 
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
@@ -59,8 +64,9 @@ def read_text(
     `paths`: files, folders or globs; local, dfs:// or any fsspec URL; .gz, .bz2, .xz and .zst are decompressed.
     Lines end at LF or CRLF, or at `delimiter`. `record_start`: a regular expression; a record is a line that it matches
     with all lines up to the next match, as a log entry with its stack trace (then a file is one split).
-    `encoding_errors`: "replace", "ignore" or "strict". `offset` is in bytes. `on_error`, `max_bad_records`: as in
-    `Dataset.map`, for lines that are not `encoding` under "strict".
+    `encoding_errors`: "replace", "ignore" or "strict"; the counter "undecodable records" says how many lines it met.
+    `offset` is in bytes. `on_error`, `max_bad_records`: as in `Dataset.map`, for lines that are not `encoding` under
+    "strict", and for damaged files (bad compression, a line over 64 MiB): what is behind the damage is left out.
 
     Raises PlanError for an unknown encoding; InputNotFound when run, if nothing is there.
 
@@ -74,8 +80,15 @@ def read_text(
     return _read(_paths(paths, "read_text()"), reader, on_error, max_bad_records)
 
 
-def read_text_files(paths: Paths, *, encoding: str = "utf-8", encoding_errors: str = "replace") -> Dataset:
-    """Whole text files as rows (path, text). Parameters as in `read_text`.
+def read_text_files(
+    paths: Paths,
+    *,
+    encoding: str = "utf-8",
+    encoding_errors: str = "replace",
+    on_error: OnError = "fail",
+    max_bad_records: int | float | None = None,
+) -> Dataset:
+    """Whole text files as rows (path, text). Parameters as in `read_text`; a file of more than 512 MiB is damage.
 
     >>> import mr, tempfile, pathlib
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -83,7 +96,8 @@ def read_text_files(paths: Paths, *, encoding: str = "utf-8", encoding_errors: s
     ...     mr.read_text_files(folder).first().text
     'one'
     """
-    return _read(_paths(paths, "read_text_files()"), TextFileReader(encoding, encoding_errors), "fail", None)
+    reader = TextFileReader(encoding, encoding_errors)
+    return _read(_paths(paths, "read_text_files()"), reader, on_error, max_bad_records)
 
 
 def read_binary_files(paths: Paths) -> Dataset:
@@ -98,8 +112,20 @@ def read_binary_files(paths: Paths) -> Dataset:
     return _read(_paths(paths, "read_binary_files()"), BinaryFileReader(), "fail", None)
 
 
-def read_parquet(paths: Paths) -> Dataset:
+def read_parquet(
+    paths: Paths,
+    *,
+    schema: Mapping[str, Any] | None = None,
+    on_error: OnError = "fail",
+    max_bad_records: int | float | None = None,
+) -> Dataset:
     """Rows of Parquet files, in splits of row groups; only needed columns are read.
+
+    `on_error`: what becomes of a damaged file, or of what is behind the damage in it; it counts as one record.
+
+    Folders below `paths` that are named like `day=2026-01-01` give a column to the rows in them; null is
+    `__HIVE_DEFAULT_PARTITION__`. Its type: that in `schema`, else that which `write_parquet(partition_by=)` recorded in
+    the files, else int or date where all folders are spelled so, else str.
 
     Raises InputNotFound, InputError for a file that is no Parquet: the schema is that of the first file.
 
@@ -109,11 +135,51 @@ def read_parquet(paths: Paths) -> Dataset:
     ...     mr.read_parquet(folder + "/x.parquet").take_all()
     [Row(key='a', value=1)]
     """
-    found = _paths(paths, "read_parquet()")
-    piece = first_piece(found, ParquetReader.decompress)
+    policy = ErrorPolicy(on_error, max_bad_records)
+    return _read_columns(paths, "read_parquet()", schema, ParquetReader, infer_parquet, policy)
+
+
+def read_arrow(
+    paths: Paths,
+    *,
+    schema: Mapping[str, Any] | None = None,
+    on_error: OnError = "fail",
+    max_bad_records: int | float | None = None,
+) -> Dataset:
+    """Rows of Arrow IPC files or streams, in splits of record batches. Otherwise as `read_parquet`.
+
+    >>> import mr, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = mr.from_items([("a", 1)]).write_arrow(folder + "/x.arrow")
+    ...     mr.read_arrow(folder + "/x.arrow").take_all()
+    [Row(key='a', value=1)]
+    """
+    policy = ErrorPolicy(on_error, max_bad_records)
+    return _read_columns(paths, "read_arrow()", schema, ArrowReader, infer_arrow, policy)
+
+
+def _read_columns(
+    paths: Paths,
+    call: str,
+    schema: Mapping[str, Any] | None,
+    reader: Callable[[pa.Schema], Reader],
+    infer: Callable[[BinaryIO, str], pa.Schema],
+    policy: ErrorPolicy,
+) -> Dataset:
+    """A dataset of files that say their columns themselves."""
+    found = _paths(paths, call)
+    piece = first_piece(found, False)
     with piece.file() as file:
-        pinned = infer_parquet(file, piece.path)
-    return _read(found, ParquetReader(pinned), "fail", None)
+        inside = infer(file, piece.path)
+        inner = reader(with_kind(inside, kind_of(inside)))
+        empty = not inner.group_bytes(file, piece.path)
+    told, rows = told_by_folders(found, piece.path), recorded_schema(inside)
+    if empty and rows is not None:  # such a file lies in no folder
+        told = [name for name in rows.names if name not in inside.names]
+    declared = _declared(schema or {}, call)
+    if unknown := [name for name in declared if name not in told]:
+        raise PlanError(f"{call}: schema= is for columns that folders name; {unknown[0]!r} is none of {told}")
+    return _read(found, partitioned(inner, found, told, declared, rows), policy.on_error, policy.max_bad)
 
 
 def read_csv(
@@ -143,8 +209,10 @@ def read_csv(
     rules = (header, delimiter, tuple(null_values), quoted_newlines)
     declared = _declared(schema or {}, "read_csv()")
     piece = first_piece(found, CsvReader.decompress)
-    pinned = infer_csv(piece.head(INFER_BYTES), piece.path, *rules, declared=declared)
-    return _read(found, CsvReader(pinned, *rules), on_error, max_bad_records)
+    told = told_by_folders(found, piece.path)
+    inside = {name: type for name, type in declared.items() if name not in told}
+    pinned = infer_csv(piece.head(INFER_BYTES), piece.path, *rules, declared=inside)
+    return _read(found, partitioned(CsvReader(pinned, *rules), found, told, declared), on_error, max_bad_records)
 
 
 def read_json(
@@ -165,8 +233,10 @@ def read_json(
     found = _paths(paths, "read_json()")
     declared = _declared(schema or {}, "read_json()")
     piece = first_piece(found, JsonReader.decompress)
-    pinned = infer_json(piece.head(INFER_BYTES), piece.path, declared=declared)
-    return _read(found, JsonReader(pinned), on_error, max_bad_records)
+    told = told_by_folders(found, piece.path)
+    inside = {name: type for name, type in declared.items() if name not in told}
+    pinned = infer_json(piece.head(INFER_BYTES), piece.path, declared=inside)
+    return _read(found, partitioned(JsonReader(pinned), found, told, declared), on_error, max_bad_records)
 
 
 def read_access_log(
@@ -218,6 +288,49 @@ def from_items(items: Iterable[Any], *, names: str | Sequence[str] | Mapping[str
     if made is None:
         data, made = named([pa.nulls(0)], ["value"], "values"), Shape("values", ("value",), (pa.null(),))
     return Dataset(Items(Shape(made.kind, made.names, tuple(data.schema.types)), data))
+
+
+def from_arrow(data: pa.Table | pa.RecordBatch) -> Dataset:
+    """The rows of an Arrow table, in types that records have: dictionaries decoded, views and small offsets widened.
+
+    Raises PlanError for a column name that repeats.
+
+    >>> import mr, pyarrow as pa
+    >>> mr.from_arrow(pa.table({"n": [1, 2]})).take_all()
+    [Row(n=1), Row(n=2)]
+    """
+    names = data.schema.names
+    if len(set(names)) < len(names) or not all(names):
+        raise PlanError(f"from_arrow(): every column needs a name of its own; there are {', '.join(map(repr, names))}")
+    columns = [plain(column) for column in data.columns]
+    held = named(columns, list(names), "rows")
+    return Dataset(Items(Shape("rows", tuple(names), tuple(held.schema.types)), held))
+
+
+def from_polars(data: pl.DataFrame) -> Dataset:
+    """The rows of a Polars frame, as `from_arrow` would take them.
+
+    >>> import mr, polars as pl
+    >>> mr.from_polars(pl.DataFrame({"n": [1, 2]})).take_all()
+    [Row(n=1), Row(n=2)]
+    """
+    return from_arrow(data.to_arrow(compat_level=pl.CompatLevel.oldest()))
+
+
+def from_pandas(data: Any) -> Dataset:
+    """The rows of a pandas frame without its index; NaN and NaT are null, as pandas means them.
+
+    Raises PlanError for a column of mixed types.
+
+    >>> import mr
+    >>> pandas = __import__("pandas")
+    >>> mr.from_pandas(pandas.DataFrame({"n": [1, 2]})).take_all()
+    [Row(n=1), Row(n=2)]
+    """
+    try:
+        return from_arrow(pa.Table.from_pandas(data, preserve_index=False))
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
+        raise PlanError(f"from_pandas(): {error}; make the column one type, or use from_items()") from None
 
 
 def _declared(schema: Mapping[str, Any], call: str) -> dict[str, pa.DataType]:

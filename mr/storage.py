@@ -90,7 +90,7 @@ def store_path() -> str:
 def list_files(path: str) -> list[InputFile]:
     """The files that an input path means, in path order: a file, a folder (recursively), or a glob.
 
-    Names that begin with "." or "_" below a folder or glob are left out, as `_SUCCESS` is.
+    Names that begin with "." or "_" below a folder or glob are left out, as `_SUCCESS` is; not so `_day=1`.
     Raises InputNotFound when there is nothing.
     """
     listers = {"local": _list_local, "dfs": _list_dfs, "fsspec": _list_fsspec}
@@ -105,7 +105,7 @@ def _hint(path: str) -> str:
 
 
 def _visible(relative: str) -> bool:
-    return not any(part.startswith((".", "_")) for part in relative.split("/"))
+    return not any(part.startswith((".", "_")) and "=" not in part for part in relative.split("/"))
 
 
 def _local_file(path: str) -> InputFile:

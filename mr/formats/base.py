@@ -75,6 +75,10 @@ class Reader(ABC):
         """The bytes that end a record, for readers that are cut by "lines"."""
         return b"\n"
 
+    def group_bytes(self, file: BinaryIO, path: str) -> list[int]:
+        """The bytes of every row group of a file, for readers that are cut by "row_groups". Raises `InputError`."""
+        raise NotImplementedError
+
     @property
     def uses_place(self) -> bool:
         """Whether a file's path or a record's offset becomes data, and so part of the identity of what is read."""

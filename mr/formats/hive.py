@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, BinaryIO, Final
 
 import pyarrow as pa
 
@@ -62,6 +62,9 @@ class PartitionedReader(Reader):
     def decompress(self) -> bool:  # type: ignore[override]  # a constant of other readers
         return self.inner.decompress
 
+    def group_bytes(self, file: BinaryIO, path: str) -> list[int]:
+        return self.inner.group_bytes(file, path)
+
     def place_of(self, path: str, offset: int) -> object:
         told = values_of(path)
         return self.inner.place_of(path, offset), [told.get(name, "") for name in self._told()]
@@ -70,12 +73,13 @@ class PartitionedReader(Reader):
         return with_kind(self.pinned, "rows")
 
     def read(self, piece: Piece, rejects: Rejects, columns: tuple[str, ...] | None, track: bool) -> Iterator[Batch]:
-        constants = self._constants(piece.path)
+        constants: Mapping[str, pa.Scalar] | None = None  # a file without rows may lie in no folder
         wanted = needed(self.pinned, columns)
         inside = tuple(name for name in wanted if name not in self._told())
         schema = with_kind(pa.schema([self.pinned.field(name) for name in wanted]), "rows")
         for batch in self.inner.read(piece, rejects, inside, track):
             data, rows = batch.data, batch.rows
+            constants = self._constants(piece.path) if constants is None else constants
             told = {name: pa.repeat(value, rows) for name, value in constants.items()}
             arrays = [told[name] if name in told else data.column(name) for name in wanted]
             yield Batch(pa.RecordBatch.from_arrays(arrays, schema=schema), batch.origins)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, BinaryIO, ClassVar
+from typing import TYPE_CHECKING, BinaryIO, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -21,14 +21,16 @@ if TYPE_CHECKING:
     from mr.formats.base import Piece, Rejects
 
 BATCH_ROWS_MAX = 65_536
+Compression = Literal["zstd", "snappy", "lz4", "gzip", "none"]
 
 
 def infer_parquet(file: BinaryIO, path: str) -> pa.Schema:
-    """The schema in which a Parquet file's rows travel, with the kind it was written with.
+    """The schema in which a Parquet file's rows travel, with the metadata that the file has.
 
     Raises `InputError` naming `path` when `file` is no Parquet file.
     """
-    return _plain_schema(_open(file, path).schema_arrow)
+    found = _open(file, path).schema_arrow
+    return pa.schema([(field.name, plain(field.type)) for field in found], found.metadata)
 
 
 def _plain_schema(schema: pa.Schema) -> pa.Schema:
@@ -53,6 +55,10 @@ class ParquetReader(Reader):
     pinned: pa.Schema | None = None
     cut: ClassVar[Cut] = "row_groups"
     decompress: ClassVar[bool] = False
+
+    def group_bytes(self, file: BinaryIO, path: str) -> list[int]:
+        metadata = _open(file, path).metadata
+        return [metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups)]
 
     def schema(self) -> pa.Schema | None:
         return self.pinned
@@ -109,9 +115,11 @@ def _cast(array: pa.Array, field: pa.Field, path: str) -> pa.Array:
 class ParquetWriter(Writer):
     """Row groups of exactly `ROW_GROUP_ROWS` rows, each handed to pyarrow as one contiguous table.
 
-    The bytes depend on the rows, the schema and pyarrow's version only.
+    The bytes depend on the rows, the schema and pyarrow's version only. There is no content-defined chunking: see
+    docs/decisions/0035.
     """
 
+    compression: Compression = "zstd"
     extension: ClassVar[str] = ".parquet"
 
     def check(self, schema: pa.Schema) -> None:
@@ -124,7 +132,7 @@ class ParquetWriter(Writer):
 
     def write(self, batches: Iterator[pa.RecordBatch], schema: pa.Schema, out: BinaryIO) -> int:
         rows = 0
-        with pq.ParquetWriter(out, schema, compression="zstd", write_page_checksum=True) as writer:
+        with pq.ParquetWriter(out, schema, compression=self.compression, write_page_checksum=True) as writer:
             for table in _row_groups(batches):
                 writer.write_table(table.replace_schema_metadata(schema.metadata), row_group_size=ROW_GROUP_ROWS)
                 rows += table.num_rows

@@ -1,0 +1,168 @@
+"""Arrow IPC: files and streams, read by ranges of record batches; written so that equal rows give equal bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, BinaryIO, ClassVar, Final, Literal
+
+import numpy as np
+import pyarrow as pa
+
+from mr.batch import Batch, kind_of, with_kind
+from mr.errors import InputError, PlanError, TypeConflict
+from mr.formats.base import Cut, Reader, Writer
+from mr.formats.blocks import needed, origins_of
+from mr.kernels.canonical import canonical
+from mr.kernels.frames import concat
+from mr.kernels.types import cast_column, display, holds_objects, join_types, plain
+from mr.options import ARROW_BATCH_ROWS
+
+if TYPE_CHECKING:
+    from mr.formats.base import Piece, Rejects
+
+MAGIC: Final = b"ARROW1"
+Compression = Literal["lz4", "zstd"]
+
+
+def infer_arrow(file: BinaryIO, path: str) -> pa.Schema:
+    """The schema in which the rows of an IPC file or stream travel, with the metadata that the file has.
+
+    Raises `InputError` naming `path` when `file` is neither.
+    """
+    with _open(file, path) as reader:
+        fields = [(field.name, plain(field.type)) for field in reader.schema]
+        return pa.schema(fields, reader.schema.metadata)
+
+
+def batch_sizes(file: BinaryIO, path: str) -> list[int]:
+    """The stored bytes of every record batch, in order. Raises `InputError`."""
+    start = 8 if _is_file(file) else 0  # a file is a stream between its magic and a footer
+    file.seek(start)
+    try:
+        messages = pa.ipc.MessageReader.open_stream(file)
+        return [m.metadata.size + m.body.size for m in messages if m.type == "record batch"]
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{path}: not a readable Arrow IPC file or stream: {error}") from error
+
+
+def _is_file(file: BinaryIO) -> bool:
+    file.seek(0)
+    found = file.read(len(MAGIC)) == MAGIC
+    file.seek(0)
+    return found
+
+
+def _open(file: BinaryIO, path: str) -> pa.RecordBatchFileReader | pa.RecordBatchStreamReader:
+    try:
+        return pa.ipc.open_file(file) if _is_file(file) else pa.ipc.open_stream(file)
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{path}: not a readable Arrow IPC file or stream: {error}") from error
+
+
+@dataclass(frozen=True)
+class ArrowReader(Reader):
+    """Record batches as rows, or as values where values were written.
+
+    `pinned`: the schema that all files must have (null < T, int64 < float64 allowed). Origins have offset 0 and the
+    row's number in the piece; `Piece.row_groups` numbers record batches.
+    """
+
+    pinned: pa.Schema
+    cut: ClassVar[Cut] = "row_groups"
+    decompress: ClassVar[bool] = False
+
+    def group_bytes(self, file: BinaryIO, path: str) -> list[int]:
+        return batch_sizes(file, path)
+
+    def schema(self) -> pa.Schema:
+        return self.pinned
+
+    def read(self, piece: Piece, rejects: Rejects, columns: tuple[str, ...] | None, track: bool) -> Iterator[Batch]:
+        wanted = needed(self.pinned, columns)
+        schema = with_kind(pa.schema([self.pinned.field(name) for name in wanted]), kind_of(self.pinned))
+        number = 0
+        for found in _batches(piece):
+            self._check(found.schema, piece.path)
+            for start in range(0, found.num_rows, ARROW_BATCH_ROWS):
+                part = found.slice(start, ARROW_BATCH_ROWS)
+                arrays = [_cast(part.column(name), schema.field(name), piece.path) for name in wanted]
+                origins = origins_of(np.zeros(part.num_rows, np.int64), number) if track else None
+                number += part.num_rows
+                yield Batch(pa.RecordBatch.from_arrays(arrays, schema=schema), origins)
+
+    def _check(self, found: pa.Schema, path: str) -> None:
+        for field in self.pinned:
+            if field.name not in found.names:
+                raise InputError(f"{path}: has no column {field.name!r}; the first file has. Read them separately")
+            has = plain(found.field(field.name).type)
+            if join_types(field.type, has) != field.type:
+                types = f"{display(has)} here and {display(field.type)} in the first file"
+                raise InputError(f"{path}: column {field.name!r} is {types}. Read them separately, then cast")
+
+
+def _batches(piece: Piece) -> Iterator[pa.RecordBatch]:
+    """The chosen record batches of a file; those of a stream are found by reading past the others."""
+    with piece.file() as file, _open(file, piece.path) as reader:
+        try:
+            if isinstance(reader, pa.RecordBatchFileReader):
+                chosen = range(reader.num_record_batches) if piece.row_groups is None else piece.row_groups
+                yield from map(reader.get_batch, chosen)
+                return
+            for number, batch in enumerate(reader):
+                if piece.row_groups is None or number in piece.row_groups:
+                    yield batch
+        except (pa.ArrowException, OSError) as error:
+            raise InputError(f"{piece.path}: a record batch is corrupt: {error}") from error
+
+
+def _cast(array: pa.Array, field: pa.Field, path: str) -> pa.Array:
+    try:
+        if pa.types.is_dictionary(array.type):
+            array = array.dictionary_decode()
+        return cast_column(array, field.type, field.name)
+    except (TypeConflict, pa.ArrowException) as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+@dataclass(frozen=True)
+class ArrowWriter(Writer):
+    """An IPC file of record batches of exactly `ARROW_BATCH_ROWS` rows.
+
+    The bytes depend on the rows, the schema and pyarrow's version only.
+    """
+
+    compression: Compression | None = None
+    extension: ClassVar[str] = ".arrow"
+
+    def check(self, schema: pa.Schema) -> None:
+        if not len(schema):
+            raise PlanError("write_arrow: there are no columns; state them with names=")
+        for field in schema:
+            if holds_objects(field.type):
+                cure = "turn it into str, list, dict or a tuple first, or select the other columns"
+                raise PlanError(f"write_arrow: column {field.name!r} holds Python objects; {cure}")
+
+    def write(self, batches: Iterator[pa.RecordBatch], schema: pa.Schema, out: BinaryIO) -> int:
+        rows = 0
+        options = pa.ipc.IpcWriteOptions(compression=self.compression, use_threads=False)
+        with pa.ipc.new_file(pa.PythonFile(out, mode="w"), schema, options=options) as writer:
+            for batch in _even(batches, schema):
+                writer.write_batch(canonical(batch))
+                rows += batch.num_rows
+        return rows
+
+
+def _even(batches: Iterator[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """The rows as contiguous batches of `ARROW_BATCH_ROWS`, the last one shorter."""
+    pending: list[pa.RecordBatch] = []
+    missing = ARROW_BATCH_ROWS
+    for batch in batches:
+        while batch.num_rows >= missing:
+            yield concat([*pending, batch.slice(0, missing)], schema)
+            batch, pending, missing = batch.slice(missing), [], ARROW_BATCH_ROWS
+        if batch.num_rows:
+            pending.append(batch)
+            missing -= batch.num_rows
+    if pending:
+        yield concat(pending, schema)
