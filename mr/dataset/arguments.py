@@ -23,6 +23,47 @@ ELSEWHERE = {
     "collect": "take_all",
     "compute": "take_all",
     "withColumn": "with_columns",
+    "with_column": "with_columns",
+    "withColumns": "with_columns",
+    "selectExpr": "select",
+    "cache": "materialize",
+    "checkpoint": "materialize",
+    "localCheckpoint": "materialize",
+    "coalesce": "repartition",
+    "partitionBy": "repartition(n, by=)",
+    "repartitionByRange": "sort",
+    "mapPartitions": "map_partitions",
+    "map_blocks": "map_batches",
+    "mapValues": "with_columns, or map",
+    "unionAll": "union",
+    "concat": "union",
+    "vstack": "union",
+    "sortBy": "sort",
+    "sort_by": "sort",
+    "sort_values": "sort",
+    "rdd": "map and flat_map are here",
+    "iter_rows": "take_all",
+    "toLocalIterator": "take_all",
+    "to_list": "take_all",
+    "tolist": "take_all",
+    "saveAsTextFile": "write_text",
+    "to_parquet": "write_parquet",
+    "to_csv": "write_csv",
+    "to_json": "write_json",
+    "subtract": 'join(how="anti")',
+    "intersection": 'join(how="semi")',
+    "dropna": 'filter(pl.col("x").is_not_null())',
+    "drop_nulls": 'filter(pl.col("x").is_not_null())',
+    "fillna": 'with_columns(x=pl.col("x").fill_null(0))',
+    "fill_null": 'with_columns(x=pl.col("x").fill_null(0))',
+    "n_unique": 'agg(n=mr.count_distinct("x"))',
+    "nunique": 'agg(n=mr.count_distinct("x"))',
+    "describe": 'agg(mean=mr.mean("x"), ...)',
+    "with_row_index": "read_text(include_offset=True), or map_partitions",
+    "zipWithIndex": "read_text(include_offset=True), or map_partitions",
+    "nlargest": "top_k",
+    "takeOrdered": "top_k",
+    "tail": "sort(..., descending=True).limit(n)",
     "frequencies": "value_counts",
     "foldby": "reduce_by_key",
     "reduceByKey": "reduce_by_key",
@@ -64,8 +105,10 @@ def united(a: Shape | None, b: Shape | None) -> Shape | None:
     """The shape of records of both shapes; types that differ are left to the data. Raises PlanError."""
     if a is None or b is None:
         return None
-    if (a.names, a.kind) != (b.names, b.kind):
+    if a.names != b.names:
         raise PlanError(f"union(): columns {list(a.names)} and {list(b.names)} differ; select() alike ones")
+    if a.kind != b.kind:
+        raise PlanError(f"union(): one dataset is of values, the other of rows; select({a.names[0]!r}) makes rows")
     return replace(a, types=tuple(x if x == y else None for x, y in zip(a.types, b.types, strict=True)))
 
 

@@ -7,7 +7,7 @@ batches are cut by the engine. Every node of an expression is checked, at plan t
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from io import StringIO
 from typing import Any, ClassVar
@@ -24,6 +24,14 @@ from mr.kernels.rows import Shape
 from mr.kernels.types import display
 from mr.operators.base import Narrow, Run, Stateless, TaskEnv, require_columns, rows_shape
 
+UNFIT = {
+    "Random": "is random; use .sample(), or .map() with mr.rng()",
+    "Sample": "is random; use .map() with mr.rng()",
+    "Append": "does not give one value a row; use .union()",
+    "Categorical": "numbers categories as it meets them; keep strings, or cast to pl.Enum([...])",
+}
+"""What Polars takes for row-wise though its result hangs on more than the row: names in serialised expressions."""
+
 
 def check_row_wise(expr: pl.Expr, call: str) -> None:
     """Raise PlanError naming the node of `expr` that looks beyond its row, or that calls Python.
@@ -36,6 +44,9 @@ def check_row_wise(expr: pl.Expr, call: str) -> None:
     text = str(expr)
     if "python_udf" in text:
         raise PlanError(f"{call}: {text} calls Python inside an expression; use .map() or .map_batches()")
+    for name in _names(json.loads(expr.meta.serialize(format="json"))):
+        if name in UNFIT:
+            raise PlanError(f"{call}: {text} {UNFIT[name]}")
     pending = [expr]
     while pending:
         node = pending.pop()
@@ -50,6 +61,17 @@ def check_row_wise(expr: pl.Expr, call: str) -> None:
             raise PlanError(f"{call}: {node} looks at more than one row; {cure}")
         if not fits:
             raise PlanError(f"{call}: {node} does not give one value a row; use .filter(), .explode() or .flat_map()")
+
+
+def _names(tree: Any) -> Iterator[str]:
+    """The keys of all objects in a serialised expression: the names of its nodes, never those of columns."""
+    if isinstance(tree, dict):
+        for name, below in tree.items():
+            yield name
+            yield from _names(below)
+    elif isinstance(tree, list):
+        for below in tree:
+            yield from _names(below)
 
 
 def expand(given: Shape, exprs: Sequence[pl.Expr], call: str) -> tuple[tuple[pl.Expr, ...], Shape]:
