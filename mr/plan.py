@@ -208,11 +208,12 @@ class Materialized(Node):
 
 @dataclass(frozen=True, eq=False)
 class Sort(Node):
-    """All records in one order over all tasks, ties in input order."""
+    """All records in one order over all tasks, ties in input order. `partitions` fixes the number of tasks."""
 
     input: Node
     by: tuple[str, ...]
     descending: tuple[bool, ...]
+    partitions: int | None = None
 
     @property
     def inputs(self) -> tuple[Node, ...]:

@@ -76,10 +76,11 @@ class CoGroupHead:
 
 @dataclass(frozen=True)
 class SortHead:
-    """Merges a range of the sorted runs of exchange 0."""
+    """Merges a range of the sorted runs of exchange 0. `partitions`: there are so many ranges."""
 
     by: tuple[str, ...]
     descending: tuple[bool, ...]
+    partitions: int | None = None
 
 
 @dataclass(frozen=True)

@@ -259,7 +259,8 @@ class _Compiler:
                 return (self._cogroup(node),)
             case Sort():
                 ranges = RangeOutlet(node.by, node.descending)
-                return (self._behind(self._emit(node.input), ranges, SortHead(node.by, node.descending), node.label),)
+                merged = SortHead(node.by, node.descending, node.partitions)
+                return (self._behind(self._emit(node.input), ranges, merged, node.label),)
             case First():
                 return self._first(node)
         raise PlanError(f"{node.site}: a {node.label} cannot be used as an input")

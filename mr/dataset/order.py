@@ -68,15 +68,20 @@ class Order(DatasetBase):
         columns, down = ordering(self._node.known(), by, descending, "top_k()")
         return self._with(First(self._node.shape, self._node, k, TopRows(k, columns, down), early=False))
 
-    def sort(self, *columns: str, descending: bool | Sequence[bool] = False) -> Dataset:
+    def sort(
+        self, *columns: str, descending: bool | Sequence[bool] = False, num_partitions: int | None = None
+    ) -> Dataset:
         """All records in one order, ties in input order: nulls last in both directions, NaN above all numbers.
+
+        `num_partitions` fixes the number of tasks (at most 256), and so of the parts that are written; of a small
+        dataset the last ones may be empty. Raises PlanError for an unknown column.
 
         >>> import mr
         >>> mr.from_items([2, None, 3]).sort("value", descending=True).take_all()
         [3, 2, None]
         """
         by, down = ordering(self._node.known(), columns, descending, "sort()")
-        return self._with(Sort(self._node.shape, self._node, by, down))
+        return self._with(Sort(self._node.shape, self._node, by, down, partition_count(num_partitions)))
 
     def distinct(self, *columns: str, num_partitions: int | None = None) -> Dataset:
         """The first record of each value of `columns` (all columns by default).

@@ -51,10 +51,15 @@ class Range:
 
 
 def ranges(
-    samples: Sequence[pa.RecordBatch | None], by: Sequence[str], descending: Sequence[bool], range_bytes_max: int
+    samples: Sequence[pa.RecordBatch | None],
+    by: Sequence[str],
+    descending: Sequence[bool],
+    range_bytes_max: int,
+    count: int | None = None,
 ) -> list[Range]:
     """All rows cut into ranges of at most about `range_bytes_max` bytes, in order; at least one.
 
+    `count`: into so many about equal ranges instead; where there are not enough blocks the last ones are empty.
     `samples` are those of the map tasks' run files, by task number (None: no rows). A sampled block counts for the
     range in which it begins, so a range is larger or smaller by up to a block of each run.
 
@@ -63,8 +68,9 @@ def ranges(
     [[[0, 0, 0, 9]], [[0, 0, 0, 9223372036854775807]]]
     """
     present = [(task, sample) for task, sample in enumerate(samples) if sample is not None and sample.num_rows]
+    nothing = Range(None, None, np.zeros((0, 4), np.int64), 0)
     if not present:
-        return [Range(None, None, np.zeros((0, 4), np.int64), 0)]
+        return [nothing] * (count or 1)
     data = pa.concat_batches([sample for _, sample in present])
     task = np.repeat([task for task, _ in present], [sample.num_rows for _, sample in present])
     run, row = data.column(RUN).to_numpy(), data.column(ROW).to_numpy()
@@ -72,13 +78,13 @@ def ranges(
     number = np.repeat(np.arange(len(first)), np.diff(first, append=len(run)))
     in_order = order(data, by, descending)
     sizes = np.cumsum(data.column(BYTES).to_numpy()[in_order])
-    cuts = _cuts(sizes, range_bytes_max)
+    cuts = _cuts(sizes, range_bytes_max) if count is None else _even_cuts(sizes, count)
     bounds: list[Boundary | None] = [None]
     for place in in_order[cuts].tolist():
         key = data.select(list(by)).slice(place, 1)
         bounds.append(Boundary(key, int(task[place]), int(run[place]), int(row[place])))
     bounds.append(None)
-    return [
+    found = [
         Range(low, high, spans, size)
         for (low, high), spans, size in zip(
             pairwise(bounds),
@@ -87,6 +93,18 @@ def ranges(
             strict=True,
         )
     ]
+    return found + [nothing] * ((count or 0) - len(found))
+
+
+def _even_cuts(sizes: Ints, count: int) -> list[int]:
+    """Where to cut blocks into `count` ranges of about equal bytes, or as many as there are blocks.
+
+    >>> _even_cuts(np.array([80, 160, 170]), 2)
+    [2]
+    """
+    wanted = sizes[-1] * np.arange(1, count) / count
+    cuts = np.unique(np.searchsorted(sizes, wanted, "left") + 1)
+    return [cut for cut in cuts.tolist() if cut < len(sizes)]
 
 
 def _cuts(sizes: Ints, bytes_max: int) -> list[int]:
