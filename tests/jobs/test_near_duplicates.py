@@ -84,6 +84,7 @@ def test_clusters_are_the_connected_components() -> None:
     assert components(links.filter(pl.col("a") == ""), 2).count() == 0
 
 
+@pytest.mark.slow
 def test_the_duplicates_of_a_real_site(data: Path, tmp_path: Path, rows: Any) -> None:
     near_duplicates([str(data / "crawl" / "sqlite3.html.tar.zst")], str(tmp_path / "out"), pages=True)
     pairs = rows(tmp_path / "out" / "pairs")

@@ -20,7 +20,7 @@ from mr.kernels.rows import from_python
 from mr.plan import Materialized
 from mr.testing import run_inline
 
-fast = settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+fast = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 KEYS = st.one_of(st.none(), st.integers(-3, 3))
 
 
