@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from mr.kernels.gather import taken
 from mr.kernels.sort import order
 from mr.outlets.base import RunOutlet
 from mr.program import RangeOutlet
@@ -20,5 +21,4 @@ class RangeRun(RunOutlet):
         self._spec = spec
 
     def append(self, writer: RunWriter, data: pa.RecordBatch) -> None:
-        sorted_data = data.take(pa.array(order(data, self._spec.by, self._spec.descending)))
-        writer.append_sorted_run(sorted_data, self._spec.by)
+        writer.append_sorted_run(taken(data, order(data, self._spec.by, self._spec.descending)), self._spec.by)

@@ -29,7 +29,7 @@ from mr.shuffle.run_file import (
 )
 from mr.tasks import Segment
 
-_WRITE_BUFFER_BYTES: Final = 1 << 20
+_WRITE_BUFFER_BYTES: Final = 1 << 18
 
 
 class RunWriter:
@@ -139,10 +139,10 @@ class _PagedSink:
 
     def write(self, data: Any) -> int:
         view = memoryview(data)
-        self._file.write(view)
         start = 0
         while start < len(view):
             end = min(len(view), start + PAGE_BYTES - self.bytes % PAGE_BYTES)
+            self._file.write(view[start:end])  # Linux takes four times as long for many megabytes in one call
             self._page.update(view[start:end])
             self.bytes += end - start
             start = end
