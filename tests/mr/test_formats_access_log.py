@@ -176,7 +176,7 @@ def mutants(draw: st.DrawFn) -> bytes:
     return bytes(line)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.lists(mutants(), max_size=5), st.sampled_from(["combined", "common"]), st.sampled_from([64, 1 << 22]))
 def test_damaged_lines(lines: list[bytes], format: str, block: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
@@ -184,11 +184,13 @@ def test_damaged_lines(lines: list[bytes], format: str, block: int) -> None:
         check(b"\n".join(lines).removeprefix(b"\xef\xbb\xbf"), format)
 
 
-LAYOUT = '{host} {names} [{day}:{clock}{second} {zone}] "{method} {url} {protocol}" {status} {size} {rest}'
+LAYOUT = '{host} {names} {open}{day}:{clock}{second} {zone}{close}"{method} {url} {protocol}" {status} {size} {rest}'
 USUAL = {
     "host": ["h", "h" * 7, "h" * 8, "h" * 9, "10.11.12.13", "h" * 40, "é"],
     "names": ["- -", "- -", "- u", "i u"],
-    "day": ["17/May/2015", "17/May/2015", "18/May/2015", "17/May/2016", "17/Jun/2015"],
+    "open": ["["],
+    "close": ["] "],
+    "day": ["17/May/2015", "17/May/2015", "18/May/2015", "17/May/2016", "17/May/2115", "17/Jun/2015"],
     "clock": ["10:05:", "10:05:", "10:06:", "20:05:"],
     "second": ["00", "09", "10", "59"],
     "zone": ["+0000", "+0000", "+0200", "-0000"],
@@ -202,6 +204,8 @@ USUAL = {
 ODD = {
     "host": ["h h", "h" * 8 + " ", "h" * 17 + " x", "h" * 16 + " x", " h", "", "h\u00a0x"],
     "names": ["-  -", "- - -", "-", "- u v", " - -", "- - "],
+    "open": ["(", "", "[ "],
+    "close": [") ", "]", "]  ", "", "]x"],
     "day": ["17/Mai/2015", "00/May/2015", "31/Jun/2015", "17-May/2015", "17/May/2o15", "017/May/2015", "29/Feb/2015"],
     "clock": ["10:65:", "10:0x:", "24:00:", "10-05:", "10:05-"],
     "second": ["60", "0:", ":0", "/1", "x1", "99", "000", "1"],
@@ -210,7 +214,22 @@ ODD = {
     "url": ["", 'a"b', '\\"'],
     "protocol": ["HTTP/2", "HTTP/1,1", "HTTP/1.x", "HTTPS/1.1", "HTTP/x.1", "http/1.1", "HTTP/1.", "HTTP/11"],
     "status": ["20", "2000", "2x0", "/00", "20:", "2/0", "-"],
-    "size": ["--", "x", "1/", ":1", "", " ", "1" * 7 + ":", "1/" + "1" * 12, "1" * 19, "1" * 20, "1-", "-1"],
+    "size": [
+        "--",
+        "x",
+        "1\u00b2",
+        "é",
+        "1/",
+        ":1",
+        "",
+        " ",
+        "1" * 7 + ":",
+        "1/" + "1" * 12,
+        "1" * 19,
+        "1" * 20,
+        "1-",
+        "-1",
+    ],
     "rest": ['"r""a"', '"r"  "a"', '"r\\\\" "a"', '"r\\" "a"', '"r" "a\\"', '"r" "a"x', '"r"x"a"', 'x"r" "a"'],
 }
 
@@ -222,7 +241,21 @@ def variants(draw: st.DrawFn) -> str:
     return LAYOUT.format(**{name: draw(st.sampled_from((ODD if name in odd else USUAL)[name])) for name in USUAL})
 
 
-@settings(max_examples=200, deadline=None)
+@pytest.mark.parametrize("format", ["combined", "common"])
+def test_each_odd_field_among_usual_ones(format: str) -> None:
+    lines = []
+    for number in range(3):
+        usual = {name: values[number % len(values)] for name, values in USUAL.items()}
+        for name, values in ODD.items():
+            for value in [*values, *USUAL[name]]:
+                lines += [LAYOUT.format(**usual), LAYOUT.format(**usual | {name: value})]
+    good, bad = check("\n".join(lines).encode(), format)
+    assert bad < good
+    for line in lines:  # alone, it is nobody's neighbour
+        check(line.encode(), format)
+
+
+@settings(max_examples=100, deadline=None)
 @given(st.lists(variants(), min_size=1, max_size=8), st.sampled_from(["combined", "common"]), st.booleans())
 def test_fields_of_all_lengths(lines: list[str], format: str, short: bool) -> None:
     if short:
