@@ -39,6 +39,7 @@ class Draft:
     split: Split | None = None
     exchanges: tuple[ExchangeInput, ...] = ()
     sides: tuple[ExchangeInput, ...] = ()
+    own: bool = True  # the exchanges were filled by tasks of this graph
 
     @property
     def identity(self) -> str:
@@ -49,7 +50,7 @@ class Draft:
     @property
     def needs(self) -> tuple[TaskId, ...]:
         """The tasks whose files it reads."""
-        reads = (*self.exchanges, *self.sides)
+        reads = (*self.exchanges, *self.sides) if self.own else self.sides
         return tuple(sorted({file.producer for exchange in reads for file in exchange.files}))
 
 
@@ -59,6 +60,9 @@ def draft_tasks(
     """The tasks of `stage` in order, at least one. `produced` holds, by exchange, what producers left, in order."""
     sides = tuple(_whole(produced[e]) for e in stage.sides)
     head = stage.program.head
+    if stage.parts:
+        parts = zip(*(node.parts for node in stage.parts), strict=True)
+        return [Draft(exchanges=given, sides=sides, own=False) for given in parts]
     if stage.source is not None:
         return [Draft(split, sides=sides) for split in splits]
     if isinstance(head, GatherHead | ResolveHead):
@@ -99,9 +103,10 @@ def job_identity(
         programs = [program_identity(stage.program).digest for stage in graph.stages]
     except Unfingerprintable:
         return None
+    parts = [[part.identity for node in stage.parts for part in node.parts] for stage in graph.stages]
     shape = [(stage.inputs, stage.sides, stage.limit_rows) for stage in graph.stages]
     inputs = [[split.identity for split in splits[stage]] for stage in sorted(splits)]
-    return digest(programs, shape, inputs, list(destinations))
+    return digest(programs, shape, parts, inputs, list(destinations))
 
 
 def bucket_ranges(sizes: Sequence[int], bytes_max: int) -> list[tuple[int, int]]:

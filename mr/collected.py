@@ -69,7 +69,8 @@ def restore(graph: Graph, runs: Path, verify: bool, again: Callable[[Node], Mate
 
     Raises JobFailed where that gives other records, or other files.
     """
-    nodes = {id(stage.source): stage.source for stage in graph.stages if isinstance(stage.source, Materialized)}
+    read = [node for stage in graph.stages for node in (stage.source, *stage.parts)]
+    nodes = {id(node): node for node in read if isinstance(node, Materialized)}
     restored = False
     for node in nodes.values():
         lost = _remove_lost(node, runs, verify)

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from typing import Final
 
 from mr.kernels.joined import JoinLayout
 from mr.kernels.rows import Shape
+from mr.operators.base import Narrow
 from mr.operators.columns import FilterExpr, Select, WithColumns
 from mr.operators.grouped import AggregateBy, Distinct, TopByKey
 from mr.operators.joins import layout_of
@@ -25,6 +27,8 @@ Needs = dict[int, frozenset[str] | None]
 """By id of a node, the columns that anything behind it looks at; None: all."""
 
 SizeOf = Callable[[Read], int | None]
+
+ALIKE: Final = "both sides are partitioned alike by the keys"
 
 
 def needs_of(roots: tuple[Node, ...]) -> Needs:
@@ -143,11 +147,18 @@ def alike(node: Join) -> str:
     return "" if types[0] == types[1] else "the types of the keys are not known to be the same"
 
 
-def _lies(node: Node) -> bool:
-    """Whether the rows of `node` lie in run files, at most mapped since."""
+def lying(node: Node) -> tuple[Materialized, tuple[Narrow, ...]]:
+    """The materialized rows below `node`, and what was applied to them since. Requires: `partitioning_of` knows it."""
+    ops: list[Narrow] = []
     while isinstance(node, Apply):
+        ops.insert(0, node.op)
         node = node.input
-    return isinstance(node, Materialized)
+    assert isinstance(node, Materialized)
+    return node, tuple(ops)
+
+
+def _lies(node: Node) -> bool:
+    return _lies(node.input) if isinstance(node, Apply) else isinstance(node, Materialized)
 
 
 def _key_types(shape: Shape, on: Sequence[str]) -> list[object]:
@@ -156,13 +167,7 @@ def _key_types(shape: Shape, on: Sequence[str]) -> list[object]:
 
 
 def choose(node: Join, size_of: SizeOf, waits: bool) -> tuple[str, str]:
-    """The strategy of a join and why. `waits`: the right side is made by the stage that makes the left.
-
-    What was asked for is done where it can be; `auto` takes what needs no shuffle, then what is known to be small.
-    """
-    why_not = alike(node) if node.strategy in ("auto", "partitioned") else "-"
-    if not why_not:
-        return "partitioned", "both sides are partitioned alike by the keys"
+    """The strategy of a join that is not partitioned, and why. `waits`: what makes the left makes the right, too."""
     if node.strategy == "sort_merge":
         return "sort_merge", "asked for"
     if waits:

@@ -230,7 +230,7 @@ class Master:
     def _plan(self, stage: Stage, schemas: tuple[bytes | None, ...]) -> ev.StagePlanned:
         """Enumerate the tasks of a stage and look their results up."""
         produced = {e: self._produced(e) for e in (*stage.inputs, *stage.sides)}
-        if isinstance(stage.program.head, JoinHead):
+        if isinstance(stage.program.head, JoinHead) and stage.inputs:
             join, sides = stage.program.head.op.layout, [exchange_schema(produced[e]) for e in stage.inputs]
             check_join_keys(sides[0], sides[1], join.left_on, join.right_on)
         drafts = draft_tasks(stage, self._graph, produced, self._splits.get(stage.id, ()))

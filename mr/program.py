@@ -62,9 +62,13 @@ class GroupHead:
 
 @dataclass(frozen=True)
 class JoinHead:
-    """Joins a range of buckets of exchanges 0 and 1."""
+    """Joins a range of buckets of exchanges 0 and 1.
+
+    `narrow`: the exchanges are whole and in key order, and these operators are applied to each side first.
+    """
 
     op: MergeJoin
+    narrow: tuple[tuple[Narrow, ...], ...] | None = None
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 import polars as pl
 
 from mr.errors import PlanError
-from mr.joining import Needs, SizeOf, choose, needs_of, partitioning_of, trimmed
+from mr.joining import ALIKE, Needs, SizeOf, alike, choose, lying, needs_of, partitioning_of, trimmed
 from mr.kernels.rows import Shape
 from mr.operators.columns import FilterExpr, Select, WithColumns
 from mr.operators.joins import BroadcastJoin, MergeJoin, joined_shape
@@ -79,8 +79,8 @@ class Exchange:
 class Stage:
     """Tasks that run one program. `source` is the node read (None behind a shuffle); `inputs` are exchanges.
 
-    `sides` are exchanges that every task reads whole; `limit_rows`: see `scheduler.StageShape`; `note` explains a
-    choice to the user.
+    `sides` are exchanges that every task reads whole; task i reads part i of each of `parts`; `limit_rows`: see
+    `scheduler.StageShape`; `note` explains a choice to the user.
     """
 
     id: int
@@ -91,6 +91,7 @@ class Stage:
     sides: tuple[int, ...]
     limit_rows: int | None
     note: str = ""
+    parts: tuple[Materialized, ...] = ()
 
     @property
     def single(self) -> bool:
@@ -141,6 +142,7 @@ class _Draft:
     limit_rows: int | None = None
     labels: list[str] = field(default_factory=list)
     note: str = ""
+    parts: tuple[Materialized, ...] = ()
 
     @property
     def single(self) -> bool:
@@ -292,13 +294,18 @@ class _Compiler:
         return self._append((behind,), lambda _: node.op, node.label)
 
     def _join(self, node: Join) -> Ports:
+        layout, columns = trimmed(node, self._needs[id(node)])
+        shapes = _narrowed(node.left.known(), columns), _narrowed(node.right.known(), layout.right_columns)
+        output = joined_shape(*shapes, layout)
+        if node.strategy in ("auto", "partitioned") and not alike(node):
+            sides = lying(node.left), lying(node.right)
+            head = JoinHead(MergeJoin(layout, *shapes, output), tuple(ops for _, ops in sides))
+            given = {"parts": tuple(lies for lies, _ in sides), "note": f"partitioned join: {ALIKE}"}
+            return ((self._stage(head, "join (partitioned)", **given), Port()),)
         left, right = self._emit(node.left), self._emit(node.right)
         below = set().union(*(self._upstream(draft) for draft, _ in right))
         chosen, why = choose(node, self._size_of, waits=any(draft.id in below for draft, _ in left))
-        layout, columns = trimmed(node, self._needs[id(node)])
-        shapes = _narrowed(node.left.known(), columns), _narrowed(node.right.known(), layout.right_columns)
         left, right = self._kept(left, node.left, shapes[0]), self._kept(right, node.right, shapes[1])
-        output = joined_shape(*shapes, layout)
         if chosen == "broadcast":
             exchange = self._exchange(right, GatherOutlet())
 
@@ -350,7 +357,9 @@ def _finish(draft: _Draft) -> Stage:
     limit = draft.limit_rows if len(draft.outlets) == 1 else None
     program = Program(head, steps, tuple(draft.outlets))
     label = " > ".join(draft.labels)
-    return Stage(draft.id, label, program, draft.source, draft.inputs, tuple(draft.sides), limit, draft.note)
+    return Stage(
+        draft.id, label, program, draft.source, draft.inputs, tuple(draft.sides), limit, draft.note, draft.parts
+    )
 
 
 def _users(draft: _Draft, port: Port) -> Iterator[int]:

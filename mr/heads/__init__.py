@@ -54,7 +54,7 @@ def records_of(
             rows = bucketed(spec.exchanges[0], (*op.keys, *op.order[0]), _directions(op), env)
             yield from map(Batch, op.reduce(counted(rows, reading), env))
         case JoinHead(op):
-            yield from map(Batch, op.join(pairs(op.layout, spec, env, reading), is_part(spec)))
+            yield from map(Batch, op.join(pairs(head, spec, env, reading), is_part(spec)))
         case CoGroupHead(op):
             yield from map(Batch, op.reduce(*sides(op, spec, env, reading), env))
         case SortHead():

@@ -16,15 +16,18 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 
+from mr.batch import Batch
+from mr.errors import FetchFailed
 from mr.heads.exchanges import CastSource, schema_of, sources_of
+from mr.heads.materialized import in_order
 from mr.heads.reading import Reading, counted
 from mr.kernels.frames import concat
 from mr.kernels.join import Chunk
-from mr.kernels.joined import JoinLayout
 from mr.kernels.sort import Key, SortedKeys
-from mr.operators.base import TaskEnv
+from mr.operators.base import Narrow, Run, TaskEnv
 from mr.operators.joins import Aligned, HotKey
 from mr.options import MERGE_BLOCK_BYTES
+from mr.program import JoinHead
 from mr.shuffle.merge import sorted_rows
 from mr.shuffle.run_file import pieces
 from mr.tasks import Cut, ExchangeInput, Segment, TaskSpec
@@ -45,12 +48,17 @@ def is_part(spec: TaskSpec) -> bool:
     return lower is not None and upper is not None and lower.key == upper.key
 
 
-def pairs(layout: JoinLayout, spec: TaskSpec, env: TaskEnv, reading: Reading) -> Iterator[Aligned | HotKey]:
+def pairs(head: JoinHead, spec: TaskSpec, env: TaskEnv, reading: Reading) -> Iterator[Aligned | HotKey]:
     """The rows of a task's range of buckets, or of keys in one bucket; see the module. Raises FetchFailed."""
+    layout = head.op.layout
     left, right = (
         _Side(given, on, env, reading)
         for given, on in zip(spec.exchanges, (layout.left_on, layout.right_on), strict=True)
     )
+    if head.narrow is not None:
+        ops = head.narrow
+        yield from _aligned((left.narrowed(ops[0]), left.on), (right.narrowed(ops[1]), right.on), env)
+        return
 
     def fits(low: int, high: int) -> bool:
         return not left.bounded and left.cost(low, high) + right.cost(low, high) <= env.memory_bytes
@@ -61,7 +69,7 @@ def pairs(layout: JoinLayout, spec: TaskSpec, env: TaskEnv, reading: Reading) ->
         if fits(start, end):
             yield left.chunk(start, end), right.chunk(start, end)
         else:
-            yield from _aligned(left, right, start, env)
+            yield from _aligned((left.merged(start), left.on), (right.merged(start), right.on), env)
 
 
 class _Side:
@@ -73,11 +81,6 @@ class _Side:
         self._env = env
         self._reading = reading
         self._sources = sources_of(given, Path(env.home))
-
-    @property
-    def schema(self) -> pa.Schema:
-        """Of all rows."""
-        return schema_of(self._given)
 
     @property
     def bounded(self) -> bool:
@@ -97,7 +100,7 @@ class _Side:
         """All rows of these buckets, in (bucket, producer, run, row) order: those of a key are in their final order."""
         stored = self._stored(low, high)
         batches = chain.from_iterable(source.batches(segment) for source, segment in stored)
-        data = concat(list(counted(batches, self._reading)), self.schema)
+        data = concat(list(counted(batches, self._reading)), schema_of(self._given))
         if high - low == 1:
             return Chunk(data)
         ids = np.repeat([segment.bucket for _, segment in stored], [segment.rows for _, segment in stored])
@@ -111,6 +114,17 @@ class _Side:
         down = (False,) * len(self.on)
         memory, scratch = self._env.memory_bytes * 2 // _SHARES, Path(self._env.scratch)
         return counted(sorted_rows(streams, size, rows, self.on, down, memory, scratch), self._reading)
+
+    def narrowed(self, ops: Sequence[Narrow]) -> Iterator[pa.RecordBatch]:
+        """All rows as they lie, through narrow operators."""
+        try:
+            rows = counted(in_order(self._given, Path(self._env.home)), self._reading)
+            batches: Iterator[Batch] = map(Batch, rows)
+            for op in ops:
+                batches = _fed(op.start(self._env, False), batches)
+            yield from (batch.data for batch in batches)
+        except FetchFailed as error:  # of another run: the session makes it again
+            raise FetchFailed(error.path, f"a materialized result is lost: {error.reason}") from None
 
     def _within(self, source: CastSource, segment: Segment) -> Iterator[pa.RecordBatch]:
         lower, upper = (_bound(cut, self.on) for cut in (self._given.lower, self._given.upper))
@@ -138,6 +152,7 @@ class _Cursor:
         self._on = on
         self._bytes_held = bytes_held
         self._blocks: deque[tuple[pa.RecordBatch, SortedKeys]] = deque()
+        self._schema = pa.schema([])
         self.more = True
 
     def fill(self) -> None:
@@ -149,7 +164,9 @@ class _Cursor:
         block = next(self._rows, None)
         if block is None:
             self.more = False
-        elif block.num_rows:
+        else:
+            self._schema = block.schema
+        if block is not None and block.num_rows:
             self._blocks.append((block, SortedKeys(block, self._on)))
 
     @property
@@ -161,6 +178,10 @@ class _Cursor:
         """The key of the last row held. Requires: not empty."""
         block, keys = self._blocks[-1]
         return keys.at(block.num_rows - 1)
+
+    def whole(self, batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
+        """Batches that were taken, as one."""
+        return concat(batches, self._schema)
 
     def take(self, limit: Key | None) -> list[pa.RecordBatch]:
         """The held rows whose key is below `limit` (None: all), which are held no longer."""
@@ -189,10 +210,21 @@ class _Cursor:
                 return
 
 
-def _aligned(left: _Side, right: _Side, bucket: int, env: TaskEnv) -> Iterator[Aligned | HotKey]:
-    """One bucket in pairs of blocks that are cut at the same key."""
+def _fed(run: Run, batches: Iterator[Batch]) -> Iterator[Batch]:
+    for batch in batches:
+        yield from run.feed(batch)
+    yield from run.end()
+
+
+Rows = tuple[Iterator[pa.RecordBatch], Sequence[str]]
+"""Rows in the order of their key columns, and these."""
+
+
+def _aligned(left: Rows, right: Rows, env: TaskEnv) -> Iterator[Aligned | HotKey]:
+    """Two sides in key order in pairs of blocks that are cut at the same key."""
     held = max(MERGE_BLOCK_BYTES, env.memory_bytes // _SHARES)
-    mine, theirs = (_Cursor(side.merged(bucket), side.on, held) for side in (left, right))
+    mine, theirs = (_Cursor(*side, held) for side in (left, right))
+    hot = 0
     while True:
         mine.fill()
         theirs.fill()
@@ -202,11 +234,11 @@ def _aligned(left: _Side, right: _Side, bucket: int, env: TaskEnv) -> Iterator[A
         limit = min((side.last for side in (mine, theirs) if side.more), default=None)
         taken = mine.take(limit), theirs.take(limit)
         if taken[0] or taken[1]:
-            yield Chunk(concat(taken[0], left.schema)), Chunk(concat(taken[1], right.schema))
+            yield Chunk(mine.whole(taken[0])), Chunk(theirs.whole(taken[1]))
         else:
             assert limit is not None
-            file = Path(env.scratch) / f"hot-{bucket}.arrow"
-            copies = _kept(theirs.rest_of(limit), held, file)
+            hot += 1
+            copies = _kept(theirs.rest_of(limit), held, Path(env.scratch) / f"hot-{hot}.arrow")
             yield HotKey(mine.rest_of(limit), copies, any(null for null, _ in limit))
 
 

@@ -167,3 +167,35 @@ def test_columns_that_nobody_looks_at_do_not_travel_but_keep_their_names(home: P
     assert taken(home, 1 << 30, joined.filter(pl.col("w_right") == "x").select("k", total=pl.col("v"))) == [("a", 1)]
     assert taken(home, 1 << 30, joined) == [("a", 1, 2.5, 10, "x")]
     assert taken(home, 1 << 30, joined.agg(n=mr.count())) == [(1,)]
+
+
+@fast
+@given(SIDES, SIDES, st.sampled_from(HOWS), MEMORY, st.integers(1, 4), st.booleans())
+def test_sides_partitioned_alike_are_joined_without_a_shuffle(
+    home: Path, left: Any, right: Any, how: Any, memory: int, n: int, filtered: bool
+) -> None:
+    with mr.Session(executor=InlineExecutor(home, memory), reuse=False, home=home):
+        mine = dataset(left, "n").repartition(n, by="k").materialize()
+        theirs = dataset(right, "m").repartition(n, by="k").materialize()
+        if filtered:
+            mine, theirs = mine.filter(pl.col("n") >= 0), theirs.with_columns(z=pl.col("m") + 1)
+        shuffled = mine.join(theirs, on="k", how=how, strategy="sort_merge", num_partitions=n)
+        joined = mine.join(theirs, on="k", how=how, strategy="partitioned")
+        assert repr(joined.take_all()) == repr(shuffled.take_all())
+
+
+def test_what_is_not_partitioned_alike_is_told(home: Path) -> None:
+    with mr.Session(executor=InlineExecutor(home, 1 << 30), home=home):
+        data = dataset([("a", 1.5), ("b", 0.0)], "n")
+        by_k, by_f = data.repartition(2, by="k").materialize(), data.repartition(2, by="f").materialize()
+        other: Any
+        for other, why in [
+            (data, "the right side is not a materialized dataset"),
+            (by_f, "the right side is partitioned by f, not by k"),
+            (data.repartition(3, by="k").materialize(), "the left side has 2 partitions, the right side 3"),
+            (by_k.with_columns(k=pl.col("k") + "x"), "the right side is not a materialized dataset that keeps"),
+        ]:
+            with pytest.raises(mr.PlanError, match=why):
+                by_k.join(other, on="k", strategy="partitioned")
+        again = by_k.join(by_k.select("k", m=pl.col("n")), on="k").materialize()
+        assert again.join(by_k, on="k", how="semi", strategy="partitioned").count() == 2
