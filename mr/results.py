@@ -50,9 +50,11 @@ class Spent:
     tasks_run: int = 0
     tasks_reused: int = 0
     counters: Counter[str] = field(default_factory=Counter)
+    seconds: float = 0.0
 
-    def add(self, outcome: Outcome) -> None:
-        """Add one run."""
+    def add(self, outcome: Outcome, seconds: float) -> None:
+        """Add one run that took so long."""
+        self.seconds += seconds
         self.tasks_run += outcome.tasks_run
         self.tasks_reused += outcome.tasks_reused
         self.counters.update(outcome.counters)
@@ -69,13 +71,13 @@ def result_of(
     """The result of a job from its last run and from what its actions ran before."""
     stages = tuple(asdict(stage) for stage in outcome.stages)
     troubles, notes = outcome.snapshot.troubles, outcome.snapshot.notes
-    spent.add(outcome)
+    spent.add(outcome, seconds)
     counters = dict(sorted(spent.counters.items()))
     run, reused = spent.tasks_run, spent.tasks_reused
-    return JobResult("done", reports, counters, run, reused, seconds, troubles, notes, job, stages)
+    return JobResult("done", reports, counters, run, reused, spent.seconds, troubles, notes, job, stages)
 
 
 def up_to_date(spent: Spent, reports: Mapping[str, OutputReport], seconds: float) -> JobResult:
     """The result of a job that had nothing to do after its actions."""
     counters = dict(sorted(spent.counters.items()))
-    return JobResult("up to date", reports, counters, spent.tasks_run, spent.tasks_reused, seconds)
+    return JobResult("up to date", reports, counters, spent.tasks_run, spent.tasks_reused, spent.seconds + seconds)

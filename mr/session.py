@@ -334,10 +334,10 @@ class Session:
     def _records(self, graph: Graph) -> list[Output]:
         """Run a graph that collects one dataset; what its tasks left, in order."""
         name = f"{os.getpid()}-{threading.get_ident()}-{time.monotonic_ns()}"
-        splits = self.splits(graph)
+        started, splits = time.monotonic(), self.splits(graph)
         outcome = self._outcome(self._master(graph, splits, name), graph, splits, name)
         if self._in_job:
-            self._spent.add(outcome)
+            self._spent.add(outcome, time.monotonic() - started)
         feeds = graph.exchanges[graph.collects[0]].feeds
         return [output for feed in feeds for output in outcome.outputs(feed.stage, feed.outlet)]
 
