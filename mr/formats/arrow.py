@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from mr.batch import Batch, kind_of, with_kind
-from mr.errors import InputError, PlanError, TypeConflict
+from mr.errors import CorruptInput, InputError, PlanError, TypeConflict
 from mr.formats.base import Cut, Reader, Writer
 from mr.formats.blocks import needed, origins_of
 from mr.kernels.canonical import canonical
@@ -43,7 +43,7 @@ def batch_sizes(file: BinaryIO, path: str) -> list[int]:
         messages = pa.ipc.MessageReader.open_stream(file)
         return [m.metadata.size + m.body.size for m in messages if m.type == "record batch"]
     except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{path}: not a readable Arrow IPC file or stream: {error}") from error
+        raise CorruptInput(path, 0, f"not a readable Arrow IPC file or stream: {error}") from error
 
 
 def _is_file(file: BinaryIO) -> bool:
@@ -57,7 +57,7 @@ def _open(file: BinaryIO, path: str) -> pa.RecordBatchFileReader | pa.RecordBatc
     try:
         return pa.ipc.open_file(file) if _is_file(file) else pa.ipc.open_stream(file)
     except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{path}: not a readable Arrow IPC file or stream: {error}") from error
+        raise CorruptInput(path, 0, f"not a readable Arrow IPC file or stream: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -107,13 +107,19 @@ def _batches(piece: Piece) -> Iterator[pa.RecordBatch]:
         try:
             if isinstance(reader, pa.RecordBatchFileReader):
                 chosen = range(reader.num_record_batches) if piece.row_groups is None else piece.row_groups
-                yield from map(reader.get_batch, chosen)
+                yield from (_valid(reader.get_batch(number)) for number in chosen)
                 return
             for number, batch in enumerate(reader):
                 if piece.row_groups is None or number in piece.row_groups:
-                    yield batch
+                    yield _valid(batch)
         except (pa.ArrowException, OSError) as error:
-            raise InputError(f"{piece.path}: a record batch is corrupt: {error}") from error
+            raise CorruptInput(piece.path, file.tell(), f"a record batch is corrupt: {error}") from error
+
+
+def _valid(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """`batch`, whose offsets lie within its buffers and whose text is UTF-8: Arrow takes that on trust."""
+    batch.validate(full=True)
+    return batch
 
 
 def _cast(array: pa.Array, field: pa.Field, path: str) -> pa.Array:

@@ -39,10 +39,17 @@ def record_blocks(piece: Piece, whole_bytes: Callable[[bytes], int]) -> Iterator
     if block is not None and piece.offset == 0 and block.startswith(BOM):
         block, offset = block[len(BOM) :], len(BOM)
     while block is not None:
-        following = next(blocks, None)
+        following: bytes | None = b""
+        damage = None
+        try:
+            following = next(blocks, None)
+        except CorruptInput as error:  # what was read before is as good as it was
+            damage = error
         data, rest = _cut(rest, block, whole_bytes, last=following is None)
         if data:
             yield data, offset
+        if damage is not None:
+            raise damage
         offset, block = offset + len(data), following
         if len(rest) > RECORD_BYTES_MAX:
             text = f"a record is longer than {RECORD_BYTES_MAX} bytes; is this the right format?"
@@ -86,18 +93,24 @@ def is_utf8(data: bytes) -> bool:
 
 
 def _even_blocks(piece: Piece) -> Iterator[bytes]:
-    """The piece's bytes, cut at every multiple of `READ_BLOCK_BYTES`."""
+    """The piece's bytes, cut at every multiple of `READ_BLOCK_BYTES`; all that came before damage, then its error."""
     parts: list[bytes] = []
     missing = READ_BLOCK_BYTES
-    for block in piece.blocks(READ_BLOCK_BYTES):
-        while len(block) >= missing:
-            yield b"".join([*parts, block[:missing]]) if parts or len(block) > missing else block
-            block, parts, missing = block[missing:], [], READ_BLOCK_BYTES
-        if block:
-            parts.append(block)
-            missing -= len(block)
+    damage = None
+    try:
+        for block in piece.blocks(READ_BLOCK_BYTES):
+            while len(block) >= missing:
+                yield b"".join([*parts, block[:missing]]) if parts or len(block) > missing else block
+                block, parts, missing = block[missing:], [], READ_BLOCK_BYTES
+            if block:
+                parts.append(block)
+                missing -= len(block)
+    except CorruptInput as error:
+        damage = error
     if parts:
         yield b"".join(parts)
+    if damage is not None:
+        raise damage
 
 
 def origins_of(offsets: np.ndarray[tuple[int], np.dtype[np.int64]], first: int) -> Origins:

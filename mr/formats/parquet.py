@@ -14,13 +14,15 @@ from mr.batch import Batch, kind_of, with_kind
 from mr.errors import CorruptInput, InputError, PlanError, TypeConflict
 from mr.formats.base import Cut, Reader, Writer
 from mr.formats.blocks import needed, origins_of
-from mr.kernels.types import cast_column, display, holds_objects, join_types, plain
+from mr.kernels.types import cast_column, check_text, display, holds_objects, join_types, plain
 from mr.options import READ_BLOCK_BYTES, ROW_GROUP_ROWS
 
 if TYPE_CHECKING:
     from mr.formats.base import Piece, Rejects
 
 BATCH_ROWS_MAX = 65_536
+DAMAGE = (pa.ArrowException, OSError, UnicodeDecodeError)
+"""What pyarrow raises for a damaged file."""
 Compression = Literal["zstd", "snappy", "lz4", "gzip", "none"]
 
 
@@ -39,9 +41,15 @@ def _plain_schema(schema: pa.Schema) -> pa.Schema:
 
 def _open(file: BinaryIO, path: str) -> pq.ParquetFile:
     try:
-        return pq.ParquetFile(file, coerce_int96_timestamp_unit="us", page_checksum_verification=True)
-    except (pa.ArrowException, OSError) as error:
+        found = pq.ParquetFile(file, coerce_int96_timestamp_unit="us", page_checksum_verification=True)
+        found.schema_arrow  # noqa: B018  (decodes the names)
+    except DAMAGE as error:
         raise CorruptInput(path, 0, f"not a readable Parquet file: {error}") from error
+    meta = found.metadata
+    rows = [meta.row_group(i).num_rows for i in range(meta.num_row_groups)]
+    if sum(rows) != meta.num_rows or min(rows, default=0) < 0:
+        raise CorruptInput(path, 0, f"not a readable Parquet file: its {meta.num_rows} rows are in groups of {rows}")
+    return found
 
 
 @dataclass(frozen=True)
@@ -64,14 +72,18 @@ class ParquetReader(Reader):
         return self.pinned
 
     def read(self, piece: Piece, rejects: Rejects, columns: tuple[str, ...] | None, track: bool) -> Iterator[Batch]:
-        file = _open(piece.file(), piece.path)
+        with piece.file() as stored:
+            yield from self._rows(stored, piece, columns, track)
+
+    def _rows(self, stored: BinaryIO, piece: Piece, columns: tuple[str, ...] | None, track: bool) -> Iterator[Batch]:
+        file = _open(stored, piece.path)
         schema = self._schema_for(_plain_schema(file.schema_arrow), piece.path)
         wanted = needed(schema, columns)
         schema = with_kind(pa.schema([schema.field(name) for name in wanted]), kind_of(schema))
         groups = range(file.num_row_groups) if piece.row_groups is None else piece.row_groups
         number = 0
         for group in groups:
-            for data in _batches(file, group, wanted, piece.path):
+            for data in _batches(file, stored, group, wanted, piece.path):
                 arrays = [_cast(data.column(name), schema.field(name), piece.path) for name in wanted]
                 origins = origins_of(np.zeros(data.num_rows, np.int64), number) if track else None
                 number += data.num_rows
@@ -91,20 +103,30 @@ class ParquetReader(Reader):
         return self.pinned
 
 
-def _batches(file: pq.ParquetFile, group: int, columns: list[str], path: str) -> Iterator[pa.RecordBatch]:
+def _batches(
+    file: pq.ParquetFile, stored: BinaryIO, group: int, columns: list[str], path: str
+) -> Iterator[pa.RecordBatch]:
     metadata = file.metadata.row_group(group)
     row_bytes = max(1, metadata.total_byte_size // max(1, metadata.num_rows))
     rows = max(1, min(BATCH_ROWS_MAX, READ_BLOCK_BYTES // row_bytes))
+    missing = metadata.num_rows
     try:
         for batch in file.iter_batches(rows, row_groups=[group], columns=columns, use_threads=False):
+            missing -= batch.num_rows
             if batch.num_rows:
                 yield batch
-    except (pa.ArrowException, OSError) as error:
-        offset = min((metadata.column(i).data_page_offset for i in range(metadata.num_columns)), default=0)
-        raise CorruptInput(path, max(0, offset), f"row group {group} is corrupt: {error}") from error
+        if missing:  # Arrow passes over a page of an unknown kind
+            raise pa.ArrowInvalid(f"it has {metadata.num_rows - missing} rows where {metadata.num_rows} are promised")
+    except DAMAGE as error:
+        # where reading had got to; to ask damaged metadata for the column's offset may abort the process
+        raise CorruptInput(path, stored.tell(), f"row group {group} is corrupt: {error}") from error
 
 
 def _cast(array: pa.Array, field: pa.Field, path: str) -> pa.Array:
+    try:
+        check_text(array)
+    except pa.ArrowInvalid as error:
+        raise CorruptInput(path, 0, f"column {field.name!r} holds bytes that are not text: {error}") from error
     try:
         return cast_column(array, field.type, field.name)
     except (TypeConflict, pa.ArrowException) as error:
