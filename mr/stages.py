@@ -300,7 +300,9 @@ class _Compiler:
         if node.strategy in ("auto", "partitioned") and not alike(node):
             sides = lying(node.left), lying(node.right)
             head = JoinHead(MergeJoin(layout, *shapes, output), tuple(ops for _, ops in sides))
-            given = {"parts": tuple(lies for lies, _ in sides), "note": f"partitioned join: {ALIKE}"}
+            lie = tuple(lies for lies, _ in sides)
+            note = f"partitioned join: {ALIKE}; reads {lie[0].label}, and {lie[1].label}"
+            given = {"parts": lie, "note": note}
             return ((self._stage(head, "join (partitioned)", **given), Port()),)
         left, right = self._emit(node.left), self._emit(node.right)
         below = set().union(*(self._upstream(draft) for draft, _ in right))
