@@ -21,6 +21,7 @@ from mr.kernels.distinct import (
     Words,
     binaries_at,
     first_equal,
+    first_in_arrow,
     leading_words,
     numbered,
     slots_of,
@@ -36,8 +37,8 @@ _WIDE_SPACES: Final = np.array([ord(space) for space in WHITESPACE if space > "\
 _TABLE_BITS: Final = 16
 """A table of 512 KiB a word of 8 bytes: larger ones leave the second-level cache."""
 
-_TABLES: Final = 2
-"""The second takes most of the words whose slot in the first is another's."""
+_CACHED_WORDS: Final = 1 << 18
+"""Words that are counted at a time: 2 MiB of them."""
 
 
 def split_words(data: bytes | Bytes, ascii_only: bool) -> tuple[Ints, Ints]:
@@ -92,6 +93,7 @@ class WordCounts:
     """
 
     def __init__(self) -> None:
+        self._zeros = False
         self._short = _NumberCounts(1)
         self._middle = _NumberCounts(2)
         self._longest: list[Any] = []
@@ -106,8 +108,13 @@ class WordCounts:
         if not len(starts):
             return
         if data.min() == 0:  # "a" and "a\0" would be one number
+            self._zeros = True
             self._longest.append(binaries_at(data, starts, lengths))
             return
+        for i in range(0, len(starts), _CACHED_WORDS):
+            self._add(data, starts[i : i + _CACHED_WORDS], lengths[i : i + _CACHED_WORDS])
+
+    def _add(self, data: Bytes, starts: Ints, lengths: Ints) -> None:
         words = leading_words(data, starts, lengths)
         longer = np.flatnonzero(lengths > 8)
         if len(longer):
@@ -126,64 +133,45 @@ class WordCounts:
     def take(self) -> tuple[Any, Ints]:
         """The words so far (`pa.LargeBinaryArray`, in no special order) and how often each occurred, int64 (n,).
 
-        A word may be there more than once. What is taken depends on the texts alone. The next count begins at zero.
+        What is taken depends on the texts alone. The next count begins at zero.
         """
         words, counts = [], []
         for table in (self._short, self._middle):
             columns, numbers = table.take()
             real = columns[0] != NO_SHORT_WORD
             columns, numbers = [column[real] for column in columns], numbers[real]
-            words.append(_as_binaries(np.stack(columns, axis=1)))
+            words.append(_as_binaries(columns))
             counts.append(numbers)
         longest, self._longest = self._longest, []
         if longest:
-            found = pa.chunked_array(longest).combine_chunks().value_counts()
-            words.append(found.field("values"))
-            counts.append(found.field("counts").to_numpy())
-        return pa.concat_arrays(words), np.concatenate(counts)
+            counted = pa.chunked_array(longest).combine_chunks().value_counts()
+            words.append(counted.field("values"))
+            counts.append(counted.field("counts").to_numpy())
+        found, numbers = pa.concat_arrays(words), np.concatenate(counts)
+        if self._zeros:  # then short words are among the long ones, too
+            self._zeros = False
+            codes, firsts = numbered(first_in_arrow(found))
+            found = found.take(pa.array(firsts))
+            sums = np.zeros(len(firsts), np.int64)
+            np.add.at(sums, codes, numbers)
+            numbers = sums
+        return found, numbers
 
 
 class _NumberCounts:
-    """Counts rows of `width` uint64 numbers, of which the first is never 0."""
+    """Counts rows of `width` uint64 numbers, of which the first is never 0.
+
+    A table has a slot for each hash: the row that came first, and how often it came since. Other rows wait.
+    """
 
     def __init__(self, width: int) -> None:
-        self._width = width
-        self._tables = [_Table(width, multiplier) for multiplier in MULTIPLIERS[:_TABLES]]
+        self._keys = [np.zeros(1 << _TABLE_BITS, np.uint64) for _ in range(width)]
+        self._counts = np.zeros(1 << _TABLE_BITS, np.int64)
         self._waiting: list[list[Words]] = []
         self.held = 0
 
     def add(self, columns: list[Words]) -> None:
-        for table in self._tables:
-            missed = table.count(columns)
-            columns = [column[missed] for column in columns]
-            if not len(missed):
-                return
-        self._waiting.append(columns)
-        self.held += len(missed)
-
-    def take(self) -> tuple[list[Words], Ints]:
-        """The rows so far, once each, and their numbers; counting starts anew."""
-        taken = [table.take() for table in self._tables]
-        if self._waiting:
-            columns = [np.concatenate(parts) for parts in zip(*self._waiting, strict=True)]
-            codes, firsts = numbered(first_equal(columns))
-            taken.append(([column[firsts] for column in columns], np.bincount(codes)))
-        self._waiting, self.held = [], 0
-        columns = [np.concatenate([part[0][i] for part in taken]) for i in range(self._width)]
-        return columns, np.concatenate([counts for _, counts in taken])
-
-
-class _Table:
-    """A slot for each hash: the row of numbers that came first, and how often it came since."""
-
-    def __init__(self, width: int, multiplier: np.uint64) -> None:
-        self._multiplier = multiplier
-        self._keys = [np.zeros(1 << _TABLE_BITS, np.uint64) for _ in range(width)]
-        self._counts = np.zeros(1 << _TABLE_BITS, np.int64)
-
-    def count(self, columns: list[Words]) -> Ints:
-        """Count the rows that have a slot, or find an empty one; the indices of the others."""
-        slots = slots_of(columns, self._multiplier, _TABLE_BITS)
+        slots = slots_of(columns, MULTIPLIERS[0], _TABLE_BITS)
         missed = self._others(columns, slots)
         if len(missed):
             free = missed[self._keys[0].take(slots[missed]) == 0]
@@ -191,35 +179,47 @@ class _Table:
                 for keys, column in zip(self._keys, columns, strict=True):
                     keys[slots[free]] = column[free]
                 missed = missed[self._others([column[missed] for column in columns], slots[missed])]
-        self._add(slots, 1)
-        self._add(slots[missed], -1)
-        return missed
+            self._waiting.append([column[missed] for column in columns])
+            self.held += len(missed)
+        self._count(slots, 1)
+        self._count(slots[missed], -1)
 
     def _others(self, columns: list[Words], slots: Ints) -> Ints:
+        """The rows that are not the one in their slot."""
         differs = self._keys[0].take(slots) != columns[0]
         for keys, column in zip(self._keys[1:], columns[1:], strict=True):
             differs |= keys.take(slots) != column
         return np.flatnonzero(differs)
 
-    def _add(self, slots: Ints, by: int) -> None:
+    def _count(self, slots: Ints, by: int) -> None:
         if 4 * len(slots) < len(self._counts):
             np.add.at(self._counts, slots, by)
         else:
             self._counts += by * np.bincount(slots, minlength=len(self._counts))
 
     def take(self) -> tuple[list[Words], Ints]:
+        """The rows so far, once each, and their numbers; counting starts anew."""
         used = np.flatnonzero(self._counts)
-        taken = [keys[used] for keys in self._keys], self._counts[used]
+        columns, counts = [keys[used] for keys in self._keys], self._counts[used]
+        if self._waiting:
+            waiting = [np.concatenate(parts) for parts in zip(*self._waiting, strict=True)]
+            numbers = np.bincount(first_equal(waiting))
+            firsts = np.flatnonzero(numbers)
+            columns = [np.append(column, other[firsts]) for column, other in zip(columns, waiting, strict=True)]
+            counts = np.append(counts, numbers[firsts])
         for array in (*self._keys, self._counts):
             array[:] = 0
-        return taken
+        self._waiting, self.held = [], 0
+        return columns, counts
 
 
-def _as_binaries(words: Words) -> Any:
-    """Little-endian words, uint64[n, k], as the `pa.LargeBinaryArray` (n,) of strings without zero bytes."""
-    matrix = words.view(np.uint8).reshape(len(words), 8 * words.shape[1])
-    filled = matrix != 0
-    bounds = np.zeros(len(words) + 1, np.int64)
-    np.cumsum(np.count_nonzero(filled, axis=1), out=bounds[1:])
-    buffers = [None, pa.py_buffer(bounds), pa.py_buffer(matrix[filled])]
-    return pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(words), buffers)
+def _as_binaries(columns: list[Words]) -> Any:
+    """Little-endian words, uint64[n] each, as the `pa.LargeBinaryArray` (n,) of the strings without zero bytes."""
+    bounds = np.zeros(len(columns[0]) + 1, np.int64)
+    for column in columns:
+        for size in range(8):
+            bounds[1:] += column >= np.uint64(1 << 8 * size)
+    np.cumsum(bounds, out=bounds)
+    flat = np.stack(columns, axis=1).view(np.uint8).ravel()
+    buffers = [None, pa.py_buffer(bounds), pa.py_buffer(flat[flat != 0])]
+    return pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(columns[0]), buffers)

@@ -56,6 +56,9 @@ class Pending:
         self._where = where
         self._batches: list[pa.RecordBatch] = []
 
+    def __len__(self) -> int:
+        return len(self._batches)
+
     def add(self, data: pa.RecordBatch) -> None:
         """Take a batch; the schema grows to fit it."""
         if not data.num_columns:
@@ -124,12 +127,13 @@ class RunOutlet(OutletRun):
             self._flush()
 
     def _flush(self) -> None:
+        blocks = len(self._pending)
         data = self._pending.take()
         if not data.num_rows:
             return
         if self._combiner is None:
             data = self.ready(data)
-        elif self._exact:
+        elif self._exact and blocks > 1:
             data = self._combiner.recombine(data)
         if self._writer is None:
             self._schema = data.schema
