@@ -17,7 +17,7 @@ from jobs.link_graph import link_graph
 from jobs.pagerank import pagerank
 
 EDGES = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 12)), min_size=1, max_size=30)
-FEW = settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FEW = settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def dense(edges: set[tuple[Any, Any]], damping: float, steps: int) -> dict[Any, float]:
@@ -36,7 +36,7 @@ def dense(edges: set[tuple[Any, Any]], damping: float, steps: int) -> dict[Any, 
 
 
 @FEW
-@given(edges=EDGES, steps=st.integers(0, 4), partitions=st.integers(1, 3))
+@given(edges=EDGES, steps=st.integers(0, 3), partitions=st.integers(1, 3))
 def test_ranks_are_those_of_the_power_iteration(
     edges: list[tuple[int, int]], steps: int, partitions: int, tmp_path: Path, rows: Any
 ) -> None:
@@ -52,13 +52,13 @@ def test_ranks_are_those_of_the_power_iteration(
 
 def test_a_known_graph_of_text_pairs(tmp_path: Path, rows: Any) -> None:
     (tmp_path / "star.txt").write_text("# to the hub\na hub\nb hub\n\nc hub\na hub\n")
-    result = pagerank([str(tmp_path / "star.txt")], str(tmp_path / "out"), tolerance=1e-3, partitions=2)
+    result = pagerank([str(tmp_path / "star.txt")], str(tmp_path / "out"), tolerance=1e-2, partitions=2)
     found = {row["node"]: row["rank"] for row in rows(tmp_path / "out")}
     leaf = 1 / (4 + 3 * 0.85)  # leaf = 0.15/4 + 0.85 hub/4, hub = leaf + 0.85 * 3 leaf, all together 1
-    assert found == pytest.approx({"hub": leaf * (1 + 3 * 0.85), "a": leaf, "b": leaf, "c": leaf}, abs=1e-3)
+    assert found == pytest.approx({"hub": leaf * (1 + 3 * 0.85), "a": leaf, "b": leaf, "c": leaf}, abs=1e-2)
     assert [row["node"] for row in rows(tmp_path / "out")] == ["hub", "a", "b", "c"]
     assert result.tasks_run > 50  # what the loop ran is told, too
-    again = pagerank([str(tmp_path / "star.txt")], str(tmp_path / "out"), tolerance=1e-3, partitions=2)
+    again = pagerank([str(tmp_path / "star.txt")], str(tmp_path / "out"), tolerance=1e-2, partitions=2)
     assert (again.state, again.tasks_run) == ("up to date", 0)
 
 

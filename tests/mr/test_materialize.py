@@ -189,6 +189,18 @@ def test_a_lost_result_is_made_again(harm: Callable[[Path], None], inline: mr.Se
     assert all(path.exists() for path in files(inline, kept))
 
 
+def test_a_join_without_a_shuffle_survives_lost_files(inline: mr.Session) -> None:  # F50
+    left = mr.range(20).map(lambda n: (n, n), names={"k": int, "a": int}).repartition(3, by="k").materialize()
+    right = mr.range(0, 20, 2).map(lambda n: (n, -n), names={"k": int, "b": int}).repartition(3, by="k").materialize()
+    joined = left.join(right, on="k", strategy="partitioned")
+    text = joined.explain()
+    assert "partitioned join" in text
+    assert text.count("materialized repartition(k)") == 2
+    for path in (*files(inline, left)[:1], *files(inline, right)[1:]):
+        path.unlink()
+    assert sorted(joined.take_all()) == [(n, n, -n) for n in range(0, 20, 2)]
+
+
 def test_a_lost_result_that_cannot_be_made_again_is_an_error(inline: mr.Session) -> None:
     numbers = random.Random(1)
     kept = mr.from_items([1, 2, 3]).map(lambda n: numbers.random(), pure=False).materialize()
