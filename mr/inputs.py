@@ -12,7 +12,8 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import BinaryIO, Final, Protocol
+from itertools import pairwise
+from typing import Final, Protocol
 
 import pyarrow as pa
 from blake3 import blake3
@@ -208,7 +209,7 @@ def _ranges(file: InputFile, record_end: bytes, memo: Memo) -> tuple[Range, ...]
     if known is not None:
         return known
     try:
-        ranges = tuple(_cut(file, record_end))
+        ranges = _cut(file, record_end)
     except OSError as error:  # from the disk; that it cannot be opened is an InputError
         raise InputError(f"{file.path}: cannot be read: {error.strerror}") from None
     # a file written within the clock's granularity could change again without its stamp changing
@@ -217,38 +218,44 @@ def _ranges(file: InputFile, record_end: bytes, memo: Memo) -> tuple[Range, ...]
     return ranges
 
 
-def _cut(file: InputFile, record_end: bytes) -> Iterator[Range]:
+def _cut(file: InputFile, record_end: bytes) -> tuple[Range, ...]:
     with open_local(file.path) as handle:
-        start = 0
-        while start < file.size or start == 0:
-            size, hasher = 0, blake3()
-            for block in _range_bytes(handle, start, file.size, record_end):
-                hasher.update(block)
-                size += len(block)
-            yield Range(start, size, str(hasher.hexdigest()))
-            if not size:  # empty, or cut short meanwhile: what is read of it will not be what was planned
-                return
-            start += size
+        fd = handle.fileno()
+        bounds = list(pairwise(_bounds(fd, file.size, record_end)))
+        if len(bounds) == 1:
+            return (_hashed(fd, *bounds[0]),)
+        with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:  # reading and BLAKE3 release the GIL
+            return tuple(pool.map(lambda bound: _hashed(fd, *bound), bounds))
 
 
-def _range_bytes(handle: BinaryIO, start: int, size: int, record_end: bytes) -> Iterator[bytes]:
-    """The bytes from `start` on: LOCAL_SPLIT_BYTES of them and up to the next `record_end`, or all if that is empty."""
-    stop = min(start + LOCAL_SPLIT_BYTES, size) if record_end else size
-    handle.seek(start)
-    last = b""
-    while start < stop and (block := handle.read(min(stop - start, HASHED_BYTES))):
-        start += len(block)
-        if record_end:  # else `[-0:]` would keep all that was read
-            last = (last + block[-len(record_end) :])[-len(record_end) :]
-        yield block
-    while record_end and start < size and not last.endswith(record_end):
-        block = handle.read(min(size - start, LOOKED_BYTES))
-        at = (last + block).find(record_end)
-        end = len(block) if at < 0 else at + len(record_end) - len(last)
-        yield block[:end]
-        start, last = start + end, (last + block[:end])[-len(record_end) :]
-        if not block:
-            return
+def _bounds(fd: int, size: int, record_end: bytes) -> list[int]:
+    """Where ranges begin, and the end: LOCAL_SPLIT_BYTES and up to the next `record_end`, or all if that is empty."""
+    found = [0]
+    while len(found) == 1 or found[-1] < size:
+        stop = found[-1] + LOCAL_SPLIT_BYTES
+        found.append(_behind(fd, stop, size, record_end) if record_end and stop < size else size)
+    return found
+
+
+def _behind(fd: int, stop: int, size: int, record_end: bytes) -> int:
+    """The first end of a record at `stop` or later."""
+    at, width = stop - len(record_end), len(record_end)
+    while block := os.pread(fd, LOOKED_BYTES + width, at):
+        found = block.find(record_end)
+        if found >= 0:
+            return min(at + found + width, size)
+        at += max(1, len(block) - width + 1)
+    return size
+
+
+def _hashed(fd: int, start: int, stop: int) -> Range:
+    """The range from `start` to `stop`; of a file that was cut short meanwhile, what is left of it: its task will find
+    another file than was planned."""
+    hasher, at = blake3(), start
+    while at < stop and (block := os.pread(fd, min(stop - at, HASHED_BYTES), at)):
+        hasher.update(block)
+        at += len(block)
+    return Range(start, stop - start, str(hasher.hexdigest()))
 
 
 def _row_groups(file: InputFile, node: Read, memo: Memo) -> Iterator[_Piece]:
