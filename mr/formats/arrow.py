@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from mr.formats.base import Piece, Rejects
 
 MAGIC: Final = b"ARROW1"
+DAMAGE: Final = (pa.ArrowException, OSError, ValueError, MemoryError)
+"""What pyarrow raises for a damaged file; a damaged length asks for more memory than there is."""
 Compression = Literal["lz4", "zstd"]
 
 
@@ -41,8 +43,11 @@ def batch_sizes(file: BinaryIO, path: str) -> list[int]:
     file.seek(start)
     try:
         messages = pa.ipc.MessageReader.open_stream(file)
-        return [m.metadata.size + m.body.size for m in messages if m.type == "record batch"]
-    except (pa.ArrowException, OSError) as error:
+        sizes = [m.metadata.size + m.body.size for m in messages if m.type == "record batch"]
+        if start and len(sizes) != pa.ipc.open_file(file).num_record_batches:
+            raise pa.ArrowInvalid("its footer names another number of record batches")
+        return sizes
+    except DAMAGE as error:
         raise CorruptInput(path, 0, f"not a readable Arrow IPC file or stream: {error}") from error
 
 
@@ -55,8 +60,10 @@ def _is_file(file: BinaryIO) -> bool:
 
 def _open(file: BinaryIO, path: str) -> pa.RecordBatchFileReader | pa.RecordBatchStreamReader:
     try:
-        return pa.ipc.open_file(file) if _is_file(file) else pa.ipc.open_stream(file)
-    except (pa.ArrowException, OSError) as error:
+        reader = pa.ipc.open_file(file) if _is_file(file) else pa.ipc.open_stream(file)
+        reader.schema.names  # noqa: B018  (decodes them)
+        return reader
+    except DAMAGE as error:
         raise CorruptInput(path, 0, f"not a readable Arrow IPC file or stream: {error}") from error
 
 
@@ -112,7 +119,7 @@ def _batches(piece: Piece) -> Iterator[pa.RecordBatch]:
             for number, batch in enumerate(reader):
                 if piece.row_groups is None or number in piece.row_groups:
                     yield _valid(batch)
-        except (pa.ArrowException, OSError) as error:
+        except DAMAGE as error:
             raise CorruptInput(piece.path, file.tell(), f"a record batch is corrupt: {error}") from error
 
 

@@ -24,6 +24,7 @@ import mr.formats.blocks
 import mr.pieces
 from mr.decoding import decoded
 from mr.errors import CorruptInput, InputError
+from mr.formats.arrow import ArrowReader
 from mr.formats.parquet import ParquetReader
 from mr.formats.text import TextReader
 from mr.kernels.rows import to_python
@@ -154,6 +155,28 @@ def test_a_damaged_parquet_file_is_an_error_or_gives_all_it_holds(tmp_path: Path
         except InputError as error:
             errors.append(str(error))
     assert len(errors) > count / 2
+    assert all(str(path) in error for error in errors)
+
+
+@pytest.mark.parametrize("kind", ["file", "stream"])
+def test_a_damaged_arrow_file_is_an_error_or_has_as_many_rows(tmp_path: Path, kind: str) -> None:  # F44
+    """The format has no checksums: a flipped bit in a value is another value. Offsets and text are looked at."""
+    table = pa.table({"n": list(range(50)), "s": pa.array([LINES[i % 7] for i in range(50)], pa.large_string())})
+    sink = io.BytesIO()
+    with (pa.ipc.new_file if kind == "file" else pa.ipc.new_stream)(sink, table.schema) as writer:
+        writer.write_table(table, 20)
+    data, path, pinned = sink.getvalue(), tmp_path / "x.arrow", table.schema
+    sizes = ArrowReader(pinned).group_bytes(io.BytesIO(data), "x")
+    errors = []
+    for damaged in mutations(data, 13):
+        path.write_bytes(damaged)
+        piece = OpenedPiece(PieceRef(str(path), 0, len(damaged), row_groups=tuple(range(len(sizes)))))
+        try:
+            rows = sum(batch.rows for batch in ArrowReader(pinned).read(piece, lambda *_: None, None, False))
+            assert rows == 50 or (kind == "stream" and len(damaged) < len(data)), "a stream may end anywhere"
+        except InputError as error:
+            errors.append(str(error))
+    assert len(errors) > 50
     assert all(str(path) in error for error in errors)
 
 
