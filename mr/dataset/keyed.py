@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, cast
 
 import polars as pl
 import pyarrow as pa
@@ -18,7 +18,7 @@ from mr.dataset.records import Function, Records
 from mr.errors import PlanError
 from mr.kernels.rows import shape_of
 from mr.operators.base import require_columns
-from mr.operators.pygroups import KEY, VALUE, Folded, MapGroups, PythonCombiner, grouped_shape
+from mr.operators.pygroups import GROUP, KEY, VALUE, Folded, MapGroups, PythonCombiner, Regrouped, grouped_shape
 from mr.plan import GroupBy
 
 if TYPE_CHECKING:
@@ -110,6 +110,8 @@ class Keyed(Records, Columns):
         *,
         combiner: Function | None = None,
         partitioner: Callable[[Any, int], int] | None = None,
+        sort_values: bool | Literal["descending"] = False,
+        grouping: Callable[[Any], Any] | int | None = None,
         num_partitions: int | None = None,
         names: Names | None = None,
     ) -> Dataset:
@@ -117,7 +119,13 @@ class Keyed(Records, Columns):
 
         `combiner(key, values)` gives values early, by blocks of a split; it must not change what the reducer returns.
         `partitioner(key, n) -> int` chooses among `num_partitions` reduce tasks. The reducer's result: an iterator is
-        many records, None none, anything else one. Keys come in a fixed order, values in input order.
+        many records, None none, anything else one. Keys come in a fixed order, values in input order, or sorted:
+        `sort_values=True`, or "descending".
+
+        `grouping` is Hadoop's secondary sort: the reducer is called once a group of keys, `reducer(group, values)`, and
+        the values come in the order of their keys (equal keys: as `sort_values` says). It is a function of the key, or
+        the number of leading items of a tuple key that make the group (1: the item itself). A partitioner is given the
+        group, a combiner the key.
 
         Raises PlanError for a partitioner without num_partitions.
 
@@ -129,14 +137,30 @@ class Keyed(Records, Columns):
         >>> counts = lines.map_reduce(words, lambda word, ns: (word, sum(ns)), names={"word": str, "n": int})
         >>> counts.sort("word").take_all()
         [Row(word='a', n=2), Row(word='b', n=1)]
+        >>> visits = mr.from_items([("ann", 9, "/b"), ("ann", 3, "/a")], names=["user", "time", "page"])
+        >>> def by_time(visit):
+        ...     yield (visit.user, visit.time), visit.page
+        >>> visits.map_reduce(by_time, lambda user, pages: (user, list(pages)), grouping=1).take_all()
+        [Row(key='ann', value=['/a', '/b'])]
         """
         if partitioner is not None and num_partitions is None:
             raise PlanError("map_reduce(): partitioner= needs num_partitions=")
-        pairs = self.flat_map(mapper, names=None if shape_of(None, mapper, True) else (KEY, VALUE))
+        if sort_values not in (False, True, "descending"):
+            raise PlanError(f'map_reduce(): sort_values={sort_values!r}: use True or "descending"')
+        if grouping is not None and not callable(grouping) and not (type(grouping) is int and grouping > 0):
+            raise PlanError(f"map_reduce(): grouping={grouping!r} is neither a function nor a number of items")
+        keys: tuple[str, ...] = (KEY,)
+        by: tuple[str, ...] = (VALUE,) if sort_values else ()
+        down: tuple[bool, ...] = (sort_values == "descending",) * len(by)
+        if grouping is None:
+            pairs = self.flat_map(mapper, names=None if shape_of(None, mapper, True) else (KEY, VALUE))
+        else:
+            keys, by, down = (GROUP, KEY), (KEY, *by), (False, *down)
+            pairs = self.flat_map(Regrouped(mapper, grouping), names=(*keys, VALUE))
         shape = pairs._node.shape
-        if shape is None or shape.names != (KEY, VALUE):
+        if shape is None or shape.names != (*keys, VALUE):
             raise PlanError("map_reduce(): the mapper yields pairs (key, value)")
-        early = None if combiner is None else PythonCombiner(combiner)
+        early = None if combiner is None else PythonCombiner(combiner, keys)
         declared = grouped_shape(names, reducer)
-        op = MapGroups((KEY,), reducer, value=VALUE, declared=declared, combine_with=early)
+        op = MapGroups(keys[:1], reducer, by, down, VALUE, declared, early)
         return self._with(GroupBy(declared, pairs._node, op, partition_count(num_partitions), partitioner))

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from mr.kernels.keys import buckets
-from mr.kernels.rows import Shape
+from mr.kernels.rows import Shape, row_class
 from mr.kernels.sort import Key, SortedKeys
 from mr.operators.base import TaskEnv
 from mr.operators.pygroups import OnePass, Part, batched, parted, stream
@@ -23,6 +23,7 @@ from mr.options import BUCKETS
 
 Place = tuple[int, Key]
 """Where a key lies in the order of a shuffle: its bucket, then the key itself."""
+Group = tuple[Place, Part, OnePass]
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,7 @@ class CoGroups:
         pairs = self._pairs(self._groups(left, self.left_on, env), self._groups(right, self.right_on, env))
         yield from batched(stream(pairs, lambda key, both: fn(key, *both), call), self.declared, call)
 
-    def _groups(
-        self, rows: Iterator[pa.RecordBatch], keys: tuple[str, ...], env: TaskEnv
-    ) -> Iterator[tuple[Place, Part, OnePass]]:
+    def _groups(self, rows: Iterator[pa.RecordBatch], keys: tuple[str, ...], env: TaskEnv) -> Iterator[Group]:
         """The groups of one side and their places."""
         known: pa.RecordBatch | None = None
         for part, records in parted(rows, keys, None, env):
@@ -60,20 +59,24 @@ class CoGroups:
                 numbers_of = numbers.tolist()
             yield (numbers_of[part.number], order.at(part.number)), part, records
 
-    def _pairs(
-        self, lefts: Iterator[tuple[Place, Part, OnePass]], rights: Iterator[tuple[Place, Part, OnePass]]
-    ) -> Iterator[tuple[Any, tuple[OnePass, OnePass]]]:
+    def _pairs(self, lefts: Iterator[Group], rights: Iterator[Group]) -> Iterator[tuple[Any, tuple[OnePass, OnePass]]]:
         left, right = next(lefts, None), next(rights, None)
         while left is not None or right is not None:
             takes_left = left is not None and (right is None or left[0] <= right[0])
             takes_right = right is not None and (left is None or right[0] <= left[0])
             mine, theirs = left if takes_left else None, right if takes_right else None
-            first = mine or theirs
-            assert first is not None
-            yield first[1].key, (_records(mine), _records(theirs))
+            yield self._key(mine, theirs), (_records(mine), _records(theirs))
             left = next(lefts, None) if takes_left else left
             right = next(rights, None) if takes_right else right
 
+    def _key(self, mine: Group | None, theirs: Group | None) -> Any:
+        """The key as the user sees it; a Row has the names of the left side."""
+        if mine is not None:
+            return mine[1].key
+        assert theirs is not None
+        key = theirs[1].key
+        return key if len(self.left_on) == 1 else row_class(self.left_on)(key)
 
-def _records(group: tuple[Place, Part, OnePass] | None) -> OnePass:
+
+def _records(group: Group | None) -> OnePass:
     return OnePass(iter(())) if group is None else group[2]

@@ -31,7 +31,7 @@ from mr.operators.grouped import keep
 from mr.operators.python import Function, built, described, shorten
 from mr.options import PYTHON_BATCH_ROWS
 
-KEY, VALUE = "key", "value"
+KEY, VALUE, GROUP = "key", "value", "group"
 
 
 class _Piece:
@@ -273,6 +273,33 @@ class PythonCombiner(Combiner):
         rows = pa.array(np.repeat(representatives, counts))
         value = data.column(0) if data.num_rows else pa.nulls(0, block.schema.field(VALUE).type)
         return named([*(block.column(key).take(rows) for key in self.keys), value], (*self.keys, VALUE), "rows")
+
+
+@dataclass(frozen=True)
+class Regrouped:
+    """A mapper of pairs (key, value) whose keys are told which group they belong to: gives (group, key, value).
+
+    `grouping` is a function of the key, or how many leading items of a tuple make the group.
+
+    >>> def mapper(line):
+    ...     yield ("a", 1), line
+    >>> list(Regrouped(mapper, 1)("x"))
+    [('a', ('a', 1), 'x')]
+    """
+
+    mapper: Function
+    grouping: Function | int
+
+    def __call__(self, record: Any) -> Iterator[tuple[Any, Any, Any]]:
+        for key, value in self.mapper(record):
+            yield self._group(key), key, value
+
+    def _group(self, key: Any) -> Any:
+        if not isinstance(self.grouping, int):
+            return self.grouping(key)
+        if not isinstance(key, tuple) or len(key) < self.grouping:
+            raise TypeError(f"grouping={self.grouping} needs keys that are tuples of so many items, not {key!r}")
+        return key[0] if self.grouping == 1 else key[: self.grouping]
 
 
 def fold(fn: Function, key: Any, values: Iterator[Any]) -> Any:
