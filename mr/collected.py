@@ -15,7 +15,7 @@ from mr.heads import gathered
 from mr.heads.materialized import lost_files
 from mr.kernels.frames import concat
 from mr.kernels.rows import Shape
-from mr.plan import Materialized, Node
+from mr.plan import Materialized, Node, walk
 from mr.stages import Graph, partitioning_of
 from mr.tasks import ExchangeInput, Output, Place, SourceFile, TaskId
 
@@ -70,15 +70,23 @@ def restore(graph: Graph, runs: Path, verify: bool, again: Callable[[Node], Mate
     Raises JobFailed where that gives other records, or other files.
     """
     read = [node for stage in graph.stages for node in (stage.source, *stage.parts)]
-    nodes = {id(node): node for node in read if isinstance(node, Materialized)}
-    restored = False
-    for node in nodes.values():
-        lost = _remove_lost(node, runs, verify)
-        if lost and again(node.of).parts != node.parts:
+    sources = tuple(node for node in read if isinstance(node, Materialized))
+    lost: dict[int, Path] = {}
+    seen: set[int] = set()
+    pending = list(sources)
+    while pending:  # what was made from others that are lost as well, needs those first
+        node = pending.pop()
+        gone = _remove_lost(node, runs, verify) if id(node) not in seen else []
+        seen.add(id(node))
+        if gone:
+            lost[id(node)] = gone[0]
+            pending += [below for below in walk((node.of,)) if isinstance(below, Materialized)]
+    for node in walk(sources, made=True) if lost else ():
+        if isinstance(node, Materialized) and id(node) in lost and again(node.of).parts != node.parts:
+            path = lost[id(node)]
             cure = "run the job again; a function that is not deterministic, or pure=False, may be the cause"
-            raise JobFailed(f"{node.site}: a materialized result is lost ({lost[0]}) and cannot be made again; {cure}")
-        restored = restored or bool(lost)
-    return restored
+            raise JobFailed(f"{node.site}: a materialized result is lost ({path}) and cannot be made again; {cure}")
+    return bool(lost)
 
 
 __all__ = ["collected", "materialized", "restore"]

@@ -275,25 +275,24 @@ class Collect(Node):
         return (self.input,)
 
 
-def walk(roots: tuple[Node, ...]) -> Iterator[Node]:
-    """Every node that `roots` depend on, once, inputs before users."""
+def walk(roots: tuple[Node, ...], made: bool = False) -> Iterator[Node]:
+    """Every node that `roots` depend on, once, inputs before users; with `made` also what made materialized results."""
     seen: set[int] = set()
-
-    def visit(node: Node) -> Iterator[Node]:
-        if id(node) in seen:
-            return
-        seen.add(id(node))
-        for below in node.inputs:
-            yield from visit(below)
-        yield node
-
-    for root in roots:
-        yield from visit(root)
+    pending = [(root, False) for root in reversed(roots)]
+    while pending:  # not by recursion: a loop over materialized results makes a long chain
+        node, complete = pending.pop()
+        if complete:
+            yield node
+        elif id(node) not in seen:
+            seen.add(id(node))
+            below = (node.of,) if made and isinstance(node, Materialized) else node.inputs
+            pending.append((node, True))
+            pending += [(one, False) for one in reversed(below)]
 
 
 def validate(roots: tuple[Node, ...]) -> None:
     """Raise PlanError for what only the whole plan shows: quarantined records that nobody looks at."""
-    nodes = list(walk(roots))
+    nodes = list(walk(roots, made=True))
     looked_at = {id(node.of) for node in nodes if isinstance(node, Rejected)}
     for node in nodes:
         policy = getattr(node, "on_error", None) if isinstance(node, Read) else None

@@ -159,7 +159,7 @@ class Session:
         >>> len(Session(on="inline").compile(()).stages)
         0
         """
-        validate(roots)
+        validate(tuple(root for root in roots if isinstance(root, Write)))
         return compile_plan(roots, input_bytes, store_of)
 
     def splits(self, graph: Graph) -> dict[int, tuple[Split, ...]]:
@@ -184,8 +184,9 @@ class Session:
         """
         started = time.monotonic()
         targets = {key: self._target(node) for key, node in outputs.items()}
-        check_overlaps(list(targets.values()), [n for n in walk(tuple(outputs.values())) if isinstance(n, Read)])
-        graph = self.compile(tuple(outputs.values()))
+        roots = tuple(outputs.values())
+        check_overlaps(list(targets.values()), [n for n in walk(roots, made=True) if isinstance(n, Read)])
+        graph = self.compile(roots)
         splits = self.splits(graph)
         key = job_identity(graph, splits, [(t.where, t.mode == "append") for t in targets.values()])
         if self.reuse and key is not None:

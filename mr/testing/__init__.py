@@ -20,7 +20,7 @@ from mr.executors.base import AttemptEvent, Executor, NodeInfo
 from mr.job_function import Job
 from mr.kernels.rows import to_python
 from mr.master import Master
-from mr.plan import Collect
+from mr.plan import Collect, validate
 from mr.results import JobResult, result_of
 from mr.session import Session
 from mr.tasks import Attempt, AttemptId
@@ -48,7 +48,9 @@ def run_inline(job_or_dataset: Job[Any] | Dataset, **params: Any) -> tuple[Any, 
         if isinstance(job_or_dataset, Dataset):
             nodes = {"": job_or_dataset._node}
         else:
-            nodes = {name: write.input for name, write in job_or_dataset.plan(**params).items()}
+            planned = job_or_dataset.plan(**params)
+            validate(tuple(planned.values()))
+            nodes = {name: write.input for name, write in planned.items()}
         graph = session.compile(tuple(Collect(node.shape, node) for node in nodes.values()))
         splits, executor = session.splits(graph), session.start()
         options: dict[str, Any] = {"name": "test", "code": session.code, "reuse": False, "observe": lambda _: None}

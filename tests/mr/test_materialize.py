@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import random
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -227,3 +229,51 @@ def test_the_loop_of_the_interface() -> None:
     assert "partitioned" in links.join(ranks, left_on="src", right_on="v").explain()
     # from (1/3, 1/3, 1/3): a gives half to b and half to c, b gives all to c, c gives all to a
     assert dict(ranks.take_all()) == pytest.approx({"a": 1 / 2, "b": 1 / 6, "c": 1 / 3})
+
+
+def test_a_long_chain_of_lost_results_is_made_again_one_after_the_other(inline: mr.Session) -> None:
+    data, kept = mr.from_items([0]), []
+    for _ in range(60):
+        data = data.map(lambda n: n + 1).materialize()
+        kept.append(data)
+    for one in kept:
+        for path in files(inline, one):
+            path.unlink()
+    frames = sys.getrecursionlimit()
+    sys.setrecursionlimit(len(inspect.stack()) + 200)
+    try:
+        assert data.map(lambda n: -n).take_all() == [-60]
+    finally:
+        sys.setrecursionlimit(frames)
+
+
+# --- what the whole plan shows ---------------------------------------------------------------------------------------
+
+
+def test_quarantined_records_behind_a_materialized_result_must_be_looked_at(tmp_path: Path) -> None:
+    parsed: list[mr.Dataset] = []
+
+    @mr.job
+    def reads(output: str, *, looks: bool) -> Any:
+        parsed.append(mr.from_items(["1", "x", "3"]).map(int, on_error="quarantine"))
+        kept = parsed[-1].materialize()
+        assert kept.count() == 2
+        bad = [parsed[-1].rejected().write_json(f"{output}/bad")] if looks else []
+        return [kept.write_json(f"{output}/good"), *bad]
+
+    with pytest.raises(mr.PlanError, match=r"nothing uses \.rejected\(\)"):
+        reads(str(tmp_path / "out"), looks=False)
+    with pytest.raises(mr.PlanError, match=r"nothing uses \.rejected\(\)"):
+        run_inline(reads, output="out", looks=False)
+    assert {name: report.rows for name, report in reads(str(tmp_path / "out"), looks=True).outputs.items()} == {
+        "good": 2,
+        "bad": 1,
+    }
+
+
+def test_an_output_inside_what_a_materialized_result_was_made_from_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.txt").write_text("a\n")
+    kept = mr.read_text(str(tmp_path / "in")).materialize()
+    with pytest.raises((mr.PlanError, mr.OutputError), match="in"):
+        kept.write_text(str(tmp_path / "in" / "out"))
