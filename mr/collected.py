@@ -81,11 +81,11 @@ def restore(graph: Graph, runs: Path, verify: bool, again: Callable[[Node], Mate
         if gone:
             lost[id(node)] = gone[0]
             pending += [below for below in walk((node.of,)) if isinstance(below, Materialized)]
-    for node in walk(sources, made=True) if lost else ():
-        if isinstance(node, Materialized) and id(node) in lost and again(node.of).parts != node.parts:
-            path = lost[id(node)]
+    for made in walk(sources, made=True) if lost else ():
+        if isinstance(made, Materialized) and id(made) in lost and again(made.of).parts != made.parts:
+            path = lost[id(made)]
             cure = "run the job again; a function that is not deterministic, or pure=False, may be the cause"
-            raise JobFailed(f"{node.site}: a materialized result is lost ({path}) and cannot be made again; {cure}")
+            raise JobFailed(f"{made.site}: a materialized result is lost ({path}) and cannot be made again; {cure}")
     return bool(lost)
 
 
