@@ -6,21 +6,26 @@ fingerprints are the same wherever the job runs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import combinations
+from typing import Final
 
 import pyarrow as pa
 
 from mr.errors import PlanError, TypeConflict
 from mr.fingerprint import Identity, Unfingerprintable, combine, digest, program_identity
+from mr.joining import HotKey, hot_keys, isolated, shares
 from mr.kernels.frames import to_ipc
 from mr.kernels.types import cast, display, unify
 from mr.options import BUCKETS, REDUCE_RANGE_BYTES_MAX
-from mr.program import GatherHead, HashOutlet, ResolveHead, SortHead
+from mr.program import GatherHead, HashOutlet, JoinHead, ResolveHead, SortHead
 from mr.shuffle.ranges import Boundary, ranges
 from mr.stages import Graph, Stage
 from mr.tasks import Cut, ExchangeInput, Output, Place, Segment, SourceFile, Split, TaskId
+
+BEHIND: Final = 1 << 62
+"""As the producer of a cut: behind all rows of its key."""
 
 
 @dataclass(frozen=True)
@@ -80,14 +85,60 @@ def draft_tasks(
             for segment in item.output.segments:
                 sizes[segment.bucket] += segment.bytes
         ranges = bucket_ranges(sizes, REDUCE_RANGE_BYTES_MAX)
+    hot = _hot_keys(head, inputs) if isinstance(head, JoinHead) and spec.partitions is None else {}
+    ranges = isolated(ranges, hot)
     schemas = [exchange_schema(items) for items in inputs]
     for e, items in zip(stage.inputs, inputs, strict=True):
         _check_keys(items, graph.exchanges[e].spec.keys)  # type: ignore[union-attr]
     held = [[_by_bucket(item, spec.partitions or BUCKETS) for item in items] for items in inputs]
-    return [
-        Draft(exchanges=tuple(_buckets(*side, r) for side in zip(inputs, held, schemas, strict=True)), sides=sides)
-        for r in ranges
-    ]
+    given = list(zip(inputs, held, schemas, strict=True))
+    drafts = []
+    for low, high in ranges:
+        if low in hot:
+            drafts += [Draft(exchanges=pair, sides=sides) for pair in _split_bucket(given, low, hot[low])]
+        else:
+            drafts.append(Draft(exchanges=tuple(_buckets(*side, (low, high)) for side in given), sides=sides))
+    return drafts
+
+
+def _hot_keys(head: JoinHead, inputs: Sequence[Sequence[Produced]]) -> dict[int, list[HotKey]]:
+    """The keys whose left rows are worth several tasks, by bucket."""
+    left, right = (
+        _cast_samples(
+            [pa.ipc.open_stream(item.output.sample).read_next_batch() for item in items if item.output.sample]
+        )
+        for items in inputs
+    )
+    layout = head.op.layout
+    found: dict[int, list[HotKey]] = {}
+    for hot in hot_keys(left, right, layout.left_on, layout.right_on):
+        found.setdefault(hot.bucket, []).append(hot)
+    return found
+
+
+Side = tuple[Sequence[Produced], Sequence[Sequence[Sequence[Segment]]], bytes]
+"""What one side of a shuffle is made of: its producers, their segments by bucket, and the schema of all."""
+
+
+def _split_bucket(sides: Sequence[Side], bucket: int, hot: Sequence[HotKey]) -> Iterator[tuple[ExchangeInput, ...]]:
+    """One bucket cut before and behind each hot key, whose left rows are dealt out by producer."""
+    whole = [_buckets(*side, (bucket, bucket + 1)) for side in sides]
+    below: Cut | None = None
+    for one in hot:
+        key = to_ipc(one.key)
+        before, behind = Cut(key, 0, 0, 0), Cut(key, BEHIND, 0, 0)
+        yield tuple(_between(given, below, before) for given in whole)
+        producers, segments, schema = sides[0]
+        sizes = [sum(segment.bytes for segment in found[bucket]) for found in segments]
+        for start, end in shares(sizes, one.tasks):
+            part = _buckets(producers[start:end], segments[start:end], schema, (bucket, bucket + 1))
+            yield _between(part, before, behind), *(_between(given, before, behind) for given in whole[1:])
+        below = behind
+    yield tuple(_between(given, below, None) for given in whole)
+
+
+def _between(given: ExchangeInput, lower: Cut | None, upper: Cut | None) -> ExchangeInput:
+    return replace(given, lower=lower, upper=upper, identity=digest(given.identity, lower, upper))
 
 
 def task_identity(program: Identity, draft: Draft, schemas: Sequence[bytes | None]) -> Identity:
@@ -210,7 +261,7 @@ def _buckets(
 def _sorted_ranges(items: Sequence[Produced], head: SortHead) -> list[ExchangeInput]:
     schema = exchange_schema(items)
     kept = [item for item in items if item.output.sample]
-    samples = [pa.ipc.open_stream(item.output.sample).read_next_batch() for item in kept]
+    samples = _samples(kept)
     files = tuple(map(_file, kept))
     rows = digest(schema, [[s.digest for s in item.output.segments] for item in kept])
     found = []
@@ -222,7 +273,11 @@ def _sorted_ranges(items: Sequence[Produced], head: SortHead) -> list[ExchangeIn
     return found
 
 
-def _cast_samples(samples: Sequence[pa.RecordBatch]) -> list[pa.RecordBatch | None]:
+def _samples(items: Sequence[Produced]) -> list[pa.RecordBatch]:
+    return [pa.ipc.open_stream(item.output.sample).read_next_batch() for item in items if item.output.sample]
+
+
+def _cast_samples(samples: Sequence[pa.RecordBatch]) -> list[pa.RecordBatch]:
     schema = pa.schema([])
     for sample in samples:
         schema = unify(schema, sample.schema, "sort keys")

@@ -7,17 +7,23 @@ the cluster, so a plan gives the same rows in the same order wherever it runs.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Final
 
+import pyarrow as pa
+
 from mr.kernels.joined import JoinLayout
+from mr.kernels.keys import buckets, codes
 from mr.kernels.rows import Shape
+from mr.kernels.skew import ROWS, merged_keys
+from mr.kernels.sort import SortedKeys
 from mr.operators.base import Narrow
 from mr.operators.columns import FilterExpr, Select, WithColumns
 from mr.operators.grouped import AggregateBy, Distinct, TopByKey
 from mr.operators.joins import layout_of
 from mr.operators.ordered import AggregateOrdered
-from mr.options import BROADCAST_BYTES_MAX
+from mr.options import BROADCAST_BYTES_MAX, HOT_JOIN_ROWS
 from mr.plan import Apply, GroupBy, Items, Join, Materialized, Node, Read, Repartition, Sort, walk
 
 KEEPS_KEYS = (AggregateBy, AggregateOrdered, Distinct, TopByKey)
@@ -193,3 +199,75 @@ def partition_sizes(sizes: Sequence[int]) -> tuple[int, int, int, int]:
     """
     ranked = sorted(sizes) or [0]
     return ranked[0], ranked[(len(ranked) - 1) // 2], ranked[-(-95 * len(ranked) // 100) - 1], ranked[-1]
+
+
+# --- hot keys --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class HotKey:
+    """A key with so many matches that tasks share its left rows: each has all of its right rows."""
+
+    bucket: int
+    key: pa.RecordBatch
+    matches: int
+
+    @property
+    def tasks(self) -> int:
+        """How many tasks its matches are worth."""
+        return -(-self.matches // HOT_JOIN_ROWS)
+
+
+def hot_keys(
+    left: Sequence[pa.RecordBatch], right: Sequence[pa.RecordBatch], left_on: Sequence[str], right_on: Sequence[str]
+) -> list[HotKey]:
+    """The keys to split, in (bucket, key) order, from the frequent keys of all map tasks of both sides.
+
+    Only keys known to be on the left: a task without left rows of its key could not tell whether others have some.
+    """
+    if not left:
+        return []
+    mine = merged_keys(left, left_on)
+    renamed = [keys.rename_columns([*left_on, ROWS]).cast(mine.schema) for keys in right]
+    theirs = merged_keys(renamed, left_on) if right else mine.slice(0, 0)
+    numbers, _ = codes(pa.concat_batches([mine, theirs]), left_on)
+    many = dict(zip(numbers[mine.num_rows :].tolist(), theirs.column(ROWS).to_pylist(), strict=True))
+    found = []
+    for row, rows in enumerate(mine.column(ROWS).to_pylist()):
+        key = mine.select(list(left_on)).slice(row, 1)
+        matches = rows * many.get(int(numbers[row]), 1)
+        if matches >= 2 * HOT_JOIN_ROWS and not any(column.null_count for column in key.columns):
+            found.append(HotKey(int(buckets(key, left_on)[0]), key, matches))
+    return sorted(found, key=lambda hot: (hot.bucket, SortedKeys(hot.key, left_on).at(0)))
+
+
+def isolated(ranges: Sequence[tuple[int, int]], hot: Iterable[int]) -> list[tuple[int, int]]:
+    """The ranges of buckets with each hot bucket in one of its own.
+
+    >>> isolated([(0, 4), (4, 8)], [1])
+    [(0, 1), (1, 2), (2, 4), (4, 8)]
+    """
+    cuts = {bound for bucket in hot for bound in (bucket, bucket + 1)} | {bound for pair in ranges for bound in pair}
+    return list(pairwise(sorted(cuts)))
+
+
+def shares(sizes: Sequence[int], parts: int) -> list[tuple[int, int]]:
+    """Consecutive items in at most so many ranges of about equal size, none without items.
+
+    >>> shares([5, 1, 1, 5], 2)
+    [(0, 3), (3, 4)]
+    """
+    total, done, start = max(1, sum(sizes)), 0, 0
+    found: list[tuple[int, int]] = []
+    for i, size in enumerate(sizes):
+        done += size
+        if done * parts >= total * (len(found) + 1) or i == len(sizes) - 1:
+            found.append((start, i + 1))
+            start = i + 1
+    return found
+
+
+def hot_note(hot: HotKey, tasks: int) -> str:
+    """What was done about a hot key, for people."""
+    values = ", ".join(repr(column[0].as_py()) for column in hot.key.columns)
+    return f"hot key {values[:80]} (at least {hot.matches:,} matches) split over {tasks} tasks"

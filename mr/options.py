@@ -25,7 +25,10 @@ REDUCE_RANGE_BYTES_MAX: Final = 32 * MIB
 """A reduce task covers an aligned range of buckets of at most this many real bytes, or one bucket."""
 
 RUN_BYTES_MAX: Final = 64 * MIB
-"""A map task sorts and appends a run after this many bytes of rows; counted from the split's start."""
+"""A map task sorts and appends a run after this many bytes of rows, counted from the split's start ..."""
+
+RUN_ROWS_MAX: Final = 1 << 21
+"""... or after so many: finding their order takes 80 bytes a row, however narrow they are."""
 
 ROW_GROUP_ROWS: Final = 262_144
 """Rows of every Parquet row group but the last."""
@@ -39,8 +42,17 @@ PART_BLOCK_ROWS: Final = 8192
 ARROW_BATCH_ROWS: Final = 65_536
 """Rows of every record batch of an Arrow file but the last."""
 
+FREQUENT_KEYS_MAX: Final = 64
+"""A map task of a join reports at most so many of its frequent keys ..."""
+
+FREQUENT_ROWS_MIN: Final = 1024
+"""... each with at least so many rows: two such keys on both sides match a million times."""
+
+HOT_JOIN_ROWS: Final = 4 * 1024 * 1024
+"""A join splits a key that has more matches into tasks of about so many, or of REDUCE_RANGE_BYTES_MAX of left rows."""
+
 SORT_BLOCK_BYTES: Final = 64 * 1024
-"""Sorted runs are indexed (first key, position) about every so many bytes: a range reads that much of a run in vain ..."""
+"""Sorted runs are indexed (first key, position) every so many bytes: a range reads that much of a run in vain ..."""
 
 SORT_BLOCK_ROWS_MIN: Final = 256
 """... and at least every so many rows, so that the index of long keys stays small beside the rows."""
@@ -121,11 +133,11 @@ MASTER_MEMORY_BYTES: Final = 96 * MIB
 WORKER_MEMORY_BYTES: Final = 56 * MIB
 """... and what a worker holds between attempts (21 MB at first; modules and freed memory that it touches add to it)."""
 
-ATTEMPT_MEMORY_BYTES_MIN: Final = 48 * MIB
-"""An attempt is not run with less: a block read, its lines and their sorted copy need that much."""
+ATTEMPT_MEMORY_BYTES_MIN: Final = 96 * MIB
+"""An attempt is not run with less: the rows of a split, their sorted copy and what finds their order need that much."""
 
 KEPT_MEMORY_BYTES_MAX: Final = 256 * MIB
 """Freed memory that a worker keeps for its next batch. Counts against the budget of its attempts."""
 
 RUNS_MAPPED_MAX: Final = 1024
-"""Run files that a worker keeps mapped for its next tasks; a mapped file that is deleted keeps its place on the disk."""
+"""Run files that a worker keeps mapped for its next tasks; one that is deleted keeps its place on the disk."""

@@ -122,6 +122,7 @@ class HashOutlet:
     """Rows into hash buckets of `keys`, sorted by (bucket, keys, `sort_by`), combined by blocks first.
 
     `partitions` replaces the constant buckets by so many; `partitioner(key, partitions)` then chooses among them.
+    `frequent`: the most frequent keys are reported, as the sample of the output.
     """
 
     keys: tuple[str, ...]
@@ -130,6 +131,7 @@ class HashOutlet:
     combiner: Combiner | None = None
     partitions: int | None = None
     partitioner: Callable[[object, int], int] | None = None
+    frequent: bool = False
 
 
 @dataclass(frozen=True)

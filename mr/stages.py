@@ -318,7 +318,7 @@ class _Compiler:
 
             return self._append(left, op_for, "join (broadcast)")
         ids = tuple(
-            self._exchange(ports, HashOutlet(on, partitions=node.partitions))
+            self._exchange(ports, HashOutlet(on, partitions=node.partitions, frequent=node.partitions is None))
             for ports, on in ((left, node.left_on), (right, node.right_on))
         )
         head = JoinHead(MergeJoin(layout, *shapes, output))

@@ -173,7 +173,8 @@ class Output:
     """What one outlet of a task left: a run file (`path`, `segments`) or files of an output (`parts`).
 
     `path` is relative to the scratch root of the node that ran the task ("" where no run file was written); `schema` is
-    a serialised Arrow schema; `sample` an IPC stream of the first key of every block (sorted exchanges only).
+    a serialised Arrow schema; `sample` an IPC stream of the first key of every block (sorted exchanges), or of frequent
+    keys and how often they occur (`kernels.skew`; shuffles of joins).
     """
 
     path: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ import pyarrow as pa
 from mr.aggregates.sums import Count
 from mr.batch import Batch
 from mr.errors import RecordError
+from mr.kernels.frames import to_ipc
 from mr.kernels.keys import buckets, normalise_keys
 from mr.kernels.partition import bucket_by, sort_into_buckets
+from mr.kernels.skew import frequent_keys, merged_keys
 from mr.kernels.tokens import WordCounts
 from mr.operators.base import Combiner
 from mr.operators.grouped import AggregateStates
@@ -36,11 +39,14 @@ def _counts_rows(combiner: Combiner | None) -> bool:
 class HashRun(RunOutlet):
     """Runs sorted by (bucket, keys, sort columns)."""
 
-    def __init__(self, index: int, path: Path, attempt: str, settled: pa.Schema | None, spec: HashOutlet) -> None:
-        super().__init__(index, path, attempt, settled, spec.combiner)
+    def __init__(
+        self, index: int, path: Path, attempt: str, settled: pa.Schema | None, spec: HashOutlet, memory_bytes: int
+    ) -> None:
+        super().__init__(index, path, attempt, settled, spec.combiner, memory_bytes)
         self._spec = spec
         self._rows = 0
         self._word_counts = WordCounts()
+        self._frequent: list[pa.RecordBatch] = []
 
     def take(self, batch: Batch) -> None:
         if not isinstance(batch, WordBatch) or not _counts_rows(self._combiner):
@@ -62,7 +68,9 @@ class HashRun(RunOutlet):
     def finish(self) -> Output:
         if _counts_rows(self._combiner):
             self._add_words()
-        return super().finish()
+        output = super().finish()
+        found = [keys for keys in self._frequent if keys.num_rows]
+        return replace(output, sample=to_ipc(merged_keys(found, self._spec.keys))) if found else output
 
     def ready(self, data: pa.RecordBatch) -> pa.RecordBatch:
         return normalise_keys(data, self._spec.keys)
@@ -76,6 +84,8 @@ class HashRun(RunOutlet):
             self._rows += data.num_rows
             rows, offsets = bucket_by(data, ids, spec.partitions, spec.keys, spec.sort_by, spec.descending)
         writer.append_run(rows, offsets)
+        if spec.frequent:
+            self._frequent.append(frequent_keys(rows, spec.keys))
 
     def _partition_ids(self, data: pa.RecordBatch, partitions: int) -> np.ndarray[Any, np.dtype[np.int64]]:
         spec = self._spec
