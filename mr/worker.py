@@ -196,7 +196,8 @@ class _Task:
         for i, outlet in enumerate(self._program.outlets):
             path = env.home / "runs" / f"{attempt.spec.fingerprint}.{i}"
             schema = settled[i] if i < len(settled) else None
-            self._outlets.append(open_outlet(i, outlet.spec, path, tag, schema, env.memory_bytes))
+            share = env.memory_bytes // len(self._program.outlets)
+            self._outlets.append(open_outlet(i, outlet.spec, path, tag, schema, share))
             self._leaving.setdefault(outlet.source, []).append(i)
         for i, step in enumerate(self._program.steps):
             self._users.setdefault(step.source, []).append(i)

@@ -21,14 +21,14 @@ from mr.program import GatherOutlet, HashOutlet, OutletSpec, PartOutlet, RangeOu
 def open_outlet(
     index: int, spec: OutletSpec, path: Path, attempt: str, settled: pa.Schema | None, memory_bytes: int
 ) -> OutletRun:
-    """The outlet `index` of a program at work, writing to `path`."""
+    """The outlet `index` of a program at work, writing to `path`; `memory_bytes` is its share of the attempt's."""
     match spec:
         case HashOutlet():
-            return HashRun(index, path, attempt, settled, spec)
+            return HashRun(index, path, attempt, settled, spec, memory_bytes // 4)
         case RangeOutlet():
-            return RangeRun(index, path, attempt, settled, spec)
+            return RangeRun(index, path, attempt, settled, spec, memory_bytes // 4)
         case GatherOutlet():
-            return GatherRun(index, path, attempt, settled, spec)
+            return GatherRun(index, path, attempt, settled, spec, memory_bytes // 4)
         case PartOutlet():
             return PartRun(path, attempt, settled, spec, memory_bytes)
 

@@ -11,7 +11,7 @@ from mr.batch import Batch, kind_of, with_kind
 from mr.kernels.frames import concat, to_ipc
 from mr.kernels.types import cast, unify
 from mr.operators.base import Combiner
-from mr.options import COMBINE_BLOCK_ROWS, RUN_BYTES_MAX
+from mr.options import COMBINE_BLOCK_ROWS, RUN_BYTES_MAX, RUN_ROWS_MAX
 from mr.shuffle.run_file import RunIndex
 from mr.shuffle.writer import RunWriter
 from mr.tasks import Output
@@ -52,9 +52,10 @@ class Pending:
     def __init__(self, settled: pa.Schema | None, where: str) -> None:
         self.schema = settled
         self.bytes = 0
-        self._settled = settled
+        self.rows = 0
         self._where = where
         self._batches: list[pa.RecordBatch] = []
+        self._held_bytes = 0
 
     def __len__(self) -> int:
         return len(self._batches)
@@ -68,20 +69,49 @@ class Pending:
         elif not self.schema.equals(data.schema, check_metadata=True):
             self.schema = unify(self.schema, data.schema, self._where)
         self._batches.append(data)
+        self._held_bytes += data.nbytes
         self.bytes += data.nbytes
+        self.rows += data.num_rows
+
+    def spill(self, path: Path, held_bytes_max: int) -> None:
+        """If more than so many bytes are held in memory, put them into a file at `path`, mapped and without a name."""
+        if self._held_bytes <= held_bytes_max:
+            return
+        assert self.schema is not None
+        held = [batch for batch in self._batches if batch.num_rows]
+        try:
+            with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, self.schema) as writer:
+                for batch in held:
+                    writer.write_batch(cast(batch, self.schema))
+            with pa.memory_map(str(path)) as file:
+                self._batches = pa.ipc.open_stream(file.read_buffer()).read_all().to_batches()
+        finally:
+            path.unlink(missing_ok=True)
+        self._held_bytes = 0
 
     def take(self) -> pa.RecordBatch:
         """All batches as one under the schema so far; nothing is held afterwards."""
         schema = self.schema if self.schema is not None else pa.schema([])
-        batches, self._batches, self.bytes = self._batches, [], 0
+        batches, self._batches = self._batches, []
+        self.bytes = self.rows = self._held_bytes = 0
         return concat([cast(batch, schema) for batch in batches], schema)
 
 
 class RunOutlet(OutletRun):
-    """Base of the outlets that write a run file: gathers, combines by blocks, and writes run after run."""
+    """Base of the outlets that write a run file: gathers, combines by blocks, and writes run after run.
+
+    Of what is gathered at most `memory_bytes` stay in memory, the rest waits in a file: when a run is written
+    depends on the rows alone.
+    """
 
     def __init__(
-        self, index: int, path: Path, attempt: str, settled: pa.Schema | None, combiner: Combiner | None
+        self,
+        index: int,
+        path: Path,
+        attempt: str,
+        settled: pa.Schema | None,
+        combiner: Combiner | None,
+        memory_bytes: int,
     ) -> None:
         self._index = index
         self._path = path
@@ -91,6 +121,7 @@ class RunOutlet(OutletRun):
         self._block_rows = 0
         self._exact = False
         self._pending = Pending(settled, "the rows of a shuffle")
+        self._memory_bytes = memory_bytes
         self._writer: RunWriter | None = None
         self._schema: pa.Schema | None = None
 
@@ -123,8 +154,11 @@ class RunOutlet(OutletRun):
 
     def _add(self, data: pa.RecordBatch) -> None:
         self._pending.add(data)
-        if self._pending.bytes >= RUN_BYTES_MAX:
+        if self._pending.bytes >= RUN_BYTES_MAX or self._pending.rows >= RUN_ROWS_MAX:
             self._flush()
+        else:
+            waiting = self._path.with_name(f".{self._path.name}.{self._attempt}.pending")
+            self._pending.spill(waiting, self._memory_bytes)
 
     def _flush(self) -> None:
         blocks = len(self._pending)

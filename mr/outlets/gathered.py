@@ -16,8 +16,10 @@ from mr.tasks import Output
 class GatherRun(RunOutlet):
     """Runs of rows as they come."""
 
-    def __init__(self, index: int, path: Path, attempt: str, settled: pa.Schema | None, spec: GatherOutlet) -> None:
-        super().__init__(index, path, attempt, settled, spec.combiner)
+    def __init__(
+        self, index: int, path: Path, attempt: str, settled: pa.Schema | None, spec: GatherOutlet, memory_bytes: int
+    ) -> None:
+        super().__init__(index, path, attempt, settled, spec.combiner, memory_bytes)
         self._spec = spec
         self._combined = False
 

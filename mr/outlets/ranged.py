@@ -16,8 +16,10 @@ from mr.shuffle.writer import RunWriter
 class RangeRun(RunOutlet):
     """Runs sorted as a whole, with an index of first keys."""
 
-    def __init__(self, index: int, path: Path, attempt: str, settled: pa.Schema | None, spec: RangeOutlet) -> None:
-        super().__init__(index, path, attempt, settled, None)
+    def __init__(
+        self, index: int, path: Path, attempt: str, settled: pa.Schema | None, spec: RangeOutlet, memory_bytes: int
+    ) -> None:
+        super().__init__(index, path, attempt, settled, None, memory_bytes)
         self._spec = spec
 
     def append(self, writer: RunWriter, data: pa.RecordBatch) -> None:

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import mr
+import mr.outlets.base
+from mr.batch import Batch
 from mr.errors import ExecutorError
 from mr.executors.base import attempt_memory_bytes, slots_within
+from mr.operators.grouped import AggregateStates
 from mr.options import ATTEMPT_MEMORY_BYTES_MIN, MASTER_MEMORY_BYTES, MIB, WORKER_MEMORY_BYTES
+from mr.outlets import open_outlet
+from mr.program import GatherOutlet, HashOutlet, OutletSpec, RangeOutlet
 
 # --- shares ----------------------------------------------------------------------------------------------------------
 
 
-@given(memory=st.integers(200 * MIB, 64 << 30), workers=st.integers(1, 256))
+@given(memory=st.integers(248 * MIB, 64 << 30), workers=st.integers(1, 256))
 @settings(max_examples=100, deadline=None)
 def test_all_processes_together_stay_within_the_budget(memory: int, workers: int) -> None:
     slots, share = slots_within(memory, workers), attempt_memory_bytes(memory, workers)
@@ -25,6 +35,58 @@ def test_all_processes_together_stay_within_the_budget(memory: int, workers: int
 
 
 def test_a_budget_too_small_for_one_worker_names_the_least() -> None:
-    with pytest.raises(ExecutorError, match="give --memory 200MiB or more"):
-        attempt_memory_bytes(199 * MIB, 2)
-    assert attempt_memory_bytes(200 * MIB, 2) == ATTEMPT_MEMORY_BYTES_MIN
+    with pytest.raises(ExecutorError, match="give --memory 248MiB or more"):
+        attempt_memory_bytes(247 * MIB, 2)
+    assert attempt_memory_bytes(248 * MIB, 2) == ATTEMPT_MEMORY_BYTES_MIN
+
+
+# --- outlets ---------------------------------------------------------------------------------------------------------
+
+
+def batches(count: int, rows: int) -> list[pa.RecordBatch]:
+    rng = np.random.default_rng(7)
+    found = []
+    for _ in range(count):
+        keys = pa.array([f"{n:090d}" for n in rng.integers(0, 1 << 40, rows)], pa.large_string())
+        found.append(pa.RecordBatch.from_pydict({"k": keys, "n": rng.integers(0, 99, rows)}))
+    return found
+
+
+OUTLETS = (
+    RangeOutlet(("k",), (False,)),
+    HashOutlet(("k",)),
+    HashOutlet(("n",), combiner=AggregateStates(("n",), (("n_rows", mr.count()),))),
+    GatherOutlet(),
+)
+
+
+@pytest.mark.parametrize("spec", OUTLETS, ids=["sort", "hash", "combined", "gather"])
+def test_what_waits_for_a_run_stays_within_the_budget_and_gives_the_same_bytes(
+    spec: OutletSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mr.outlets.base, "RUN_BYTES_MAX", 4 * MIB)
+    monkeypatch.setattr(mr.outlets.base, "COMBINE_BLOCK_ROWS", 4000)
+    data, found = batches(60, 2000), []
+    for memory in (1 << 40, 1 * MIB, 0):
+        outlet = open_outlet(0, spec, tmp_path / f"m-{memory}", "1-0.0#1", None, memory)
+        before, held = pa.total_allocated_bytes(), 0
+        for batch in data:
+            outlet.take(Batch(batch.take(pa.array(range(batch.num_rows)))))
+            held = max(held, pa.total_allocated_bytes() - before)
+        output = outlet.finish()
+        found.append(((tmp_path / output.path).read_bytes(), output.segments, output.sample))
+        if spec in (OUTLETS[0], OUTLETS[1], OUTLETS[3]):
+            assert (held > 3 * MIB) == (memory == 1 << 40)
+            assert memory == 1 << 40 or held <= memory // 4 + 2 * data[0].nbytes
+    assert found[0] == found[1] == found[2]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m-0", f"m-{1 * MIB}", f"m-{1 << 40}"]
+
+
+def test_a_run_of_narrow_rows_ends_before_sorting_it_takes_too_much(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mr.outlets.base, "RUN_ROWS_MAX", 1000)
+    outlet = open_outlet(0, RangeOutlet(("n",), (False,)), tmp_path / "m", "1-0.0#1", None, 1 << 30)
+    for start in range(0, 5000, 500):
+        outlet.take(Batch(pa.RecordBatch.from_pydict({"n": np.arange(start, start + 500)})))
+    assert [segment.rows for segment in outlet.finish().segments] == [1000] * 5
