@@ -158,7 +158,7 @@ class Actions(DatasetBase):
 
         `partition_by`: columns that name folders instead of being in the files, as `day=2026-01-01`; `read_parquet`
         restores them. A null is the folder `__HIVE_DEFAULT_PARTITION__`; values are escaped as Hive does.
-        `compression`: "zstd", "snappy", "lz4", "gzip" or "none". `target_file_size`: a task begins a new part after so
+        `compression`: "zstd", "snappy", "lz4" or "none". `target_file_size`: a task begins a new part after so
         many bytes of uncompressed rows (default 128 MB); what several tasks wrote is not joined.
 
         Raises PlanError for options that cannot be, an unknown column, or one of floats or lists in `partition_by`.

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from typing import TYPE_CHECKING, BinaryIO, ClassVar, Literal
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -14,16 +16,17 @@ from mr.batch import Batch, kind_of, with_kind
 from mr.errors import CorruptInput, InputError, PlanError, TypeConflict
 from mr.formats.base import Cut, Reader, Writer
 from mr.formats.blocks import needed, origins_of
-from mr.kernels.types import cast_column, check_text, display, holds_objects, join_types, plain
+from mr.kernels.types import cast_column, check_text, display, holds_objects, is_list, join_types, plain
 from mr.options import READ_BLOCK_BYTES, ROW_GROUP_ROWS
 
 if TYPE_CHECKING:
     from mr.formats.base import Piece, Rejects
 
 BATCH_ROWS_MAX = 65_536
+DICTIONARY_SAMPLE_ROWS = 65_536
 DAMAGE = (pa.ArrowException, OSError, UnicodeDecodeError)
 """What pyarrow raises for a damaged file."""
-Compression = Literal["zstd", "snappy", "lz4", "gzip", "none"]
+Compression = Literal["zstd", "snappy", "lz4", "none"]
 
 
 def infer_parquet(file: BinaryIO, path: str) -> pa.Schema:
@@ -154,11 +157,39 @@ class ParquetWriter(Writer):
 
     def write(self, batches: Iterator[pa.RecordBatch], schema: pa.Schema, out: BinaryIO) -> int:
         rows = 0
-        with pq.ParquetWriter(out, schema, compression=self.compression, write_page_checksum=True) as writer:
-            for table in _row_groups(batches):
+        groups = _row_groups(batches)
+        first = list(islice(groups, 1))
+        options = {"compression": self.compression, "use_dictionary": _repeating(first), "write_page_checksum": True}
+        with pq.ParquetWriter(out, schema, **options) as writer:
+            for table in chain(first, groups):
                 writer.write_table(table.replace_schema_metadata(schema.metadata), row_group_size=ROW_GROUP_ROWS)
                 rows += table.num_rows
         return rows
+
+
+def _repeating(tables: Sequence[pa.Table]) -> list[str]:
+    """The leaf columns that get a dictionary: not those whose first rows hardly repeat a value, where it would cost
+    half the time of the whole writer and enlarge the file. Nested ones always do."""
+    leaves: list[str] = []
+    for column in (field for table in tables for field in table.schema):
+        if column.type.num_fields:
+            leaves += _leaves(column.name, column.type)
+            continue
+        sample = tables[0].column(column.name).slice(0, DICTIONARY_SAMPLE_ROWS)
+        if pl.Series(sample).n_unique() * 2 <= len(sample):
+            leaves.append(column.name)
+    return leaves
+
+
+def _leaves(path: str, type_: pa.DataType) -> list[str]:
+    """The paths of the columns in which Parquet holds a value of `type_`."""
+    if pa.types.is_map(type_):
+        inner = [(f"{path}.key_value.key", type_.key_type), (f"{path}.key_value.value", type_.item_type)]
+    elif is_list(type_):
+        inner = [(f"{path}.list.element", type_.value_type)]
+    else:
+        inner = [(f"{path}.{field.name}", field.type) for field in type_] if type_.num_fields else []
+    return [leaf for name, below in inner for leaf in _leaves(name, below)] if inner else [path]
 
 
 def _row_groups(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
