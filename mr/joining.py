@@ -6,6 +6,7 @@ the cluster, so a plan gives the same rows in the same order wherever it runs.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -23,8 +24,9 @@ from mr.operators.columns import FilterExpr, Select, WithColumns
 from mr.operators.grouped import AggregateBy, Distinct, TopByKey
 from mr.operators.joins import layout_of
 from mr.operators.ordered import AggregateOrdered
-from mr.options import BROADCAST_BYTES_MAX, HOT_JOIN_ROWS
+from mr.options import BROADCAST_BYTES_MAX, HOT_JOIN_ROWS, REDUCE_RANGE_BYTES_MAX
 from mr.plan import Apply, GroupBy, Items, Join, Materialized, Node, Read, Repartition, Sort, walk
+from mr.tasks import ExchangeInput
 
 KEEPS_KEYS = (AggregateBy, AggregateOrdered, Distinct, TopByKey)
 """Groupings whose result has the key columns as they were."""
@@ -191,16 +193,6 @@ def choose(node: Join, size_of: SizeOf, waits: bool) -> tuple[str, str]:
     return "sort_merge", f"the right side has {size:,} bytes, more than {limit}"
 
 
-def partition_sizes(sizes: Sequence[int]) -> tuple[int, int, int, int]:
-    """The smallest, median, 95th percentile and largest of the bytes of a stage's tasks (nearest rank).
-
-    >>> partition_sizes([5, 1, 2, 100])
-    (1, 2, 100, 100)
-    """
-    ranked = sorted(sizes) or [0]
-    return ranked[0], ranked[(len(ranked) - 1) // 2], ranked[-(-95 * len(ranked) // 100) - 1], ranked[-1]
-
-
 # --- hot keys --------------------------------------------------------------------------------------------------------
 
 
@@ -267,7 +259,23 @@ def shares(sizes: Sequence[int], parts: int) -> list[tuple[int, int]]:
     return found
 
 
-def hot_note(hot: HotKey, tasks: int) -> str:
-    """What was done about a hot key, for people."""
-    values = ", ".join(repr(column[0].as_py()) for column in hot.key.columns)
-    return f"hot key {values[:80]} (at least {hot.matches:,} matches) split over {tasks} tasks"
+def skew_notes(tasks: Iterable[Sequence[ExchangeInput]]) -> tuple[str, ...]:
+    """What was done about skew in a stage, given what each of its tasks reads, for people."""
+    split: Counter[bytes] = Counter()
+    notes = []
+    for exchanges in tasks:
+        first, size = exchanges[0], sum(given.bytes for given in exchanges)
+        low, high = first.buckets
+        if first.spans:
+            continue
+        if first.lower is not None and first.upper is not None and first.lower.key == first.upper.key:
+            split[first.lower.key] += 1
+        elif high - low == 1 and size > 2 * REDUCE_RANGE_BYTES_MAX and first.lower is None and first.upper is None:
+            notes.append(
+                f"bucket {low} has {size:,} bytes, mostly of few keys: it has a task of its own, which streams"
+            )
+    for key, parts in split.items():
+        columns = pa.ipc.open_stream(key).read_next_batch().columns
+        values = ", ".join(repr(column[0].as_py()) for column in columns)
+        notes.append(f"hot key {values[:80]}: its rows on the left are split over {parts} tasks")
+    return tuple(notes)

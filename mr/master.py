@@ -23,6 +23,7 @@ from mr.assignment import (
     check_join_keys,
     draft_tasks,
     exchange_schema,
+    hashed_apart,
     places_of,
     read_schema,
     task_identity,
@@ -31,11 +32,12 @@ from mr.errors import JobCancelled, JobFailed, PlanError
 from mr.executors.base import AttemptEvent, Executor
 from mr.fingerprint import Identity, Unfingerprintable, program_identity
 from mr.heads.splits import call_of
+from mr.joining import skew_notes
 from mr.journal import Journal
 from mr.kernels.types import unify
 from mr.operators.python import PerRecord, described
 from mr.outlets import digest_file
-from mr.program import JoinHead, Outlet, PartOutlet, ReadHead
+from mr.program import HashOutlet, JoinHead, Outlet, PartOutlet, ReadHead
 from mr.progress import Snapshot, StageProgress
 from mr.purity import FileDigests, why_stale
 from mr.scheduler import Scheduler, StageShape
@@ -329,10 +331,13 @@ class Master:
         for i, outlet in enumerate(stage.program.outlets):
             outputs = [result.outputs[i] for result in results if result.outputs[i].rows] or [results[0].outputs[i]]
             different = dict.fromkeys(output.schema for output in outputs)
-            if isinstance(outlet.spec, PartOutlet) and len(different) > 1:
+            spec = outlet.spec
+            if (isinstance(spec, PartOutlet) and len(different) > 1) or (
+                isinstance(spec, HashOutlet) and hashed_apart(different, spec.keys)
+            ):
                 schema = read_schema(b"")
                 for serialised in different:
-                    schema = unify(schema, read_schema(serialised), "the rows of an output")
+                    schema = unify(schema, read_schema(serialised), f"the rows of stage {stage.id} ({stage.label})")
                 schemas.append(bytes(schema.serialize().to_pybytes()))
             else:
                 schemas.append(None)
@@ -357,7 +362,9 @@ class Master:
 
     def _figures(self, stage: Stage, tasks: Sequence[TaskId]) -> StageFigures:
         reused = sum(task not in self._ran for task in tasks)
-        return figures(stage.id, stage.label, [self._results[task] for task in tasks], reused, ())
+        hashed = isinstance(stage.program.head, GroupHead | JoinHead) and stage.inputs
+        notes = skew_notes(draft.exchanges for draft in self._planned[stage.id].drafts) if hashed else ()
+        return figures(stage.id, stage.label, [self._results[task] for task in tasks], reused, notes)
 
 
 def _pickled(stage: Stage) -> bytes:

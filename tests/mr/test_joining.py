@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,13 @@ import mr.inputs
 import mr.joining
 import mr.kernels.skew
 from mr.executors.inline import InlineExecutor
-from mr.joining import hot_keys, isolated, partition_sizes, shares
+from mr.joining import hot_keys, isolated, shares, skew_notes
+from mr.kernels.frames import to_ipc
 from mr.kernels.joined import HOWS
 from mr.kernels.skew import ROWS, frequent_keys, merged_keys
+from mr.options import REDUCE_RANGE_BYTES_MAX
 from mr.plan import Materialized
+from mr.tasks import Cut, ExchangeInput
 
 
 def counts(**rows: int) -> pa.RecordBatch:
@@ -65,10 +69,19 @@ def test_shares_cover_all_items_in_order(sizes: list[int], parts: int) -> None:
     assert all(start < end for start, end in found)
 
 
-def test_hot_buckets_get_a_range_and_sizes_a_summary() -> None:
+def test_hot_buckets_get_a_range_of_their_own() -> None:
     assert isolated([(0, 8)], [0, 3, 4, 7]) == [(0, 1), (1, 3), (3, 4), (4, 5), (5, 7), (7, 8)]
-    assert partition_sizes([]) == (0, 0, 0, 0)
-    assert partition_sizes(list(range(1, 101))) == (1, 50, 95, 100)
+
+
+def test_what_was_done_about_skew_is_told() -> None:
+    cut = Cut(to_ipc(counts(hot=1).select(["k"])), 0, 0, 0)
+    big = REDUCE_RANGE_BYTES_MAX * 3
+    part = ExchangeInput((), b"", big, "", (7, 8), lower=cut, upper=replace(cut, producer=1))
+    alone, usual = ExchangeInput((), b"", big, "", (9, 10)), ExchangeInput((), b"", big, "", (0, 2))
+    assert skew_notes([(usual,), (part,), (part,), (alone,)]) == (
+        f"bucket 9 has {big:,} bytes, mostly of few keys: a task of its own streams it",
+        "hot key 'hot': its rows on the left are split over 2 tasks",
+    )
 
 
 WORDS = st.lists(st.sampled_from([None, "a", "b", "c", "hot", "hotter"]), max_size=10)
