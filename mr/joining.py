@@ -271,9 +271,7 @@ def skew_notes(tasks: Iterable[Sequence[ExchangeInput]]) -> tuple[str, ...]:
         if first.lower is not None and first.upper is not None and first.lower.key == first.upper.key:
             split[first.lower.key] += 1
         elif high - low == 1 and size > 2 * REDUCE_RANGE_BYTES_MAX and first.lower is None and first.upper is None:
-            notes.append(
-                f"bucket {low} has {size:,} bytes, mostly of few keys: it has a task of its own, which streams"
-            )
+            notes.append(f"bucket {low} has {size:,} bytes, mostly of few keys: a task of its own streams it")
     for key, parts in split.items():
         columns = pa.ipc.open_stream(key).read_next_batch().columns
         values = ", ".join(repr(column[0].as_py()) for column in columns)

@@ -37,7 +37,7 @@ from mr.journal import Journal
 from mr.kernels.types import unify
 from mr.operators.python import PerRecord, described
 from mr.outlets import digest_file
-from mr.program import HashOutlet, JoinHead, Outlet, PartOutlet, ReadHead
+from mr.program import GroupHead, HashOutlet, JoinHead, Outlet, PartOutlet, ReadHead
 from mr.progress import Snapshot, StageProgress
 from mr.purity import FileDigests, why_stale
 from mr.scheduler import Scheduler, StageShape
