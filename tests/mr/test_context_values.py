@@ -84,6 +84,18 @@ def test_a_side_file_that_was_pruned_is_told(tmp_path: Path, inline: mr.Session)
     assert mr.from_items([1]).map(lambda n: Path(copy).read_text()).take_all() == ["x"]
 
 
+def test_where_the_copies_lie_reaches_no_byte(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("x")
+
+    def drawn(home: Path) -> list[Any]:
+        with mr.Session(on="inline", home=home):
+            copy, value = mr.side_file(tmp_path / "a"), mr.broadcast([1])
+            data = mr.range(3).map(lambda n: (mr.rng().random(), Path(copy).read_text(), value.value))
+            return data.take_all()
+
+    assert drawn(tmp_path / "one") == drawn(tmp_path / "two")
+
+
 class Loads:
     """Counts how often it is unpickled."""
 
