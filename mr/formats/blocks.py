@@ -62,7 +62,7 @@ def _cut(rest: bytes, block: bytes, whole_bytes: Callable[[bytes], int], last: b
         return rest + block, b""
     if whole_bytes is whole_lines:  # which needs no look at `rest`, and so no copy of all to look at
         whole = whole_lines(block)
-        return (rest + block[:whole], block[whole:]) if whole else (b"", rest + block)
+        return (b"".join((rest, memoryview(block)[:whole])), block[whole:]) if whole else (b"", rest + block)
     data = rest + block
     whole = whole_bytes(data)
     return data[:whole], data[whole:]
