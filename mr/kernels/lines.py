@@ -55,6 +55,16 @@ class Lines(Batch):
         """The lines as a column."""
         return pa.RecordBatch.from_arrays([self._split[0].view(pa.large_string())], schema=self._schema)
 
+    def values(self) -> list[str]:
+        """The lines as Python sees them."""
+        text = self.text.decode()
+        if "\r" in text:
+            text = text.replace("\r\n", "\n")
+        values = text.split("\n")
+        if not values[-1]:
+            values.pop()
+        return values
+
     @cached_property
     def origins(self) -> Origins | None:
         """Where they lie, if that is tracked."""

@@ -40,6 +40,12 @@ _TABLE_BITS: Final = 16
 _CACHED_WORDS: Final = 1 << 18
 """Words that are counted at a time: 2 MiB of them."""
 
+_GATHERED_WORDS: Final = 1 << 16
+"""Shorter texts wait until there are so many words: each count goes over the whole table."""
+
+_EMPTY: Final = 2 * NO_SHORT_WORD
+"""Stands for the string without bytes, as 0 stands for an empty slot: no other string has this word either."""
+
 
 def split_words(data: bytes | Bytes, ascii_only: bool) -> tuple[Ints, Ints]:
     r"""Where the words of UTF-8 text are, as `str.split()` finds them: starts and lengths in bytes, int64 (n,) each.
@@ -82,7 +88,7 @@ def _mark_wide_spaces(text: Bytes, is_space: Mask) -> None:
 
 
 class WordCounts:
-    """Counts equal words over many texts.
+    """Counts equal strings over many texts.
 
     >>> counts = WordCounts()
     >>> for text in (b"to be or not to be", b"to see"):
@@ -93,6 +99,8 @@ class WordCounts:
     """
 
     def __init__(self) -> None:
+        self._gathered: list[tuple[Bytes, Ints, Ints]] = []
+        self._gathered_words = 0
         self._zeros = False
         self._short = _NumberCounts(1)
         self._middle = _NumberCounts(2)
@@ -104,18 +112,36 @@ class WordCounts:
         return self._short.held + self._middle.held + sum(map(len, self._longest))
 
     def add(self, data: Bytes, starts: Ints, lengths: Ints) -> None:
-        """Count the byte strings of `data` at `starts` (ascending, not overlapping), `lengths` bytes long, > 0."""
+        """Count the byte strings of `data` at `starts` (ascending, not overlapping), `lengths` bytes long."""
+        self._gathered.append((data, starts, lengths))
+        self._gathered_words += len(starts)
+        if self._gathered_words >= _GATHERED_WORDS:
+            self._count_gathered()
+
+    def _count_gathered(self) -> None:
+        gathered, self._gathered, self._gathered_words = self._gathered, [], 0
+        if len(gathered) == 1:
+            self._count(*gathered[0])
+        elif gathered:
+            data, starts, lengths = zip(*gathered, strict=True)
+            offsets = np.cumsum([0, *map(len, data[:-1])])
+            moved = [start + offset for start, offset in zip(starts, offsets, strict=True)]
+            self._count(np.concatenate(data), np.concatenate(moved), np.concatenate(lengths))
+
+    def _count(self, data: Bytes, starts: Ints, lengths: Ints) -> None:
         if not len(starts):
             return
-        if data.min() == 0:  # "a" and "a\0" would be one number
+        if data[starts[0] : starts[-1] + lengths[-1]].min(initial=1) == 0:  # "a" and "a\0" would be one number
             self._zeros = True
             self._longest.append(binaries_at(data, starts, lengths))
             return
         for i in range(0, len(starts), _CACHED_WORDS):
-            self._add(data, starts[i : i + _CACHED_WORDS], lengths[i : i + _CACHED_WORDS])
+            self._count_some(data, starts[i : i + _CACHED_WORDS], lengths[i : i + _CACHED_WORDS])
 
-    def _add(self, data: Bytes, starts: Ints, lengths: Ints) -> None:
+    def _count_some(self, data: Bytes, starts: Ints, lengths: Ints) -> None:
         words = leading_words(data, starts, lengths)
+        if not lengths.min():
+            words[lengths == 0] = _EMPTY
         longer = np.flatnonzero(lengths > 8)
         if len(longer):
             words[longer] = NO_SHORT_WORD
@@ -135,11 +161,13 @@ class WordCounts:
 
         What is taken depends on the texts alone. The next count begins at zero.
         """
+        self._count_gathered()
         words, counts = [], []
         for table in (self._short, self._middle):
             columns, numbers = table.take()
             real = columns[0] != NO_SHORT_WORD
             columns, numbers = [column[real] for column in columns], numbers[real]
+            columns[0][columns[0] == _EMPTY] = 0
             words.append(_as_binaries(columns))
             counts.append(numbers)
         longest, self._longest = self._longest, []

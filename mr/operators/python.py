@@ -19,9 +19,11 @@ import pyarrow as pa
 
 from mr.batch import Batch, Origins
 from mr.errors import FunctionFailed, PlanError, RecordError
+from mr.kernels.lines import Lines
 from mr.kernels.rows import Shape, from_python, to_python
+from mr.kernels.types import unify
 from mr.operators.base import ErrorPolicy, Narrow, Run, TaskEnv, reject_rows
-from mr.operators.text import flat_mapped, mapped
+from mr.operators.text import WordBatch, flat_mapped, mapped, strings_as_words
 from mr.options import PYTHON_BATCH_ROWS
 
 Function = Callable[..., Any]
@@ -68,6 +70,33 @@ def consumed(iterator: Iterator[Any], total: int) -> int:
     return total - iterator.__length_hint__()  # type: ignore[attr-defined, no-any-return]
 
 
+class Part:
+    """Some records in a row of a batch, as Python sees them; their columns and origins are looked at when needed."""
+
+    def __init__(self, whole: Batch, start: int, records: list[Any]) -> None:
+        self._whole = whole
+        self._rows = slice(start, start + len(records))
+        self.records = records
+
+    @property
+    def origins(self) -> Origins | None:
+        """Where the records lie."""
+        return None if self._whole.origins is None else self._whole.origins[self._rows]
+
+    @property
+    def batch(self) -> Batch:
+        """The records as a batch."""
+        return Batch(self._whole.data.slice(self._rows.start, len(self.records)), self.origins)
+
+
+def parts_of(batch: Batch) -> Iterator[Part]:
+    """The records of a batch, at most `PYTHON_BATCH_ROWS` at a time."""
+    lines = batch.values() if isinstance(batch, Lines) else None
+    for start in range(0, batch.rows, PYTHON_BATCH_ROWS):
+        stop = start + PYTHON_BATCH_ROWS
+        yield Part(batch, start, to_python(batch.data[start:stop]) if lines is None else lines[start:stop])
+
+
 class PythonRun(Run):
     """Runs `emit(records) -> outputs` over slices of a batch and keeps track of what failed."""
 
@@ -77,6 +106,7 @@ class PythonRun(Run):
         self.track = track
         self.fn = built(operator.fn)
         self.shape = operator.declared
+        self.types = pa.schema([])  # of all outputs so far
         self.rejects = []
 
     def feed(self, batch: Batch) -> Iterable[Batch]:
@@ -85,15 +115,21 @@ class PythonRun(Run):
             if done.rows:
                 yield done
             return
-        for start in range(0, batch.rows, PYTHON_BATCH_ROWS):
-            data = batch.data.slice(start, PYTHON_BATCH_ROWS)
-            origins = None if batch.origins is None else batch.origins[start : start + PYTHON_BATCH_ROWS]
-            yield from self.operator.apply(self, Batch(data, origins))
+        for part in parts_of(batch):
+            for made in self.operator.apply(self, part):
+                self._join_types(made)
+                yield made
 
-    def failed(self, error: Exception, records: list[Any], row: int, origins: Origins | None) -> None:
-        """Record `row` made the function raise: fail with its place, or note the reject and return."""
+    def _join_types(self, made: Batch) -> None:
+        """A column has one type over all batches and tasks, also where nobody looks at its values later."""
+        schema = made.shape.schema() if isinstance(made, WordBatch) else made.data.schema
+        if not schema.equals(self.types):
+            self.types = unify(self.types, schema, described(self.operator.label, self.operator.fn))
+
+    def failed(self, error: Exception, part: Part, row: int) -> None:
+        """Record `row` of `part` made the function raise: fail with its place, or note the reject and return."""
         policy = self.operator.on_error
-        record = records[row]
+        record, origins = part.records[row], part.origins
         message = f"{type(error).__name__}: {error}"
         if policy.on_error == "fail":
             where = self.env.where(origins, row)
@@ -103,6 +139,14 @@ class PythonRun(Run):
         raw = record if isinstance(record, bytes) else (record if isinstance(record, str) else repr(record)).encode()
         at = np.array([row], dtype=np.int64)
         self.rejects.append(reject_rows(origins, at, name_of(self.operator.fn), [message], [raw]))
+
+    def batch_of(self, outputs: list[Any], origin_of: Callable[[int], str]) -> Batch:
+        """Outputs as records whose origins nobody asks for."""
+        words = strings_as_words(outputs, self.shape)
+        if words is None:
+            return Batch(self.convert(outputs, origin_of))
+        self.shape = words.shape
+        return words
 
     def convert(self, outputs: list[Any], origin_of: Callable[[int], str]) -> pa.RecordBatch:
         """Outputs as columns; the first ones fix the shape for the rest of the task."""
@@ -139,8 +183,8 @@ class PerRecord(Narrow):
         """The output for a whole batch, if a kernel knows it; see `operators.text`."""
         return None
 
-    def apply(self, run: PythonRun, batch: Batch) -> Iterator[Batch]:
-        """The output for a batch of at most PYTHON_BATCH_ROWS records."""
+    def apply(self, run: PythonRun, part: Part) -> Iterator[Batch]:
+        """The output for a part of a batch."""
         raise NotImplementedError
 
 
@@ -153,13 +197,18 @@ class Map(PerRecord):
     def by_columns(self, batch: Batch, track: bool) -> Batch | None:
         return mapped(self.fn, batch, self.declared, track)
 
-    def apply(self, run: PythonRun, batch: Batch) -> Iterator[Batch]:
-        records = to_python(batch.data)
-        outputs, kept = each(run, records, batch.origins)
-        if outputs:
-            origins = batch.origins if kept is None or batch.origins is None else batch.origins[kept]
-            data = run.convert(outputs, lambda row: run.env.where(origins, row))
-            yield Batch(data, origins if run.track else None)
+    def apply(self, run: PythonRun, part: Part) -> Iterator[Batch]:
+        outputs, kept = each(run, part)
+        if not outputs:
+            return
+
+        def origins() -> Origins | None:
+            return part.origins if kept is None or part.origins is None else part.origins[kept]
+
+        def where(row: int) -> str:
+            return run.env.where(origins(), row)
+
+        yield Batch(run.convert(outputs, where), origins()) if run.track else run.batch_of(outputs, where)
 
 
 @dataclass(frozen=True)
@@ -171,11 +220,10 @@ class Filter(PerRecord):
     def shape(self, given: Shape | None) -> Shape | None:
         return given
 
-    def apply(self, run: PythonRun, batch: Batch) -> Iterator[Batch]:
-        records = to_python(batch.data)
-        outputs, kept = each(run, records, batch.origins)
+    def apply(self, run: PythonRun, part: Part) -> Iterator[Batch]:
+        outputs, kept = each(run, part)
         mask = np.fromiter(map(bool, outputs), dtype=bool, count=len(outputs))
-        yield batch.take(np.flatnonzero(mask) if kept is None else kept[mask])
+        yield part.batch.take(np.flatnonzero(mask) if kept is None else kept[mask])
 
 
 @dataclass(frozen=True)
@@ -187,49 +235,49 @@ class FlatMap(PerRecord):
     def by_columns(self, batch: Batch, track: bool) -> Batch | None:
         return flat_mapped(self.fn, batch, self.declared, track)
 
-    def apply(self, run: PythonRun, batch: Batch) -> Iterator[Batch]:
-        records = to_python(batch.data)
+    def apply(self, run: PythonRun, part: Part) -> Iterator[Batch]:
         fn = run.fn if inspect.isgeneratorfunction(run.fn) else functools.partial(checked, run.fn)
         if run.track or self.on_error.on_error != "fail":
-            yield from self._one_by_one(run, fn, records, batch.origins)
+            yield from self._one_by_one(run, fn, part)
             return
-        source = iter(records)
+        source = iter(part.records)
         run.env.watch(source)
         stream = chain.from_iterable(map(fn, source))
         while True:
             try:
                 outputs = list(islice(stream, PYTHON_BATCH_ROWS))
             except Exception as error:
-                run.failed(error, records, consumed(source, len(records)) - 1, batch.origins)
+                run.failed(error, part, consumed(source, len(part.records)) - 1)
                 raise
             if not outputs:
                 return
-            near = consumed(source, len(records)) - 1
-            yield Batch(run.convert(outputs, functools.partial(_nearest, run, batch.origins, near)))
+            near = consumed(source, len(part.records)) - 1
+            yield run.batch_of(outputs, functools.partial(_nearest, run, part, near))
 
-    def _one_by_one(self, run: PythonRun, fn: Function, records: list[Any], origins: Origins | None) -> Iterator[Batch]:
+    def _one_by_one(self, run: PythonRun, fn: Function, part: Part) -> Iterator[Batch]:
         """As `apply`, knowing which record each output came from; a record that fails contributes nothing."""
-        lists, kept = each(run, records, origins, lambda record: list(fn(record)))
+        lists, kept = each(run, part, lambda record: list(fn(record)))
         counts = np.fromiter(map(len, lists), dtype=np.int64, count=len(lists))
-        source = np.repeat(np.arange(len(records)) if kept is None else kept, counts)
+        source = np.repeat(np.arange(len(part.records)) if kept is None else kept, counts)
         outputs = list(chain.from_iterable(lists))
         for start in range(0, len(outputs), PYTHON_BATCH_ROWS):
-            part = source[start : start + PYTHON_BATCH_ROWS]
-            mine = None if origins is None else origins[part]
+            owners = source[start : start + PYTHON_BATCH_ROWS]
+            mine = None if part.origins is None else part.origins[owners]
             data = run.convert(outputs[start : start + PYTHON_BATCH_ROWS], functools.partial(run.env.where, mine))
             yield Batch(data, mine if run.track else None)
 
 
-def _nearest(run: PythonRun, origins: Origins | None, near: int, _row: int) -> str:
+def _nearest(run: PythonRun, part: Part, near: int, _row: int) -> str:
     """Where the record is that was being read when an output was made."""
-    return run.env.where(origins, near)
+    return run.env.where(part.origins, near)
 
 
 def each(
-    run: PythonRun, records: list[Any], origins: Origins | None, fn: Function | None = None
+    run: PythonRun, part: Part, fn: Function | None = None
 ) -> tuple[list[Any], np.ndarray[Any, np.dtype[np.int64]] | None]:
     """`fn` of every record, and the indices of those that did not fail (None: all of them)."""
     outputs: list[Any] = []
+    records = part.records
     source = iter(records)
     run.env.watch(source)
     failed: list[int] = []
@@ -241,7 +289,7 @@ def each(
             raise RuntimeError("the function raised StopIteration")
         except Exception as error:
             row = consumed(source, len(records)) - 1
-            run.failed(error, records, row, origins)
+            run.failed(error, part, row)
             failed.append(row)
     return outputs, np.delete(np.arange(len(records)), failed) if failed else None
 

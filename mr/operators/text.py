@@ -7,6 +7,7 @@ what Python raises; so do single values where only Python knows the answer (lett
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Callable
 from functools import cached_property
 from typing import Any, Final
@@ -24,6 +25,7 @@ from mr.kernels.tokens import WHITESPACE, split_words
 Function = Callable[..., Any]
 
 _STRINGS: Final = pa.large_string()
+_NEWLINE_BYTE: Final = 10
 _NEWLINE: Final = pa.scalar("\n", _STRINGS)
 
 _LETTERS: Final[dict[Function, Function]] = {
@@ -44,7 +46,8 @@ _ENDS: Final[dict[Function, Function]] = {
 class WordBatch(Batch):
     """Words of a text as records; they become strings only when somebody looks at `data`. Their origins are not known.
 
-    They are the byte strings at `starts` (ascending) of `text`, `lengths` bytes long, in the one column of `shape`.
+    They are the byte strings at `starts` (ascending) of `text`, `lengths` bytes long, in the one column of `shape`. Any
+    strings will do, also empty ones.
     """
 
     def __init__(self, text: Bytes, starts: Ints, lengths: Ints, shape: Shape) -> None:
@@ -117,6 +120,29 @@ def mapped(fn: Function, batch: Batch, declared: Shape | None, tracked: bool) ->
             values = list(map(fn, column.filter(other).to_pylist()))
             changed = pc.replace_with_mask(changed, other, pa.array(values, _STRINGS))
     return Batch(_one_column(changed, shape), batch.origins if tracked else None)
+
+
+def strings_as_words(values: list[Any], shape: Shape | None) -> WordBatch | None:
+    """The strings that a function returned, without making a column of them; None if they are not all str.
+
+    None also where they do not fit `shape`, and where a newline or half a character in one makes it harder than that.
+
+    >>> strings_as_words(["to", "be"], None).data["value"].to_pylist()
+    ['to', 'be']
+    """
+    one = _shape(shape)
+    if one is None or not values or operator.countOf(map(type, values), str) < len(values):
+        return None
+    try:
+        text = np.frombuffer("\n".join(values).encode(), np.uint8)
+    except UnicodeEncodeError:
+        return None
+    ends = np.flatnonzero(text == _NEWLINE_BYTE)
+    if len(ends) != len(values) - 1:
+        return None
+    starts = np.zeros(len(values), np.int64)
+    np.add(ends, 1, out=starts[1:])
+    return WordBatch(text, starts, np.append(ends, len(text)) - starts, one)
 
 
 def _known(kernels: dict[Function, Function], fn: Function) -> Function | None:

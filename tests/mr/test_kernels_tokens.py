@@ -6,6 +6,7 @@ import sys
 from collections import Counter
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -44,27 +45,31 @@ def test_every_character_splits_or_does_not_as_in_python():
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.lists(st.lists(WORDS, max_size=30), max_size=4))
-def test_counts_are_those_of_a_counter(texts):
-    counts, expected = WordCounts(), Counter()
-    for words in texts:
-        data = " ".join(words).encode()
-        counts.add(np.frombuffer(data, np.uint8), *split_words(data, True))
-        expected.update(data.split())
-    assert taken(counts) == expected
-    assert taken(counts) == Counter()
+@given(st.lists(st.lists(WORDS, max_size=30), max_size=4), st.sampled_from([1, 8, 1000]), st.sampled_from([1, 5, 1000]))
+def test_counts_are_those_of_a_counter(texts, gathered, cached):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tokens, "_GATHERED_WORDS", gathered)
+        patch.setattr(tokens, "_CACHED_WORDS", cached)
+        counts, expected = WordCounts(), Counter()
+        for words in texts:
+            values = [word.encode() for word in words]
+            lengths = np.array(list(map(len, values)), np.int64)
+            starts = np.cumsum(lengths + 1) - lengths - 1
+            counts.add(np.frombuffer(b"\n".join(values), np.uint8), starts, lengths)
+            expected.update(values)
+        assert taken(counts) == expected
+        assert taken(counts) == Counter()
 
 
 def taken(counts: WordCounts) -> Counter[bytes]:
     words, numbers = counts.take()
-    found: Counter[bytes] = Counter()
-    for word, number in zip(words.to_pylist(), numbers.tolist(), strict=True):
-        found[word] += number
-    return found
+    assert len(set(words.to_pylist())) == len(words)
+    return Counter(dict(zip(words.to_pylist(), numbers.tolist(), strict=True)))
 
 
 def test_words_beyond_the_room_of_the_tables_are_counted_too(monkeypatch):
     monkeypatch.setattr(tokens, "_TABLE_BITS", 4)
+    monkeypatch.setattr(tokens, "_GATHERED_WORDS", 1)
     rng = np.random.default_rng(1)
     counts, expected = WordCounts(), Counter()
     for _ in range(3):

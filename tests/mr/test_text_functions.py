@@ -15,7 +15,7 @@ import mr
 from mr.batch import Batch, with_kind
 from mr.errors import JobFailed, MillraceError
 from mr.kernels.lines import Lines, split_lines
-from mr.operators.text import WordBatch, flat_mapped, mapped
+from mr.operators.text import WordBatch, flat_mapped, mapped, strings_as_words
 
 SCHEMA = with_kind(pa.schema([("value", pa.large_string())]), "values")
 SPACES = st.sampled_from(["\t", "\r", "\x0b", "\x1c", "\x1f", " ", "\xa0", "\u2003", "\u3000", "\0", "\x1b", "\n"])
@@ -64,6 +64,7 @@ def test_words_of_a_block_are_those_of_its_lines(values, newline, ended):
     assert lines.rows == len(expected)
     assert lines.data["value"].to_pylist() == [line.decode() for line in expected.to_pylist()]
     assert lines.origins.tolist() == [[offset + 7, row + 3] for row, offset in enumerate(offsets.tolist())]
+    assert lines.values() == lines.data["value"].to_pylist()
     words = flat_mapped(str.split, lines, None, False)
     assert isinstance(words, WordBatch)
     assert words.data["value"].to_pylist() == text.split()
@@ -115,6 +116,7 @@ def test_words_held_beyond_the_limit_are_written_early(inline, tmp_path, monkeyp
 
     monkeypatch.setattr(hashed, "WORDS_HELD_MAX", 100)
     monkeypatch.setattr(tokens, "_TABLE_BITS", 4)
+    monkeypatch.setattr(tokens, "_GATHERED_WORDS", 1)
     numbers = np.random.default_rng(1).integers(0, 3000, 20_000).tolist()
     (tmp_path / "n.txt").write_text("\n".join(map(str, numbers)))
     counted = mr.read_text(tmp_path / "n.txt").flat_map(str.split, names="word").group_by("word").agg(n=mr.count())
@@ -154,3 +156,31 @@ def test_declared_types_that_no_str_fits_are_refused(inline):
 def test_a_failure_behind_a_split_names_the_line_of_the_word(inline, text_file):
     with pytest.raises(JobFailed, match=r"text\.txt, line 4, byte 24"):
         mr.read_text(text_file).flat_map(str.split).map(lambda word: 1 / (word != "that\0is")).take(99)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(TEXTS, max_size=6))
+def test_strings_that_a_function_gave_are_a_column_without_conversion(values):
+    found = strings_as_words(values, None)
+    if not values or "\n" in "".join(values):
+        assert found is None
+    else:
+        assert found.data["value"].to_pylist() == values
+        assert found.data.schema.equals(SCHEMA, check_metadata=True)
+
+
+class Label(str):
+    pass
+
+
+@pytest.mark.parametrize("odd", [None, 1, b"a", Label("a"), "\ud800", "a\nb"])
+def test_other_values_are_converted_one_by_one(odd):
+    assert strings_as_words(["a", odd], None) is None
+
+
+def test_strings_of_any_kind_are_counted_as_python_counts_them(inline):
+    values = ["", "a", "", "a\nb", "\0", "x" * 20, "é", "a"] * 3
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mr.operators.python.PYTHON_BATCH_ROWS", 4)
+        counted = mr.from_items(values).map(lambda value: value, names="v").group_by("v").agg(n=mr.count())
+        assert {row.v: row.n for row in counted.take(99)} == Counter(values)
