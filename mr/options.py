@@ -39,6 +39,15 @@ PART_BYTES_MAX: Final = 128 * 1000 * 1000
 PART_BLOCK_ROWS: Final = 8192
 """... looked at behind every so many rows, so that how rows came in batches never moves the cut."""
 
+DICTIONARY_SAMPLE_ROWS: Final = 65_536
+"""A Parquet column gets a dictionary if at most half of so many of its first values are different."""
+
+GZIP_LEVEL: Final = 6
+"""That of the gzip command: the library's 9 takes three times as long for a per cent less."""
+
+COMPRESSED_BLOCK_BYTES: Final = 1 * MIB
+"""Compressors of text outputs are given blocks of this size: where writes end must not reach their bytes."""
+
 ARROW_BATCH_ROWS: Final = 65_536
 """Rows of every record batch of an Arrow file but the last."""
 

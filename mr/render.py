@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -129,6 +129,12 @@ def open_any(path: str) -> Dataset:
     name = files[0].path.lower()
     for codec in (".gz", ".bz2", ".xz", ".zst"):
         name = name.removesuffix(codec)
-    openers = {".parquet": mr.read_parquet, ".csv": mr.read_csv, ".json": mr.read_json, ".jsonl": mr.read_json}
+    openers: dict[str, Callable[[str], Dataset]] = {
+        ".parquet": mr.read_parquet,
+        ".csv": mr.read_csv,
+        **dict.fromkeys((".json", ".jsonl", ".ndjson"), mr.read_json),
+        **dict.fromkeys((".arrow", ".arrows", ".feather", ".ipc"), mr.read_arrow),
+        ".warc": mr.read_warc,
+    }
     opener = next((openers[e] for e in openers if name.endswith(e)), mr.read_text)
     return opener(path)

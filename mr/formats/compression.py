@@ -10,10 +10,10 @@ from typing import Any, BinaryIO, Final, Literal, cast
 
 import pyarrow as pa
 
+from mr.options import COMPRESSED_BLOCK_BYTES, GZIP_LEVEL
+
 Codec = Literal["gzip", "zstd"]
 EXTENSIONS: Final[dict[Codec | None, str]] = {None: "", "gzip": ".gz", "zstd": ".zst"}
-GZIP_LEVEL: Final = 6  # of the gzip command; the library's 9 takes three times as long for a per cent
-BLOCK_BYTES: Final = 1 << 20
 
 
 @contextmanager
@@ -56,7 +56,7 @@ class _StaysOpen:
 
 
 class _EvenBlocks(io.RawIOBase):
-    """Hands a compressor blocks of `BLOCK_BYTES`: where writes end must not reach its output."""
+    """Hands a compressor blocks of `COMPRESSED_BLOCK_BYTES`: where writes end must not reach its output."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -67,9 +67,9 @@ class _EvenBlocks(io.RawIOBase):
 
     def write(self, data: Any) -> int:
         self._held += data
-        whole = len(self._held) - len(self._held) % BLOCK_BYTES
-        for start in range(0, whole, BLOCK_BYTES):
-            self._stream.write(bytes(self._held[start : start + BLOCK_BYTES]))
+        whole = len(self._held) - len(self._held) % COMPRESSED_BLOCK_BYTES
+        for start in range(0, whole, COMPRESSED_BLOCK_BYTES):
+            self._stream.write(bytes(self._held[start : start + COMPRESSED_BLOCK_BYTES]))
         del self._held[:whole]
         return len(data)
 

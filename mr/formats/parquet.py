@@ -17,13 +17,12 @@ from mr.errors import CorruptInput, InputError, PlanError, TypeConflict
 from mr.formats.base import Cut, Reader, Writer
 from mr.formats.blocks import needed, origins_of
 from mr.kernels.types import cast_column, check_text, display, holds_objects, is_list, join_types, plain
-from mr.options import READ_BLOCK_BYTES, ROW_GROUP_ROWS
+from mr.options import DICTIONARY_SAMPLE_ROWS, READ_BLOCK_BYTES, ROW_GROUP_ROWS
 
 if TYPE_CHECKING:
     from mr.formats.base import Piece, Rejects
 
 BATCH_ROWS_MAX = 65_536
-DICTIONARY_SAMPLE_ROWS = 65_536
 DAMAGE = (pa.ArrowException, OSError, UnicodeDecodeError)
 """What pyarrow raises for a damaged file."""
 Compression = Literal["zstd", "snappy", "lz4", "none"]

@@ -366,7 +366,7 @@ def datasets(draw: Any) -> tuple[dict[str, Any], list[tuple[Any, ...]], list[str
 
 @given(datasets())
 @example(({"n": int, "_s": str}, [(0, "x"), (1, None), (2, "")], ["_s"]))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_any_values_come_back(tmp_path_factory: pytest.TempPathFactory, given_: Any) -> None:
     types, rows, by = given_
     out = tmp_path_factory.mktemp("any") / "out"
@@ -381,7 +381,7 @@ def test_any_values_come_back(tmp_path_factory: pytest.TempPathFactory, given_: 
 
 
 @given(st.lists(st.one_of(st.none(), TEXTS.filter(lambda text: text != NULL_FOLDER)), min_size=1, max_size=12))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 def test_others_read_the_same_rows(tmp_path_factory: pytest.TempPathFactory, values: list[str | None]) -> None:
     out = tmp_path_factory.mktemp("others") / "out"
     rows = list(enumerate(values))

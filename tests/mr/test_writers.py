@@ -91,7 +91,7 @@ def test_compressions_that_readers_could_not_guess_are_refused(data: mr.Dataset,
 def test_compressed_bytes_depend_on_the_content_alone(codec: Any, writes: list[bytes], block: int) -> None:
     whole = b"".join(writes)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mr.formats.compression.BLOCK_BYTES", block)
+        patch.setattr("mr.formats.compression.COMPRESSED_BLOCK_BYTES", block)
         made = []
         for cuts in (writes, [whole], [whole[i : i + 1] for i in range(len(whole))]):
             sink = io.BytesIO()
@@ -119,7 +119,7 @@ def test_compressors_are_given_even_blocks(writes: list[bytes]) -> None:
 
     compressor = Compressor()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mr.formats.compression.BLOCK_BYTES", 4)
+        patch.setattr("mr.formats.compression.COMPRESSED_BLOCK_BYTES", 4)
         with _EvenBlocks(compressor) as out:
             for data in writes:
                 out.write(data)
