@@ -43,11 +43,11 @@ def single(path: str = "out.txt", mode: Any = "error") -> Target:
     return Target(path, mode, True, ".txt")
 
 
-def part(runs: Path, text: str) -> Output:
+def part(runs: Path, text: str, folder: str = "") -> Output:
     """What a task left: a part file with these lines."""
     digest = blake3(text.encode()).hexdigest()
     (runs / digest).write_text(text)
-    file = PartFile("", digest, text.count("\n"), len(text), digest)
+    file = PartFile(folder, digest, text.count("\n"), len(text), digest)
     return Output("", b"", file.rows, file.bytes, parts=(file,))
 
 
@@ -60,7 +60,7 @@ def put(
 
 
 def content(path: str = "out") -> str:
-    return "".join(p.read_text() for p in sorted(Path(path).glob("part-*")))
+    return "".join(p.read_text() for p in sorted(Path(path).rglob("part-*")))
 
 
 def success(path: str = "out") -> dict[str, Any]:
@@ -232,23 +232,25 @@ def test_publishing_again_after_a_crash_changes_nothing(runs: Path, mode: str, t
     assert listed() == ["out"]
 
 
+@pytest.mark.parametrize("folders", [("", ""), ("k=1", "k=2")], ids=["parts", "partitions"])
 @pytest.mark.parametrize("mode", ["error", "overwrite", "append"])
 @pytest.mark.parametrize("call", ["rename", "replace", "link", "fsync", "rmtree", "rename without swaps"])
 def test_killed_at_every_step_and_tried_again(
-    runs: Path, mode: str, call: str, monkeypatch: pytest.MonkeyPatch
+    runs: Path, mode: str, call: str, folders: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whichever system call is the last one, the next try publishes the same bytes, once, and cleans up."""
     if call == "rename without swaps":
         call = "rename"
         monkeypatch.setattr(publication, "exchange", lambda one, other: False)
-    for number in range(1, 12):
+    for number in range(1, 20):
         for name in listed():
             shutil.rmtree(name)
         if mode != "error":
-            put(runs, folder(), "a\n", "b\n", request="before")
+            before = [part(runs, text, folders[0]) for text in ("a\n", "b\n")]
+            publish([(folder(), before)], runs, "before", {folder().where: None}, lambda name: None)
         target = folder(mode=mode)
         versions = {target.where: version_of(target)}
-        outputs = [part(runs, "c\n"), part(runs, "d\n")]
+        outputs = [part(runs, "c\n", folders[0]), part(runs, "d\n", folders[1])]
         killed = False
         with monkeypatch.context() as patch:
             _kill_at(patch, call, number)
@@ -259,6 +261,9 @@ def test_killed_at_every_step_and_tried_again(
         publish([(target, outputs)], runs, "request", versions, lambda name: None)
         assert content() == ("a\nb\nc\nd\n" if mode == "append" else "c\nd\n"), (call, number)
         assert success()["rows"] == len(content()) // 2
+        assert sorted(p["name"] for p in success()["parts"]) == sorted(
+            str(p.relative_to("out")) for p in Path("out").rglob("part-*")
+        )
         assert listed() == ["out"], (call, number)
         if not killed:
             break
