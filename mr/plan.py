@@ -20,6 +20,7 @@ from mr.formats.compression import EXTENSIONS
 from mr.kernels.joined import How
 from mr.kernels.rows import Shape
 from mr.operators.base import ErrorPolicy, Grouped, Narrow
+from mr.operators.cogroups import CoGroups
 from mr.tasks import ExchangeInput
 
 Mode = Literal["error", "overwrite", "append"]
@@ -207,6 +208,23 @@ class Materialized(Node):
 
 
 @dataclass(frozen=True, eq=False)
+class CoGroup(Node):
+    """Groups of equal keys of left and right, given to a function together."""
+
+    left: Node
+    right: Node
+    op: CoGroups
+
+    @property
+    def inputs(self) -> tuple[Node, ...]:
+        return (self.left, self.right)
+
+    @property
+    def label(self) -> str:
+        return f"cogroup({', '.join(self.op.left_on)})"
+
+
+@dataclass(frozen=True, eq=False)
 class Sort(Node):
     """All records in one order over all tasks, ties in input order. `partitions` fixes the number of tasks."""
 
@@ -308,6 +326,7 @@ def validate(roots: tuple[Node, ...]) -> None:
 __all__ = [
     "STRATEGIES",
     "Apply",
+    "CoGroup",
     "Collect",
     "First",
     "GroupBy",
