@@ -322,8 +322,7 @@ def from_pandas(data: Any) -> Dataset:
 
     Raises PlanError for a column of mixed types.
 
-    >>> import mr
-    >>> pandas = __import__("pandas")
+    >>> import mr, pandas
     >>> mr.from_pandas(pandas.DataFrame({"n": [1, 2]})).take_all()
     [Row(n=1), Row(n=2)]
     """

@@ -228,14 +228,27 @@ class JsonWriter(Writer):
                 raise PlanError(f"write_json: column {field.name!r} is a dict whose keys are not str; {cure}")
 
     def write(self, batches: Iterator[pa.RecordBatch], schema: pa.Schema, out: BinaryIO) -> int:
-        nested = any(is_list(t) or pa.types.is_map(t) or pa.types.is_struct(t) for t in schema.types)
+        through_python = any(type_.num_fields and not _encodable(type_) for type_ in schema.types)
         rows = 0
         for batch in batches:
             if batch.num_rows:
                 plain = escaped_columns(batch)
-                out.write(_nested_lines(plain) if nested else _flat_lines(plain))
+                out.write(_nested_lines(plain) if through_python else _flat_lines(plain))
                 rows += batch.num_rows
         return rows
+
+
+def _encodable(type_: pa.DataType) -> bool:
+    """Whether Polars encodes nested values of `type_` as we do: it has no maps, and its own spelling of times."""
+    if pa.types.is_map(type_):
+        return False
+    if pa.types.is_struct(type_):
+        is_tuple = [field.name for field in type_] == [str(i) for i in range(type_.num_fields)]
+        return not is_tuple and all(_encodable(field.type) for field in type_)
+    if is_list(type_):
+        return _encodable(type_.value_type)
+    checks = (pa.types.is_large_string, pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean)
+    return any(check(type_) for check in checks)
 
 
 def _flat_lines(batch: pa.RecordBatch) -> bytes:
@@ -254,7 +267,7 @@ def _flat(column: pl.Expr, type_: pl.DataType) -> pl.Expr:
 
 
 def _nested_lines(batch: pa.RecordBatch) -> bytes:
-    """Nested values, through Python: Polars has no maps."""
+    """Values that are not `_encodable`, through Python."""
     rows = to_python(batch.replace_schema_metadata(None))
     lines = [json.dumps(_jsonable(row), ensure_ascii=False, separators=(",", ":")) for row in rows]
     return "".join(f"{line}\n" for line in lines).encode()

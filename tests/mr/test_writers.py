@@ -310,6 +310,34 @@ def test_lines_do_not_depend_on_batches(writer: Writer) -> None:
     assert written(writer, [data], data.schema) == written(writer, [data.slice(i, 1) for i in range(5)], data.schema)
 
 
+NESTED = pa.schema(
+    [
+        ("xs", pa.large_list(pa.float64())),
+        ("s", pa.struct([("a", pa.large_string()), ("b", pa.large_list(pa.struct([("c", pa.int64())])))])),
+    ]
+)
+PAIR = st.fixed_dictionaries({"c": st.none() | st.integers(-(2**63), 2**63 - 1)})
+NESTED_ROWS = st.fixed_dictionaries(
+    {
+        "xs": st.none() | st.lists(st.none() | st.floats(), max_size=3),
+        "s": st.none()
+        | st.fixed_dictionaries(
+            {"a": st.none() | st.text(max_size=5), "b": st.none() | st.lists(st.none() | PAIR, max_size=2)}
+        ),
+    }
+)
+
+
+@given(st.lists(NESTED_ROWS, min_size=1, max_size=5))
+@settings(max_examples=60, deadline=None)
+def test_nested_values_are_the_json_that_python_makes(rows: list[Any]) -> None:
+    data = pa.RecordBatch.from_pylist(rows, schema=NESTED)
+    for row in rows:  # JSON knows no NaN and no infinity
+        row["xs"] = row["xs"] and [x if x is not None and abs(x) < float("inf") else None for x in row["xs"]]
+    lines = written(JsonWriter(), [data], NESTED).decode().removesuffix("\n").split("\n")
+    assert [json.loads(line) for line in lines] == rows
+
+
 # --- records that the program holds ----------------------------------------------------------------------------------
 
 
