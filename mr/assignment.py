@@ -6,7 +6,7 @@ fingerprints are the same wherever the job runs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Final
@@ -200,6 +200,18 @@ def _check_keys(items: Sequence[Produced], keys: Sequence[str]) -> None:
             if not _hashed_alike(one, other):
                 text = f"{display(one)} in some records and {display(other)} in others"
                 raise TypeConflict(f"the key column {key!r} is {text}; declare its type with names=, or cast it")
+
+
+def hashed_apart(schemas: Iterable[bytes], keys: Sequence[str]) -> bool:
+    """Whether tasks that left rows of these schemas hashed equal keys of unequal types, so that they lie apart.
+
+    >>> ints, floats = (pa.schema([("k", type)]).serialize().to_pybytes() for type in (pa.int64(), pa.float64()))
+    >>> hashed_apart([ints, floats], ["k"]), hashed_apart([ints, ints], ["k"])
+    (True, False)
+    """
+    read = [schema for schema in map(read_schema, schemas) if len(schema)]
+    types = [dict.fromkeys(schema.field(key).type for schema in read) for key in keys]
+    return any(not _hashed_alike(one, other) for found in types for one, other in combinations(found, 2))
 
 
 def _hashed_alike(a: pa.DataType, b: pa.DataType) -> bool:

@@ -321,6 +321,6 @@ def result_from_json(text: str) -> TaskResult:
         out["schema"], out["sample"] = bytes.fromhex(out["schema"]), bytes.fromhex(out["sample"])
         outputs.append(Output(**out, segments=segments, parts=parts))
     counters = tuple((name, n) for name, n in raw.pop("counters"))
-    raw |= {name: tuple(raw[name]) for name in ("piece_lines", "rejected", "timing")}
+    raw |= {name: tuple(raw[name]) for name in ("piece_lines", "rejected", "timing", "types")}
     raw["opened"] = tuple((path, digest) for path, digest in raw["opened"])
     return TaskResult(tuple(outputs), counters, **raw)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import cloudpickle
+import pyarrow as pa
 
 from mr import events as ev
 from mr.analysis import StageFigures, figures
@@ -327,6 +328,7 @@ class Master:
         planned.tasks = len(planned.specs) if stage.limit_rows is None else tasks
         results = [self._results[self._primary(TaskId(stage.id, i))] for i in range(planned.tasks)]
         _check_rejects(stage, results)
+        _check_types(stage, results)
         schemas: list[bytes | None] = []
         for i, outlet in enumerate(stage.program.outlets):
             outputs = [result.outputs[i] for result in results if result.outputs[i].rows] or [results[0].outputs[i]]
@@ -375,6 +377,16 @@ def _pickled(stage: Stage) -> bytes:
         raise PlanError(
             f"a function of stage {stage.id} ({stage.label}) uses what cannot travel: {error}; {cure}"
         ) from None
+
+
+def _check_types(stage: Stage, results: Sequence[TaskResult]) -> None:
+    """Raise TypeConflict where a function gave types in one task that do not fit those in another."""
+    for i, step in enumerate(stage.program.steps):
+        if isinstance(step.op, PerRecord):
+            schema = pa.schema([])
+            for serialised in dict.fromkeys(result.types[i] for result in results):
+                found = pa.ipc.read_schema(pa.py_buffer(bytes.fromhex(serialised)))
+                schema = unify(schema, found, described(step.op.label, step.op.fn))
 
 
 def _check_rejects(stage: Stage, results: Sequence[TaskResult]) -> None:

@@ -193,7 +193,8 @@ class TaskResult:
     `rejected` counts the records that the head and then each step left out. `timing`: seconds by kind of work
     (`stopwatch.KINDS`); `spilled`: bytes written to scratch because they did not fit the attempt's memory. `opened`:
     the files that user code opened and the BLAKE3 of each ("": not there); `impure`: what else keeps the result from
-    being reused ("opened a socket"; "": nothing).
+    being reused ("opened a socket"; "": nothing). `types`: for each step that calls Python the schema of what it gave
+    (serialised Arrow, hex), "" for other steps.
     """
 
     outputs: tuple[Output, ...]
@@ -207,11 +208,12 @@ class TaskResult:
     spilled: int = 0
     opened: tuple[tuple[str, str], ...] = ()
     impure: str = ""
+    types: tuple[str, ...] = ()
 
     @property
     def digests(self) -> tuple[tuple[str, ...], ...]:
         """Per output the digests of its bytes: equal for equal results."""
-        return tuple(tuple(file.digest for file in (*out.segments, *out.parts)) for out in self.outputs)
+        return tuple((*(s.digest for s in out.segments), *(p.digest for p in out.parts)) for out in self.outputs)
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from mr.executors.base import AttemptEvent
 from mr.heads import PIECE_SHIFT, Reading, gathered, records_of
 from mr.kernels.frames import concat
 from mr.operators.base import Run
+from mr.operators.python import PythonRun
 from mr.outlets import OutletRun, SchemaGrew, open_outlet
 from mr.pieces import OpenedPiece
 from mr.prints import prints_to
@@ -258,7 +259,9 @@ class _Task:
         reading, lines = self._reading, tuple(self._reading.piece_lines)
         rejected = (self._counters["rejected records"] - sum(self._rejected), *self._rejected)
         timing = watch.seconds()
-        return TaskResult(tuple(outputs), counters, reading.records, reading.bytes, seconds, lines, rejected, timing)
+        made = (run.types.serialize().to_pybytes() if isinstance(run, PythonRun) else b"" for run in self._runs)
+        counts = (reading.records, reading.bytes, seconds, lines, rejected, timing)
+        return TaskResult(tuple(outputs), counters, *counts, types=tuple(data.hex() for data in made))
 
     def _reject_at_head(self, data: pa.RecordBatch) -> None:
         self._push(Port(HEAD, rejects=True), Batch(data))

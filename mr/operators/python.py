@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
-from mr.batch import Batch, Origins
+from mr.batch import Batch, Origins, with_kind
 from mr.errors import FunctionFailed, PlanError, RecordError
 from mr.kernels.lines import Lines
 from mr.kernels.rows import Shape, from_python, to_python
@@ -122,7 +122,10 @@ class PythonRun(Run):
 
     def _join_types(self, made: Batch) -> None:
         """A column has one type over all batches and tasks, also where nobody looks at its values later."""
-        schema = made.shape.schema() if isinstance(made, WordBatch) else made.data.schema
+        if isinstance(made, WordBatch):
+            schema = with_kind(pa.schema([(made.shape.names[0], pa.large_string())]), made.shape.kind)
+        else:
+            schema = made.data.schema
         if not schema.equals(self.types):
             self.types = unify(self.types, schema, described(self.operator.label, self.operator.fn))
 
