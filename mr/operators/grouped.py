@@ -82,7 +82,11 @@ def check_state(state: pa.RecordBatch, keys: tuple[str, ...]) -> None:
     if state.nbytes > RECORD_BYTES_MAX and state.num_rows:
         sizes = {name: column.nbytes for name, column in zip(state.schema.names, state, strict=True)}
         name = max(sizes, key=lambda name: sizes[name]).rpartition(".")[0]
-        key = f" of the key {shorten(to_python(keep(state, keys))[0])}" if keys else ""
+        key = (
+            f" of the key {shorten(to_python(keep(state, keys, 'values' if len(keys) == 1 else 'rows'))[0])}"
+            if keys
+            else ""
+        )
         limit = f"{RECORD_BYTES_MAX >> 20} MiB"
         raise RecordError(f"agg(): {name!r}{key} would be longer than {limit}; use map_groups(), which streams rows")
 
