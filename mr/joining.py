@@ -247,7 +247,7 @@ def shares(sizes: Sequence[int], parts: int) -> list[tuple[int, int]]:
     """Consecutive items in at most so many ranges of about equal size, none without items.
 
     >>> shares([5, 1, 1, 5], 2)
-    [(0, 3), (3, 4)]
+    [(0, 2), (2, 4)]
     """
     total, done, start = max(1, sum(sizes)), 0, 0
     found: list[tuple[int, int]] = []

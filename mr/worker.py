@@ -14,7 +14,7 @@ import threading
 import time
 import traceback
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -205,12 +205,12 @@ class _Task:
 
     # --- TaskEnv -----------------------------------------------------------------------------------------------------
 
-    def side(self, index: int, build: Callable[[pa.RecordBatch], object], key: str) -> object:
+    def side(self, index: int, build: Callable[[Sequence[pa.RecordBatch]], object], key: str) -> object:
         given = self._spec.sides[index]
 
         def load() -> object:
             schema = pa.ipc.read_schema(pa.py_buffer(given.schema)) if given.schema else pa.schema([])
-            return build(concat(list(gathered(given, Path(self.home))), schema))
+            return build(list(gathered(given, Path(self.home))) or [concat([], schema)])
 
         return self._env.side(given.identity, key, load)
 

@@ -61,7 +61,7 @@ def build(right: pa.RecordBatch, layout: JoinLayout) -> RightIndex:
     >>> build(pa.RecordBatch.from_pydict({"k": ["a", "b", "a"]}), layout).counts.tolist()
     [1, 2]
     """
-    keys = _keys(right, layout.right_on)
+    keys = key_columns(right, layout.right_on)
     rows = np.flatnonzero(~_any_null(keys))
     found = hashes(keys, keys.schema.names)[rows]
     by_hash = order_by(len(rows), [number_part(found)])
@@ -118,7 +118,7 @@ def probe(left: pa.RecordBatch, index: RightIndex, layout: JoinLayout) -> Iterat
     >>> [row for block in probe(left, index, layout) for row in block.to_pylist()]
     [{'k': 'a', 'v': 1, 'v_right': 9}, {'k': 'x', 'v': 2, 'v_right': None}]
     """
-    found = find(_keys(left, layout.left_on), index.index)
+    found = find(key_columns(left, layout.left_on), index.index)
     left = left_rows(left, layout)
     hit = found >= 0
     if not layout.keeps_left and not (hit.all() and layout.how != "anti"):
@@ -188,7 +188,7 @@ class _Groups:
 
 def _group(chunk: Chunk, on: Sequence[str]) -> _Groups:
     """Order a chunk by runs of equal keys rather than row by row: what was shuffled has few runs."""
-    keys = _keys(chunk.data, on)
+    keys = key_columns(chunk.data, on)
     names, total = keys.schema.names, keys.num_rows
     firsts = group_starts(keys, names)
     lengths = np.diff(firsts, append=total)
@@ -249,7 +249,8 @@ def _same_types(one: pa.RecordBatch, other: pa.RecordBatch) -> tuple[pa.RecordBa
     return one.cast(schema), other.cast(schema)
 
 
-def _keys(data: pa.RecordBatch, names: Sequence[str]) -> pa.RecordBatch:
+def key_columns(data: pa.RecordBatch, names: Sequence[str]) -> pa.RecordBatch:
+    """The key columns as they are compared, named by their places."""
     columns = [canonical(data.column(name)) for name in names]
     return pa.RecordBatch.from_arrays(columns, [str(i) for i in range(len(names))])
 

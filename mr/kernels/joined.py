@@ -102,13 +102,20 @@ def joined_blocks(
     >>> [tuple(row.values()) for block in joined_blocks(left, right, matches, layout) for row in block.to_pylist()]
     [(1, 8), (1, 9), (2, None)]
     """
+    for lefts, places in joined_entries(matches, left, right.data):
+        yield joined_rows(left, right, lefts, places, layout)
+
+
+def joined_entries(
+    matches: Matches, left: pa.RecordBatch, right: pa.RecordBatch
+) -> Iterator[tuple[Ints | slice, Ints]]:
+    """The left row and the right place of each joined row, in blocks of about `JOIN_BLOCK_BYTES`; at least one."""
     total = len(matches.starts) if matches.counts is None else int(matches.counts.sum())
-    width = sum(side.nbytes // max(1, side.num_rows) for side in (left, right.data))
+    width = sum(side.nbytes // max(1, side.num_rows) for side in (left, right))
     rows = max(1, JOIN_BLOCK_BYTES // max(1, width))
     ends = None if matches.counts is None else np.cumsum(matches.counts)
     for low in range(0, max(1, total), rows):
-        lefts, places = _entries(matches, ends, low, min(total, low + rows))
-        yield _block(left, right, lefts, places, layout)
+        yield _entries(matches, ends, low, min(total, low + rows))
 
 
 def _entries(matches: Matches, ends: Ints | None, low: int, high: int) -> tuple[Ints | slice, Ints]:
@@ -125,9 +132,10 @@ def _entries(matches: Matches, ends: Ints | None, low: int, high: int) -> tuple[
     return np.repeat(lefts, shown), np.where(starts < 0, -1, starts + within)
 
 
-def _block(
+def joined_rows(
     left: pa.RecordBatch, right: RightRows, lefts: Ints | slice, places: Ints, layout: JoinLayout
 ) -> pa.RecordBatch:
+    """The rows at these left rows beside those at these places of the right (-1: nulls)."""
     mine = _gathered(left, lefts)
     if layout.filters:
         return mine

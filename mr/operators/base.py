@@ -8,7 +8,7 @@ value, it is what fingerprints are made of.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -59,8 +59,8 @@ class TaskEnv(Protocol):
     home: str
     scratch: str
 
-    def side(self, index: int, build: Callable[[pa.RecordBatch], object], key: str) -> object:
-        """The broadcast input `index`, turned by `build` once per worker for equal content and `key`."""
+    def side(self, index: int, build: Callable[[Sequence[pa.RecordBatch]], object], key: str) -> object:
+        """The broadcast input `index` (one batch at least, all mapped), turned by `build` once for equal `key`."""
         ...
 
     def count(self, name: str, n: int) -> None:

@@ -10,9 +10,11 @@ import pyarrow as pa
 
 from mr.batch import Batch
 from mr.errors import TypeConflict
+from mr.kernels.frames import concat
 from mr.kernels.join import Chunk, RightIndex, build, join_chunks, probe, right_names
 from mr.kernels.joined import How, JoinLayout, cross_blocks, joined_blocks, left_rows, lone_left, lone_right, right_rows
 from mr.kernels.keys import normalise_keys
+from mr.kernels.mapped_join import MappedRight, mapped_right, probe_mapped
 from mr.kernels.rows import Shape
 from mr.kernels.types import display
 from mr.operators.base import Narrow, Run, TaskEnv, rows_shape
@@ -110,9 +112,19 @@ class MergeJoin:
                 yield from joined_blocks(nobody, part, lone_right(part.keys.num_rows), layout)
 
 
+_COPIES = 3
+"""Indexing a side holds its rows, their copy in the order of the index, and their keys ..."""
+_ROW_BYTES = 100
+"""... and numbers for each row."""
+
+
 @dataclass(frozen=True)
 class BroadcastJoin(Narrow):
-    """Joins every batch of the left with the whole right side, broadcast input `side` of the task."""
+    """Joins every batch of the left with the whole right side, broadcast input `side` of the task.
+
+    A side that does not fit half of what the task may hold stays in its files and is looked at part by part, for every
+    batch: slow, but with the same rows in the same order. A counter tells.
+    """
 
     layout: JoinLayout
     right: Shape
@@ -126,25 +138,52 @@ class BroadcastJoin(Narrow):
     def start(self, env: TaskEnv, track: bool) -> Run:
         layout = self.layout
         key = f"{layout.how} {layout.right_on} {layout.right}"
-        index = env.side(self.side, lambda data: build(told(data, self.right), layout), key)
-        assert isinstance(index, RightIndex)
-        return _Probing(index, layout)
+        memory_bytes = env.memory_bytes // 2
+
+        def prepared(batches: Sequence[pa.RecordBatch]) -> object:
+            size = sum(batch.nbytes * _COPIES + batch.num_rows * _ROW_BYTES for batch in batches)
+            if size <= memory_bytes:
+                return build(told(concat(batches, batches[0].schema), self.right), layout)
+            return mapped_right(batches, memory_bytes // (2 * _COPIES))
+
+        side = env.side(self.side, prepared, key)
+        assert isinstance(side, RightIndex | MappedRight)
+        if isinstance(side, MappedRight):
+            env.count("broadcast sides too large for memory", 1)
+        return _Probing(side, layout, memory_bytes // 4)
 
 
 class _Probing(Run):
-    """A broadcast join at work: nothing is kept between batches."""
+    """A broadcast join at work. Nothing is kept between batches, unless going through the side is dear."""
 
-    def __init__(self, index: RightIndex, layout: JoinLayout) -> None:
-        self._index = index
+    def __init__(self, side: RightIndex | MappedRight, layout: JoinLayout, held_bytes_max: int) -> None:
+        self._side = side
         self._layout = layout
+        self._held: list[pa.RecordBatch] = []
+        self._held_bytes_max = held_bytes_max
+        schema = side.schema if isinstance(side, MappedRight) else side.index.keys.schema
+        names = layout.right_on if isinstance(side, MappedRight) else schema.names
+        self._types = [schema.field(name).type for name in names]
         self.rejects = []
 
     def feed(self, batch: Batch) -> Iterable[Batch]:
         layout = self._layout
         left = normalise_keys(batch.data, layout.left_on)  # as a shuffle does: the rows are the same either way
-        for name, key in zip(layout.left_on, self._index.index.keys.schema, strict=True):
+        for name, other in zip(layout.left_on, self._types, strict=True):
             mine = left.schema.field(name).type
-            if mine != key.type and not pa.types.is_null(mine) and not pa.types.is_null(key.type):
-                types = f"{display(mine)} on the left but {display(key.type)} on the right"
+            if mine != other and not pa.types.is_null(mine) and not pa.types.is_null(other):
+                types = f"{display(mine)} on the left but {display(other)} on the right"
                 raise TypeConflict(f"join(): the key {name!r} is {types}; cast one of them with with_columns()")
-        return map(Batch, probe(left, self._index, layout))
+        if not isinstance(self._side, MappedRight):
+            yield from map(Batch, probe(left, self._side, layout))
+            return
+        if self._held and self._held[0].schema != left.schema:
+            yield from self.end()
+        self._held.append(left)
+        if sum(held.nbytes for held in self._held) >= self._held_bytes_max:
+            yield from self.end()
+
+    def end(self) -> Iterable[Batch]:
+        if self._held and isinstance(self._side, MappedRight):
+            left, self._held = concat(self._held, self._held[0].schema), []
+            yield from map(Batch, probe_mapped(left, self._side, self._layout))
