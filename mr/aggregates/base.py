@@ -112,7 +112,7 @@ def grouped_aggregate(
     def states(agg: Aggregation, _out: str, ids: Ints, groups: int) -> States:
         return agg.partials(data.column(agg.column) if isinstance(agg.column, str) else None, ids, groups)
 
-    return _by_group(data, key_names, aggs, states, adjacent=False)
+    return _by_group(data, key_names, aggs, states, adjacent=False)[0]
 
 
 def merge_states(
@@ -126,6 +126,19 @@ def merge_states(
     >>> batch = pa.RecordBatch.from_pydict({"k": ["b", "a", "b"], "n.n": [1, 2, 3]})
     >>> merge_states(batch, ["k"], {"n": count()}).to_pylist()
     [{'k': 'b', 'n.n': 4}, {'k': 'a', 'n.n': 2}]
+    """
+    return merge_rows(data, key_names, aggs, adjacent)[0]
+
+
+def merge_rows(
+    data: pa.RecordBatch, key_names: Sequence[str], aggs: Mapping[str, Aggregation], adjacent: bool = False
+) -> tuple[pa.RecordBatch, Ints]:
+    """As `merge_states`, and the first row of each group (int64; none without keys).
+
+    >>> from mr.aggregates import count
+    >>> batch = pa.RecordBatch.from_pydict({"k": ["b", "a", "b"], "n.n": [1, 2, 3]})
+    >>> merge_rows(batch, ["k"], {"n": count()})[1].tolist()
+    [0, 1]
     """
 
     def states(agg: Aggregation, out: str, ids: Ints, groups: int) -> States:
@@ -156,7 +169,7 @@ def states_of(data: pa.RecordBatch, out: str, agg: Aggregation) -> States:
 
 def _by_group(
     data: pa.RecordBatch, key_names: Sequence[str], aggs: Mapping[str, Aggregation], states: Any, adjacent: bool
-) -> pa.RecordBatch:
+) -> tuple[pa.RecordBatch, Ints]:
     if not key_names:
         ids, first, groups = np.zeros(data.num_rows, np.int64), np.zeros(0, np.int64), 1
     elif adjacent:
@@ -171,4 +184,4 @@ def _by_group(
         for part, column in states(agg, out, ids, groups).items():
             names.append(f"{out}.{part}")
             columns.append(column)
-    return pa.RecordBatch.from_arrays(columns, names)
+    return pa.RecordBatch.from_arrays(columns, names), first

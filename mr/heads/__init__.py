@@ -15,7 +15,8 @@ from mr.heads.materialized import in_order, materialized
 from mr.heads.reading import Reading, counted
 from mr.heads.rejected import resolved
 from mr.heads.splits import PIECE_SHIFT, read_split
-from mr.operators.base import TaskEnv
+from mr.kernels.keys import Ints
+from mr.operators.base import Grouped, TaskEnv
 from mr.program import (
     CoGroupHead,
     GatherHead,
@@ -28,6 +29,7 @@ from mr.program import (
     RunHead,
     SortHead,
 )
+from mr.shuffle.merge import Merge
 from mr.tasks import TaskSpec
 
 
@@ -51,7 +53,8 @@ def records_of(
             rows = in_order(spec.exchanges[0], home) if split is None else materialized(split, home)
             yield from map(Batch, counted(rows, reading))
         case GroupHead(op):
-            rows = bucketed(spec.exchanges[0], (*op.keys, *op.order[0]), _directions(op), env)
+            merge = _merging(op, reading) if op.merges else None
+            rows = bucketed(spec.exchanges[0], (*op.keys, *op.order[0]), _directions(op), env, merge)
             yield from map(Batch, op.reduce(counted(rows, reading), env))
         case JoinHead(op):
             yield from map(Batch, op.join(pairs(head, spec, env, reading), is_part(spec)))
@@ -64,6 +67,18 @@ def records_of(
             yield from map(Batch, rows if op is None else op.reduce(rows, env))
         case ResolveHead():
             yield from map(Batch, counted(resolved(spec.exchanges[0], Path(env.home)), reading))
+
+
+def _merging(op: Grouped, reading: Reading) -> Merge:
+    """The operator's merge; rows that it makes fewer were read all the same."""
+
+    def merge(rows: pa.RecordBatch) -> tuple[pa.RecordBatch, Ints]:
+        merged, firsts = op.merge(rows)
+        reading.records += rows.num_rows - merged.num_rows
+        reading.bytes += rows.nbytes - merged.nbytes
+        return merged, firsts
+
+    return merge
 
 
 def _directions(op: object) -> tuple[bool, ...]:

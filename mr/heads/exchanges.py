@@ -11,7 +11,7 @@ import pyarrow as pa
 from mr.errors import FetchFailed
 from mr.operators.base import TaskEnv
 from mr.program import SortHead
-from mr.shuffle.merge import bucket_rows
+from mr.shuffle.merge import Merge, bucket_rows
 from mr.shuffle.ranges import Boundary, Range, range_rows
 from mr.shuffle.reader import RunReader
 from mr.shuffle.run_file import RunIndex
@@ -66,12 +66,12 @@ def sources_of(given: ExchangeInput, home: Path) -> list[CastSource]:
 
 
 def bucketed(
-    given: ExchangeInput, by: tuple[str, ...], descending: tuple[bool, ...], env: TaskEnv
+    given: ExchangeInput, by: tuple[str, ...], descending: tuple[bool, ...], env: TaskEnv, merge: Merge | None = None
 ) -> Iterator[pa.RecordBatch]:
-    """The rows of a range of buckets, sorted by (bucket, `by`, producer, row)."""
+    """The rows of a range of buckets, sorted by (bucket, `by`, producer, row); for `merge` see `shuffle.merge`."""
     low, high = given.buckets
     sources = sources_of(given, Path(env.home))
-    return bucket_rows(sources, low, high, by, descending, env.memory_bytes, Path(env.scratch))
+    return bucket_rows(sources, low, high, by, descending, env.memory_bytes, Path(env.scratch), merge)
 
 
 def ranged(head: SortHead, given: ExchangeInput, env: TaskEnv) -> Iterator[pa.RecordBatch]:

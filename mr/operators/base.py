@@ -137,6 +137,14 @@ class Grouped(ABC):
 
     label: ClassVar[str]
     keys: tuple[str, ...]
+    merges: ClassVar[bool] = False  # whether `merge` may be called on rows before they are sorted for `reduce`
+
+    def merge(self, rows: pa.RecordBatch) -> tuple[pa.RecordBatch, npt.NDArray[np.int64]]:
+        """Rows of equal keys made one, in row order, so that `reduce` gives the same.
+
+        Returns (rows in order of first occurrence, the first of the given rows for each).
+        """
+        raise NotImplementedError
 
     @property
     def order(self) -> tuple[tuple[str, ...], tuple[bool, ...]]:

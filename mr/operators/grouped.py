@@ -14,11 +14,12 @@ import numpy as np
 import pyarrow as pa
 
 from mr.aggregates import Aggregation, finalise, grouped_aggregate, merge_states
+from mr.aggregates.base import merge_rows
 from mr.batch import Kind, kind_of
 from mr.errors import RecordError
 from mr.kernels.frames import concat
 from mr.kernels.group import group_starts
-from mr.kernels.keys import codes
+from mr.kernels.keys import Ints, codes
 from mr.kernels.rows import Shape, to_python
 from mr.kernels.sort import order
 from mr.operators.base import Combiner, Grouped, TaskEnv, rows_shape
@@ -51,6 +52,10 @@ class AggregateBy(Grouped):
     keys: tuple[str, ...]
     aggregates: tuple[tuple[str, Aggregation], ...]
     label: ClassVar[str] = "agg"
+    merges: ClassVar[bool] = True
+
+    def merge(self, rows: pa.RecordBatch) -> tuple[pa.RecordBatch, Ints]:
+        return merge_rows(rows, self.keys, dict(self.aggregates))
 
     @property
     def combiner(self) -> Combiner | None:
@@ -117,6 +122,11 @@ class Distinct(Grouped):
 
     keys: tuple[str, ...]
     label: ClassVar[str] = "distinct"
+    merges: ClassVar[bool] = True
+
+    def merge(self, rows: pa.RecordBatch) -> tuple[pa.RecordBatch, Ints]:
+        _, firsts = codes(rows, self.keys)
+        return rows.take(pa.array(firsts)), firsts
 
     @property
     def combiner(self) -> Combiner | None:

@@ -7,7 +7,7 @@ in the same order either way, only the batches are cut differently.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Final
@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from mr.kernels.gather import taken
+from mr.kernels.keys import Ints, Words, codes
 from mr.kernels.sort import ORDER_ROW_BYTES, Key, SortedKeys, number_part, order, order_by, parts_of
 from mr.options import MERGE_BLOCK_BYTES
 from mr.shuffle.run_file import pieces
@@ -26,7 +27,12 @@ _BLOCKS_HELD: Final = 4
 """A merge holds two blocks of each stream, and copies up to two more of each while it emits."""
 _STREAMS_MIN: Final = 2
 
+_PROBE_ROWS: Final = 1024
+
 Stream = Iterator[pa.RecordBatch]
+
+Merge = Callable[[pa.RecordBatch], tuple[pa.RecordBatch, Ints]]
+"""Makes rows of equal keys one, in row order: (rows in order of first occurrence, the first row of each)."""
 
 
 def bytes_to_sort(data_bytes: int, rows: int) -> int:
@@ -78,11 +84,13 @@ def bucket_rows(
     descending: Sequence[bool],
     memory_bytes: int,
     scratch: Path,
+    merge: Merge | None = None,
 ) -> Iterator[pa.RecordBatch]:
     """The rows of the buckets low <= b < high of a hash shuffle, sorted by (bucket, `by`, source, run, row).
 
     `by` is the key columns and then the sort columns. Buckets are taken together as far as they fit `memory_bytes`;
-    one that does not fit is merged. Rows of one key may come in several batches. Raises `FetchFailed`.
+    one that does not fit is merged. Rows of one key may come in several batches. `merge` may be called before rows
+    are sorted, if that leaves fewer of them. Raises `FetchFailed`.
     """
     found = [(segment.bucket, source, segment) for source in sources for segment in source.segments(low, high)]
     found.sort(key=lambda item: item[0])  # stable: sources in order, and the runs within each
@@ -92,7 +100,7 @@ def bucket_rows(
         one = list(group)
         size = bytes_to_sort(sum(segment.bytes for _, _, segment in one), sum(segment.rows for _, _, segment in one))
         if fits and held + size > memory_bytes:
-            yield _sorted_buckets(fits, by, descending)
+            yield _sorted_buckets(fits, by, descending, merge)
             fits, held = [], 0
         if size > memory_bytes:
             streams = [source.batches(segment) for _, source, segment in one]
@@ -101,15 +109,29 @@ def bucket_rows(
             fits += one
             held += size
     if fits:
-        yield _sorted_buckets(fits, by, descending)
+        yield _sorted_buckets(fits, by, descending, merge)
 
 
 def _sorted_buckets(
-    found: Sequence[tuple[int, SegmentSource, Segment]], by: Sequence[str], descending: Sequence[bool]
+    found: Sequence[tuple[int, SegmentSource, Segment]],
+    by: Sequence[str],
+    descending: Sequence[bool],
+    merge: Merge | None,
 ) -> pa.RecordBatch:
     data = pa.concat_batches([batch for _, source, segment in found for batch in source.batches(segment)])
     ids = np.repeat([bucket for bucket, _, _ in found], [segment.rows for _, _, segment in found]).astype(np.uint64)
+    if merge is not None and _keys_repeat(data, ids, by):
+        data, firsts = merge(data)
+        ids = ids[firsts]
     return taken(data, order_by(data.num_rows, [number_part(ids), *parts_of(data, by, descending)]))
+
+
+def _keys_repeat(data: pa.RecordBatch, buckets: Words, keys: Sequence[str]) -> bool:
+    """Whether keys come twice on average, judged by the first buckets: these have all rows of their keys."""
+    if data.num_rows < 2 * _PROBE_ROWS:
+        return False
+    some = data.slice(0, int(np.searchsorted(buckets, buckets[_PROBE_ROWS], side="right")))
+    return bool(2 * len(codes(some, keys)[1]) <= some.num_rows)
 
 
 def merge_sorted(
