@@ -37,6 +37,8 @@ SIGNED = {"path": str, "digest": pa.uint64(), "shingles": HASHES, "bands": HASHE
 
 
 class Document(NamedTuple):
+    """A text and where it is from."""
+
     path: str
     text: str
 

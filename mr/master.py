@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import cloudpickle
-import pyarrow as pa
 
 from mr import events as ev
 from mr.analysis import StageFigures, figures
@@ -24,24 +23,20 @@ from mr.assignment import (
     check_join_keys,
     draft_tasks,
     exchange_schema,
-    hashed_apart,
     places_of,
-    read_schema,
     task_identity,
 )
 from mr.errors import JobCancelled, JobFailed, PlanError
 from mr.executors.base import AttemptEvent, Executor
 from mr.fingerprint import Identity, Unfingerprintable, program_identity
-from mr.heads.splits import call_of
 from mr.joining import skew_notes
 from mr.journal import Journal
-from mr.kernels.types import unify
-from mr.operators.python import PerRecord, described
 from mr.outlets import digest_file
-from mr.program import GroupHead, HashOutlet, JoinHead, Outlet, PartOutlet, ReadHead
+from mr.program import GroupHead, JoinHead, Outlet, PartOutlet, ReadHead
 from mr.progress import Snapshot, StageProgress
 from mr.purity import FileDigests, why_stale
 from mr.scheduler import Scheduler, StageShape
+from mr.settling import check_rejects, check_types, settled_schemas
 from mr.stages import Graph, Stage
 from mr.storage import store_keep
 from mr.tasks import Attempt, Output, Place, Split, TaskId, TaskResult, TaskSpec
@@ -327,24 +322,11 @@ class Master:
         planned = self._planned[stage.id]
         planned.tasks = len(planned.specs) if stage.limit_rows is None else tasks
         results = [self._results[self._primary(TaskId(stage.id, i))] for i in range(planned.tasks)]
-        _check_rejects(stage, results)
-        _check_types(stage, results)
-        schemas: list[bytes | None] = []
-        for i, outlet in enumerate(stage.program.outlets):
-            outputs = [result.outputs[i] for result in results if result.outputs[i].rows] or [results[0].outputs[i]]
-            different = dict.fromkeys(output.schema for output in outputs)
-            spec = outlet.spec
-            if (isinstance(spec, PartOutlet) and len(different) > 1) or (
-                isinstance(spec, HashOutlet) and hashed_apart(different, spec.keys)
-            ):
-                schema = read_schema(b"")
-                for serialised in different:
-                    schema = unify(schema, read_schema(serialised), f"the rows of stage {stage.id} ({stage.label})")
-                schemas.append(bytes(schema.serialize().to_pybytes()))
-            else:
-                schemas.append(None)
+        check_rejects(stage, results)
+        check_types(stage, results)
+        schemas = settled_schemas(stage, results)
         if any(schemas):
-            return self._plan(stage, tuple(schemas))
+            return self._plan(stage, schemas)
         return ev.StageSettled(stage.id)
 
     def _outcome(self) -> Outcome:
@@ -377,31 +359,6 @@ def _pickled(stage: Stage) -> bytes:
         raise PlanError(
             f"a function of stage {stage.id} ({stage.label}) uses what cannot travel: {error}; {cure}"
         ) from None
-
-
-def _check_types(stage: Stage, results: Sequence[TaskResult]) -> None:
-    """Raise TypeConflict where a function gave types in one task that do not fit those in another."""
-    for i, step in enumerate(stage.program.steps):
-        if isinstance(step.op, PerRecord):
-            schema = pa.schema([])
-            for serialised in dict.fromkeys(result.types[i] for result in results):
-                found = pa.ipc.read_schema(pa.py_buffer(bytes.fromhex(serialised)))
-                schema = unify(schema, found, described(step.op.label, step.op.fn))
-
-
-def _check_rejects(stage: Stage, results: Sequence[TaskResult]) -> None:
-    """Raise JobFailed when a reader or operator rejected more than its policy allows; shares are of what was read."""
-    makers = (stage.program.head, *(step.op for step in stage.program.steps))
-    records = sum(result.records_in for result in results)
-    for i, maker in enumerate(makers):
-        if not isinstance(maker, ReadHead | PerRecord):
-            continue
-        most = maker.on_error.max_bad
-        rejected = sum(result.rejected[i] for result in results) if most is not None else 0
-        if most is not None and rejected > (most * records if isinstance(most, float) else most):
-            name = call_of(maker.reader) if isinstance(maker, ReadHead) else described(maker.label, maker.fn)
-            text = f"{name} rejected {rejected:,} of {records:,} records, more than max_bad_records={most}"
-            raise JobFailed(text)
 
 
 __all__ = ["Master", "Outcome"]
