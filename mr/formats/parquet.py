@@ -16,7 +16,8 @@ from mr.batch import Batch, kind_of, with_kind
 from mr.errors import CorruptInput, InputError, PlanError, TypeConflict
 from mr.formats.base import Cut, Reader, Writer
 from mr.formats.blocks import needed, origins_of
-from mr.kernels.types import cast_column, check_text, display, holds_objects, is_list, join_types, plain
+from mr.kernels.escapes import check_text
+from mr.kernels.types import cast_column, display, holds_objects, is_list, join_types, plain
 from mr.options import DICTIONARY_SAMPLE_ROWS, READ_BLOCK_BYTES, ROW_GROUP_ROWS
 
 if TYPE_CHECKING:

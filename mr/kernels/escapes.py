@@ -1,7 +1,8 @@
-"""Bytes as text that says exactly which bytes they are, for formats that hold only text."""
+"""Bytes and text: what is text, and bytes as text that says exactly which they are, for formats that hold only text."""
 
 from __future__ import annotations
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -36,3 +37,16 @@ def escaped_columns(batch: pa.RecordBatch) -> pa.RecordBatch:
         if pa.types.is_large_binary(field.type):
             batch = batch.set_column(i, field.name, escaped(batch.column(i)))
     return batch
+
+
+def check_text(array: pa.Array) -> None:
+    """Raise `pa.ArrowInvalid` where text in `array` is not UTF-8, which Arrow takes on trust when it reads files.
+
+    >>> check_text(pa.array(["é"], pa.large_string()))
+    """
+    if pa.types.is_nested(array.type):
+        array.validate(full=True)
+    elif pa.types.is_large_string(array.type) or pa.types.is_string(array.type):
+        data = array.buffers()[2]
+        if data is not None and data.size and np.frombuffer(data, np.int8).min() < 0:  # some byte is not ASCII
+            array.validate(full=True)

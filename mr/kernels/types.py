@@ -373,19 +373,6 @@ def cast_column(array: pa.Array, type_: pa.DataType, column: str) -> pa.Array:
         raise TypeConflict(f"column {column!r} holds {kinds} values that differ when converted: {error}") from None
 
 
-def check_text(array: pa.Array) -> None:
-    """Raise `pa.ArrowInvalid` where text in `array` is not UTF-8, which Arrow takes on trust when it reads files.
-
-    >>> check_text(pa.array(["é"], pa.large_string()))
-    """
-    if pa.types.is_nested(array.type):
-        array.validate(full=True)
-    elif pa.types.is_large_string(array.type) or pa.types.is_string(array.type):
-        data = array.buffers()[2]
-        if data is not None and data.size and np.frombuffer(data, np.int8).min() < 0:  # some byte is not ASCII
-            array.validate(full=True)
-
-
 def list_bounds(array: pa.Array) -> tuple[pa.Array, int, int]:
     """Offsets of a list or map array counted from 0, and where its values start and end among its child's.
 
