@@ -24,6 +24,9 @@ from mr.kernels.joined import JoinLayout, Matches, RightRows, joined_blocks, lef
 from mr.kernels.keys import Ints, Leaf, Mask, Words, canonical, codes, hashes, leaves_of
 from mr.kernels.sort import number_part, order_by, parts_of
 
+_SPARE_BITS = 2
+"""A directory of four places a key: most lookups then end at their first key."""
+
 
 @dataclass(frozen=True)
 class KeyIndex:
@@ -87,7 +90,7 @@ def _collide(keys: pa.RecordBatch, rows: Ints, found: Words) -> bool:
 
 
 def _index(keys: pa.RecordBatch, sorted_hashes: Words, collide: bool) -> KeyIndex:
-    bits = max(1, len(sorted_hashes).bit_length())
+    bits = len(sorted_hashes).bit_length() + _SPARE_BITS
     tops = (sorted_hashes >> np.uint64(64 - bits)).astype(np.int64)
     directory = np.zeros((1 << bits) + 1, np.int64)
     np.cumsum(np.bincount(tops, minlength=1 << bits), out=directory[1:])
@@ -266,19 +269,21 @@ def _any_null(keys: pa.RecordBatch) -> Mask:
 
 def _find_hash(wanted: Words, index: KeyIndex) -> Ints:
     """The key with each hash, -1 where there is none."""
-    total = len(index.hashes) - 1
     bits = (len(index.directory) - 1).bit_length() - 1
-    at = index.directory[wanted >> np.uint64(64 - bits)].astype(np.int64)
-    here = index.hashes[at]
-    found = np.where((here == wanted) & (at < total), at, -1)
-    rows = np.flatnonzero(here < wanted)
+    at = index.directory.take((wanted >> np.uint64(64 - bits)).view(np.int64))
+    here = index.hashes.take(at)
+    rows = np.flatnonzero(here != wanted)
+    found = at.astype(np.int64)
+    found[rows] = -1
+    rows = rows[here[rows] < wanted[rows]]
     at, wanted = at[rows] + 1, wanted[rows]
-    while len(rows):  # about one key for each value of the top bits, so few rounds; the last hash ends all of them
-        here = index.hashes[at]
-        equal = (here == wanted) & (at < total)
+    while len(rows):  # few keys for each value of the top bits, so few rounds; the last hash ends all of them
+        here = index.hashes.take(at)
+        equal = here == wanted
         found[rows[equal]] = at[equal]
         on = here < wanted
         rows, at, wanted = rows[on], at[on] + 1, wanted[on]
+    found[found == len(index.hashes) - 1] = -1  # no key, only the end
     return found
 
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from mr.kernels.frames import concat
 from mr.kernels.join import build, find, key_columns
-from mr.kernels.joined import JoinLayout, Matches, joined_entries, joined_rows, left_rows, right_rows
+from mr.kernels.joined import JoinLayout, Matches, Source, joined_entries, joined_rows, left_rows, right_rows
 from mr.kernels.keys import Ints
 
 
@@ -70,7 +70,7 @@ def probe_mapped(left: pa.RecordBatch, right: MappedRight, layout: JoinLayout) -
         lefts = np.flatnonzero(at >= 0)
         hit[lefts] = True
         if len(lefts) and not layout.filters:
-            order = index.right.data.column(0).to_numpy()
+            order = index.right.source.data.column(0).to_numpy()
             starts = index.starts[at[lefts]] + sum(map(len, rows))
             found.append(np.stack([lefts, starts, index.counts[at[lefts]]]))
             rows.append(order)
@@ -85,10 +85,11 @@ def probe_mapped(left: pa.RecordBatch, right: MappedRight, layout: JoinLayout) -
     in_order = np.argsort(lefts, kind="stable")  # of one left row, parts come in their order
     matches = Matches(lefts[in_order], starts[in_order], counts[in_order])
     order = np.concatenate([*rows, np.zeros(1, np.int64)])
+    gathered = Source(mine)
     for taken, places in joined_entries(matches, mine, right.batches[0]):
         theirs = _gathered(right, bounds, order[places[places >= 0]], layout)
         numbers = np.where(places >= 0, np.cumsum(places >= 0) - 1, -1)
-        yield joined_rows(mine, right_rows(theirs, layout, None), taken, numbers, layout)
+        yield joined_rows(gathered, right_rows(theirs, layout, None), taken, numbers, layout)
 
 
 def _numbered(layout: JoinLayout) -> JoinLayout:
