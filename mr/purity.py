@@ -123,11 +123,13 @@ def still_pure(report: Mapping[str, Any]) -> bool:
 
 @dataclass
 class Watch:
-    """What the user code of one task did so far. `stamps`: what the files looked like when they were opened."""
+    """What the user code of one task did so far. `stamps`: what the files looked like when they were opened; `earlier`
+    those that tasks of its program opened before in this process, and may have kept the content of."""
 
     home: str
     inputs: frozenset[str]
     threads: frozenset[int]
+    earlier: dict[str, str] = field(default_factory=dict)
     stamps: dict[str, str] = field(default_factory=dict)
     written: set[str] = field(default_factory=set)
     impure: str = ""
@@ -144,14 +146,18 @@ class Watch:
 
     def finish(self, files: FileDigests) -> tuple[Opened, str]:
         """What was opened, with digests, and why the task is not pure ("": it is)."""
-        impure = self.impure
-        moved = next((path for path, stamp in sorted(self.stamps.items()) if _stamp(path) != stamp), None)
+        impure, stamps = self.impure, self.all_stamps()
+        moved = next((path for path, stamp in sorted(stamps.items()) if _stamp(path) != stamp), None)
         if moved is not None and not impure:
             impure = f"read {moved}, which changed meanwhile"
         left = next((path for path in sorted(self.written) if os.path.isfile(path)), None)
         if left is not None and not impure:
             impure = f"wrote {left}"
-        return tuple((path, files.digest(path)) for path in sorted(self.stamps)), impure
+        return tuple((path, files.digest(path)) for path in sorted(stamps)), impure
+
+    def all_stamps(self) -> dict[str, str]:
+        """The stamps of all files whose content may be in the result: the last time that each was opened."""
+        return self.earlier | self.stamps
 
 
 def _stamp(path: str) -> str:
@@ -181,14 +187,14 @@ def watching(program: str, home: Path, inputs: Iterable[str]) -> Iterator[Watch]
     watch = Watch(os.path.join(os.path.abspath(home), ""), frozenset(map(os.path.abspath, inputs)), others)
     before = _Process.before.get(program)
     if before is not None:
-        watch.stamps |= before.stamps
+        watch.earlier = before.all_stamps()
         watch.impure = before.impure
     _Process.watch = watch
     try:
         yield watch
     finally:
         _Process.watch = None
-        if watch.stamps or watch.impure:
+        if watch.all_stamps() or watch.impure:
             _Process.before[program] = watch
             while len(_Process.before) > _Process.PROGRAMS_KEPT:
                 _Process.before.pop(next(iter(_Process.before)))

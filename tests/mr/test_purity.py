@@ -98,7 +98,8 @@ def test_a_result_is_reused_while_the_files_that_its_functions_opened_are_the_sa
     assert write(fn, tmp_path / "c").tasks_run == 0, "another date, the same bytes"
     table.write_text("5")
     kept.cache_clear()
-    assert write(fn, tmp_path / "d").tasks_run == 2
+    changed = write(fn, tmp_path / "d")
+    assert (changed.tasks_run, changed.notes) == (2, ())
     assert mr.read_json(str(tmp_path / "d")).take(2) == [(5,), (6,)]
     table.write_text("1")
     kept.cache_clear()
@@ -209,6 +210,18 @@ def test_files_that_change_while_they_are_read_make_a_task_impure(table: Path, t
         watch.opens(str(table), writes=False)
         table.write_text("22")
     assert watch.finish(FileDigests())[1] == f"read {table}, which changed meanwhile"
+
+
+def test_what_a_function_may_have_kept_of_a_file_that_changed_is_not_reused(table: Path, tmp_path: Path) -> None:
+    fn = reads_once(table)
+    write(fn, tmp_path / "a")
+    table.write_text("5")
+    stale = write(fn, tmp_path / "b")
+    assert mr.read_json(str(tmp_path / "b")).take(1) == [(1,)], "the function's own cache"
+    assert f"read {table}, which changed meanwhile" in stale.notes[0]
+    kept.cache_clear()
+    fresh = write(fn, tmp_path / "c")
+    assert (fresh.tasks_run, fresh.notes, mr.read_json(str(tmp_path / "c")).take(1)) == (2, (), [(5,)])
 
 
 def test_what_is_not_watched(table: Path, tmp_path: Path) -> None:
