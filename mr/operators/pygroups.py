@@ -25,6 +25,7 @@ from mr.errors import FunctionFailed, MillraceError, RecordError
 from mr.kernels.group import group_starts
 from mr.kernels.keys import codes
 from mr.kernels.rows import Names, Shape, from_python, shape_of, to_python
+from mr.kernels.sort import number_part, order_by
 from mr.operators.base import Combiner, Grouped, TaskEnv, rows_shape
 from mr.operators.columns import named
 from mr.operators.grouped import keep
@@ -252,8 +253,8 @@ class PythonCombiner(Combiner):
     def combine(self, block: pa.RecordBatch) -> pa.RecordBatch:
         call = described("combiner", self.fn)
         group, representatives = codes(block, self.keys)
-        in_order = np.argsort(group, kind="stable")
-        values = to_python(keep(block.take(pa.array(in_order)), (VALUE,), "values"))
+        in_order = order_by(len(group), [number_part(group.view(np.uint64))])
+        values = to_python(keep(block, (VALUE,), "values").take(pa.array(in_order)))
         bounds = np.append(np.flatnonzero(np.diff(group[in_order], prepend=-1)), len(values)).tolist()
         outputs: list[Any] = []
         starts: list[int] = []
