@@ -27,8 +27,12 @@ REDUCE_RANGE_BYTES_MAX: Final = 32 * MIB
 RUN_BYTES_MAX: Final = 64 * MIB
 """A map task sorts and appends a run after this many bytes of rows, counted from the split's start ..."""
 
-RUN_ROWS_MAX: Final = 1 << 21
-"""... or after so many: finding their order takes 80 bytes a row, however narrow they are."""
+RUN_ROWS_MAX: Final = 1 << 20
+"""... or after so many: finding their order takes 80 bytes a row, however narrow they are, and their groups 200."""
+
+RECOMBINE_SHARE_MAX: Final = 0.5
+"""Blocks of a run are combined with each other where each left at most this share of its rows: else there is little to
+gain, and reducing is the reduce tasks' work anyway."""
 
 ROW_GROUP_ROWS: Final = 262_144
 """Rows of every Parquet row group but the last."""
@@ -90,6 +94,9 @@ MERGE_BLOCK_BYTES: Final = 256 * 1024
 PYTHON_BATCH_ROWS: Final = 8192
 """Rows handed to a user's Python function at a time: small enough to stay in cache, large enough to amortise."""
 
+SAMPLE_ROWS: Final = 16_384
+"""By so many rows of a block it is judged whether its keys repeat, else combining it would be in vain."""
+
 GROUP_BATCH_ROWS: Final = 65_536
 """A batch of `group_by(...).map_batches` ends with the group that has its row of this number."""
 
@@ -142,8 +149,8 @@ MASTER_MEMORY_BYTES: Final = 96 * MIB
 WORKER_MEMORY_BYTES: Final = 56 * MIB
 """... and what a worker holds between attempts (21 MB at first; modules and freed memory that it touches add to it)."""
 
-ATTEMPT_MEMORY_BYTES_MIN: Final = 96 * MIB
-"""An attempt is not run with less: the rows of a split, their sorted copy and what finds their order need that much."""
+ATTEMPT_MEMORY_BYTES_MIN: Final = 256 * MIB
+"""An attempt is not run with less: a run of `RUN_ROWS_MAX` rows, its sorted copy and finding the order need it."""
 
 KEPT_MEMORY_BYTES_MAX: Final = 256 * MIB
 """Freed memory that a worker keeps for its next batch. Counts against the budget of its attempts."""

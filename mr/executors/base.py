@@ -89,7 +89,7 @@ def slots_within(memory_bytes: int, workers: int) -> int:
     Raises ExecutorError, naming the least that is enough, if there is no room for one.
 
     >>> slots_within(1000 << 20, 2), slots_within(500 << 20, 64)
-    (2, 2)
+    (2, 1)
     """
     fit = (memory_bytes - MASTER_MEMORY_BYTES) // (WORKER_MEMORY_BYTES + ATTEMPT_MEMORY_BYTES_MIN)
     if fit < 1:

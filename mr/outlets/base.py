@@ -11,7 +11,7 @@ from mr.batch import Batch, kind_of, with_kind
 from mr.kernels.frames import concat, to_ipc
 from mr.kernels.types import cast, unify
 from mr.operators.base import Combiner
-from mr.options import COMBINE_BLOCK_ROWS, RUN_BYTES_MAX, RUN_ROWS_MAX
+from mr.options import COMBINE_BLOCK_ROWS, RECOMBINE_SHARE_MAX, RUN_BYTES_MAX, RUN_ROWS_MAX
 from mr.shuffle.run_file import RunIndex
 from mr.shuffle.writer import RunWriter
 from mr.tasks import Output
@@ -120,6 +120,7 @@ class RunOutlet(OutletRun):
         self._block: list[pa.RecordBatch] = []
         self._block_rows = 0
         self._exact = False
+        self._fed = 0  # rows that were combined since the last run
         self._pending = Pending(settled, "the rows of a shuffle")
         self._memory_bytes = memory_bytes
         self._writer: RunWriter | None = None
@@ -143,6 +144,7 @@ class RunOutlet(OutletRun):
         block = Pending(None, "the rows of a block")
         for part in self._block:
             block.add(part)
+        self._fed += self._block_rows
         self._block, self._block_rows = [], 0
         rows = self.ready(block.take())
         self._exact = self._combiner.exact(rows.schema)
@@ -167,8 +169,9 @@ class RunOutlet(OutletRun):
             return
         if self._combiner is None:
             data = self.ready(data)
-        elif self._exact and blocks > 1:
+        elif self._exact and blocks > 1 and data.num_rows <= RECOMBINE_SHARE_MAX * self._fed:
             data = self._combiner.recombine(data)
+        self._fed = 0
         if self._writer is None:
             self._schema = data.schema
             self._writer = RunWriter(self._path, self._attempt, data.schema)

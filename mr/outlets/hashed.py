@@ -53,6 +53,7 @@ class HashRun(RunOutlet):
             super().take(batch)
             return
         self._exact = True
+        self._fed += len(batch.starts)
         self._word_counts.add(batch.text, batch.starts, batch.lengths)
         if self._word_counts.held >= WORDS_HELD_MAX:
             self._add_words()

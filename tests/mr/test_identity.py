@@ -30,7 +30,7 @@ Files = dict[str, bytes]
 BOOKS = ["being_ernest", "dorian_gray", "frankenstein", "grimm"]
 BOOKS += ["huckleberry_finn", "metamorphosis", "sherlock_holmes", "tom_sawyer"]
 SMALL_MEMORY = "8KB"  # less than any shuffle here: reduce tasks merge runs block by block
-WORKERS_MEMORY = "740MB"  # about the least for four
+WORKERS_MEMORY = "1420MB"  # about the least for four
 
 
 @mr.job

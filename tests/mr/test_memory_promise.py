@@ -23,7 +23,7 @@ from mr.program import GatherOutlet, HashOutlet, OutletSpec, RangeOutlet
 # --- shares ----------------------------------------------------------------------------------------------------------
 
 
-@given(memory=st.integers(248 * MIB, 64 << 30), workers=st.integers(1, 256))
+@given(memory=st.integers(408 * MIB, 64 << 30), workers=st.integers(1, 256))
 @settings(max_examples=100, deadline=None)
 def test_all_processes_together_stay_within_the_budget(memory: int, workers: int) -> None:
     slots, share = slots_within(memory, workers), attempt_memory_bytes(memory, workers)
@@ -35,9 +35,9 @@ def test_all_processes_together_stay_within_the_budget(memory: int, workers: int
 
 
 def test_a_budget_too_small_for_one_worker_names_the_least() -> None:
-    with pytest.raises(ExecutorError, match="give --memory 248MiB or more"):
-        attempt_memory_bytes(247 * MIB, 2)
-    assert attempt_memory_bytes(248 * MIB, 2) == ATTEMPT_MEMORY_BYTES_MIN
+    with pytest.raises(ExecutorError, match="give --memory 408MiB or more"):
+        attempt_memory_bytes(407 * MIB, 2)
+    assert attempt_memory_bytes(408 * MIB, 2) == ATTEMPT_MEMORY_BYTES_MIN
 
 
 # --- outlets ---------------------------------------------------------------------------------------------------------
