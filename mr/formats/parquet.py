@@ -23,7 +23,7 @@ from mr.options import DICTIONARY_SAMPLE_ROWS, READ_BLOCK_BYTES, ROW_GROUP_ROWS
 if TYPE_CHECKING:
     from mr.formats.base import Piece, Rejects
 
-BATCH_ROWS_MAX = 65_536
+BATCH_ROWS_MAX = 131_072
 DAMAGE = (pa.ArrowException, OSError, UnicodeDecodeError)
 """What pyarrow raises for a damaged file."""
 Compression = Literal["zstd", "snappy", "lz4", "none"]

@@ -24,8 +24,8 @@ from mr.kernels.joined import JoinLayout, Matches, RightRows, joined_blocks, lef
 from mr.kernels.keys import Ints, Leaf, Mask, Words, canonical, codes, hashes, leaves_of
 from mr.kernels.sort import number_part, order_by, parts_of
 
-_SPARE_BITS = 2
-"""A directory of four places a key: most lookups then end at their first key."""
+_SPARE_BITS = 1
+"""A directory of two to four places a key: most lookups then end at their first key."""
 
 
 @dataclass(frozen=True)
