@@ -95,12 +95,12 @@ class Ordered(Aggregation):
 
 
 def grouped_aggregate(
-    data: pa.RecordBatch, key_names: Sequence[str], aggs: Mapping[str, Aggregation]
+    data: pa.RecordBatch, key_names: Sequence[str], aggs: Mapping[str, Aggregation], apart: bool = False
 ) -> pa.RecordBatch:
     """Partial states of each group of `data`: the keys (normalised) and the state columns of each of `aggs`.
 
     One row a group in order of first occurrence; with no keys exactly one row. `aggs` maps output names to aggregates
-    whose `column` is a column name (or None).
+    whose `column` is a column name (or None). `apart`: every row is taken for a group, nothing is hashed.
 
     >>> from mr.aggregates import count
     >>> batch = pa.RecordBatch.from_pydict({"k": ["b", "a", "b"]})
@@ -112,7 +112,9 @@ def grouped_aggregate(
     def states(agg: Aggregation, _out: str, ids: Ints, groups: int) -> States:
         return agg.partials(data.column(agg.column) if isinstance(agg.column, str) else None, ids, groups)
 
-    return _by_group(data, key_names, aggs, states, adjacent=False)[0]
+    rows = np.arange(data.num_rows, dtype=np.int64) if apart and key_names else None
+    groups = _numbered(data, key_names, adjacent=False) if rows is None else (rows, rows, len(rows))
+    return _by_group(data, key_names, aggs, states, groups)
 
 
 def merge_states(
@@ -145,7 +147,8 @@ def merge_rows(
         mine = states_of(data, out, agg)
         return mine if groups == data.num_rows else agg.merged(mine, ids, groups)
 
-    return _by_group(data, key_names, aggs, states, adjacent)
+    groups = _numbered(data, key_names, adjacent)
+    return _by_group(data, key_names, aggs, states, groups), groups[1]
 
 
 def finalise(data: pa.RecordBatch, key_names: Sequence[str], aggs: Mapping[str, Aggregation]) -> pa.RecordBatch:
@@ -167,21 +170,29 @@ def states_of(data: pa.RecordBatch, out: str, agg: Aggregation) -> States:
     return {part: data.column(f"{out}.{part}") for part in agg.parts}
 
 
-def _by_group(
-    data: pa.RecordBatch, key_names: Sequence[str], aggs: Mapping[str, Aggregation], states: Any, adjacent: bool
-) -> tuple[pa.RecordBatch, Ints]:
+def _numbered(data: pa.RecordBatch, key_names: Sequence[str], adjacent: bool) -> tuple[Ints, Ints, int]:
+    """The group of each row, the first row of each group (none without keys) and their number."""
     if not key_names:
-        ids, first, groups = np.zeros(data.num_rows, np.int64), np.zeros(0, np.int64), 1
-    elif adjacent:
+        return np.zeros(data.num_rows, np.int64), np.zeros(0, np.int64), 1
+    if adjacent:
         first = group.group_starts(data, key_names)
-        ids, groups = group.ids_of(first, data.num_rows), len(first)
-    else:
-        ids, first = codes(data, key_names)
-        groups = len(first)
+        return group.ids_of(first, data.num_rows), first, len(first)
+    ids, first = codes(data, key_names)
+    return ids, first, len(first)
+
+
+def _by_group(
+    data: pa.RecordBatch,
+    key_names: Sequence[str],
+    aggs: Mapping[str, Aggregation],
+    states: Any,
+    groups: tuple[Ints, Ints, int],
+) -> pa.RecordBatch:
+    ids, first, number = groups
     keys = [data.column(name) for name in key_names]
-    names, columns = list(key_names), keys if groups == data.num_rows else [key.take(pa.array(first)) for key in keys]
+    names, columns = list(key_names), keys if number == data.num_rows else [key.take(pa.array(first)) for key in keys]
     for out, agg in aggs.items():
-        for part, column in states(agg, out, ids, groups).items():
+        for part, column in states(agg, out, ids, number).items():
             names.append(f"{out}.{part}")
             columns.append(column)
-    return pa.RecordBatch.from_arrays(columns, names), first
+    return pa.RecordBatch.from_arrays(columns, names)

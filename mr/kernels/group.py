@@ -14,8 +14,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mr.kernels.keys import Ints, Mask, leaves, leaves_of
+from mr.kernels.keys import Ints, Mask, codes, leaves, leaves_of
 from mr.kernels.sort import number_part, order_by, ordered_words, parts_of
+from mr.options import SAMPLE_ROWS
 
 Floats = npt.NDArray[np.float64]
 _LOW: Final = np.int64(0xFFFFFFFF)
@@ -202,3 +203,24 @@ def joined_lists(values: Any, ids: Ints, groups: int) -> Any:
     offsets = np.zeros(groups + 1, np.int64)
     np.cumsum(sum_ints(values.value_lengths().fill_null(0).to_numpy(), ids, groups)[0], out=offsets[1:])
     return pa.LargeListArray.from_arrays(pa.array(offsets), values.flatten())
+
+
+def hardly_repeats(data: pa.RecordBatch, key_names: Sequence[str]) -> bool:
+    """Whether grouping `data` by these columns would leave nine rows in ten or more, judged by a sample of its rows.
+
+    The sample has the first rows and some from all over, so that neighbours that are equal show as well as others. Of a
+    pair of rows in `SAMPLE_ROWS` there are (rows / SAMPLE_ROWS)^2 in all rows. False for small data.
+
+    >>> hardly_repeats(pa.RecordBatch.from_pydict({"k": np.arange(100_000)}), ["k"])
+    True
+    >>> hardly_repeats(pa.RecordBatch.from_pydict({"k": np.arange(100_000) // 2}), ["k"])
+    False
+    """
+    rows = data.num_rows
+    if rows < 4 * SAMPLE_ROWS or not key_names:
+        return False
+    half = SAMPLE_ROWS // 2
+    places = np.concatenate([np.arange(half), np.arange(half, rows, (rows - half) // half)[:half]])
+    sample = pa.RecordBatch.from_arrays([data.column(name) for name in key_names], list(key_names))
+    pairs = SAMPLE_ROWS - len(codes(sample.take(pa.array(places)), key_names)[1])
+    return bool(10 * pairs * rows <= SAMPLE_ROWS * SAMPLE_ROWS)

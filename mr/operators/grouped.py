@@ -18,7 +18,7 @@ from mr.aggregates.base import merge_rows
 from mr.batch import Kind, kind_of
 from mr.errors import RecordError
 from mr.kernels.frames import concat
-from mr.kernels.group import group_starts
+from mr.kernels.group import group_starts, hardly_repeats
 from mr.kernels.keys import Ints, codes
 from mr.kernels.rows import Shape, to_python
 from mr.kernels.sort import order
@@ -39,7 +39,8 @@ class AggregateStates(Combiner):
         return all(a.column is None or a.exact(schema.field(a.column).type) for _, a in self.aggregates)
 
     def combine(self, block: pa.RecordBatch) -> pa.RecordBatch:
-        return grouped_aggregate(block, self.keys, dict(self.aggregates))
+        apart = self.exact(block.schema) and hardly_repeats(block, self.keys)
+        return grouped_aggregate(block, self.keys, dict(self.aggregates), apart)
 
     def recombine(self, partial: pa.RecordBatch) -> pa.RecordBatch:
         return merge_states(partial, self.keys, dict(self.aggregates))
@@ -112,6 +113,8 @@ class FirstOfKey(Combiner):
         return True
 
     def combine(self, block: pa.RecordBatch) -> pa.RecordBatch:
+        if hardly_repeats(block, self.keys):
+            return block
         _, representatives = codes(block, self.keys)
         return block.take(pa.array(representatives))
 

@@ -16,8 +16,8 @@ import pyarrow as pa
 
 from mr.aggregates import Aggregation, Ordered, States, finalise, grouped_aggregate, merge_states, states_of
 from mr.kernels.frames import concat
-from mr.kernels.group import group_starts, ids_of, sum_ints
-from mr.kernels.keys import Ints, codes, normalise_keys
+from mr.kernels.group import count, group_starts, hardly_repeats, ids_of
+from mr.kernels.keys import codes, normalise_keys
 from mr.kernels.rows import Shape
 from mr.kernels.types import nulls
 from mr.operators.base import Combiner, Grouped, TaskEnv, rows_shape
@@ -44,7 +44,9 @@ class ValueRows(Combiner):
     aggregates: Named
 
     def exact(self, schema: pa.Schema) -> bool:
-        return all(a.column is None or a.exact(schema.field(a.column).type) for _, a in self.aggregates)
+        return (
+            False  # the blocks of a run are not combined with each other: for many values that costs, but saves little
+        )
 
     def combine(self, block: pa.RecordBatch) -> pa.RecordBatch:
         block = normalise_keys(block, self.keys)
@@ -52,30 +54,23 @@ class ValueRows(Combiner):
         for tag, (out, agg) in enumerate(_ordered(self.aggregates), 1):
             values = agg.prepared(block.column(agg.column))
             given = {key: block.column(key) for key in self.keys} | {_values(out): values}
-            parts.append((tag, self._distinct(given, out, None)))
+            parts.append((tag, self._distinct(given, out)))
         return _stacked(parts)
 
-    def recombine(self, partial: pa.RecordBatch) -> pa.RecordBatch:
-        tags = partial.column(TAG).to_numpy()
-        states = partial.filter(pa.array(tags == 0))
-        parts = [(0, _columns(merge_states(states, self.keys, dict(self.aggregates))))]
-        for tag, (out, _) in enumerate(_ordered(self.aggregates), 1):
-            mine = partial.filter(pa.array(tags == tag))
-            given = {name: mine.column(name) for name in (*self.keys, _values(out))}
-            parts.append((tag, self._distinct(given, out, mine.column(TIMES).to_numpy())))
-        return _stacked(parts)
+    def _distinct(self, given: dict[str, Any], out: str) -> dict[str, Any]:
+        """Each distinct (key, value) of a block once, nulls left out, and how often it stands there.
 
-    def _distinct(self, given: dict[str, Any], out: str, times: Ints | None) -> dict[str, Any]:
-        """Each distinct (key, value) of rows once, nulls left out, and how often it stands there."""
+        Where hardly any repeats, the rows as they are.
+        """
         data = pa.RecordBatch.from_pydict(given)
         column = data.column(_values(out))
         if column.null_count:
-            present = column.is_valid()
-            data = data.filter(present)
-            times = None if times is None else times[np.asarray(present)]
-        ids, first = codes(data, [*self.keys, _values(out)])
-        ones = np.ones(len(ids), np.int64) if times is None else times
-        return {**_columns(data.take(pa.array(first))), TIMES: pa.array(sum_ints(ones, ids, len(first))[0])}
+            data = data.filter(column.is_valid())
+        names = [*self.keys, _values(out)]
+        if hardly_repeats(data, names):
+            return {**_columns(data), TIMES: pa.array(np.ones(data.num_rows, np.int64))}
+        ids, first = codes(data, names)
+        return {**_columns(data.take(pa.array(first))), TIMES: pa.array(count(ids, len(first)))}
 
 
 def _columns(data: pa.RecordBatch) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 import mr
 from mr.aggregates import finalise, grouped_aggregate, merge_states
-from mr.kernels import sketches
+from mr.kernels import group, sketches
 
 COLUMNS = {"k": str, "f": float, "i": int, "b": bool, "s": str}
 NAN, INF = math.nan, math.inf
@@ -204,12 +204,16 @@ def test_variance_and_quantiles_are_those_of_duckdb(rows: list[Any]) -> None:
 FIXED = {n: a for n, a in AGGREGATES.items() if n not in ("big", "kinds", "names", "median", "quarts")}
 
 
+def batch_of(rows: list[Any]) -> pa.RecordBatch:
+    columns = [[row[c] for row in rows] for c in range(5)]
+    types = [pa.large_string(), pa.float64(), pa.int64(), pa.bool_(), pa.large_string()]
+    return pa.RecordBatch.from_arrays([pa.array(c, t) for c, t in zip(columns, types, strict=True)], list(COLUMNS))
+
+
 @settings(max_examples=40, deadline=None)
 @given(rows_of, st.lists(st.integers(0, 24), max_size=4))
 def test_merging_is_a_left_fold(rows: list[Any], cuts: list[int]) -> None:
-    columns = [[row[c] for row in rows] for c in range(5)]
-    types = [pa.large_string(), pa.float64(), pa.int64(), pa.bool_(), pa.large_string()]
-    data = pa.RecordBatch.from_arrays([pa.array(c, t) for c, t in zip(columns, types, strict=True)], list(COLUMNS))
+    data = batch_of(rows)
     bounds = [0, *sorted(min(c, len(rows)) for c in cuts), len(rows)]
     states = [grouped_aggregate(data.slice(a, b - a), ["k"], FIXED) for a, b in itertools.pairwise(bounds)]
     at_once = merge_states(pa.concat_batches(states), ["k"], FIXED)
@@ -219,6 +223,43 @@ def test_merging_is_a_left_fold(rows: list[Any], cuts: list[int]) -> None:
     assert finalise(carried, ["k"], FIXED).equals(finalise(at_once, ["k"], FIXED)) or (
         repr(finalise(carried, ["k"], FIXED).to_pylist()) == repr(finalise(at_once, ["k"], FIXED).to_pylist())
     )
+
+
+@settings(max_examples=30, deadline=None)
+@given(rows_of)
+def test_exact_states_of_rows_apart_merge_to_those_of_groups(rows: list[Any]) -> None:
+    data = batch_of(rows)
+    exact = {
+        name: agg
+        for name, agg in FIXED.items()
+        if name != "near" and (agg.column is None or agg.exact(data.column(str(agg.column)).type))
+    }  # a digest of a row keeps that row: another state than that of a block, as good
+    apart = grouped_aggregate(data, ["k"], exact, apart=True)
+    assert apart.num_rows == len(rows)
+    merged = merge_states(apart, ["k"], exact)
+    assert repr(merged.to_pylist()) == repr(grouped_aggregate(data, ["k"], exact).to_pylist())
+
+
+def test_blocks_whose_keys_hardly_repeat_are_not_grouped_and_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mr.inputs.ITEMS_PER_SPLIT", 400)
+    monkeypatch.setattr("mr.outlets.base.COMBINE_BLOCK_ROWS", 200)
+    monkeypatch.setattr("mr.outlets.base.RUN_BYTES_MAX", 4000)
+    data = mr.from_items([(n % 900, n) for n in range(1000)])
+    skipped = []
+    aggs = {"n": mr.count(), "total": mr.sum("value"), "d": mr.count_distinct("value"), "last": mr.last("value")}
+    results = []
+    for sample in (16, 1000):
+        monkeypatch.setattr("mr.kernels.group.SAMPLE_ROWS", sample)
+        fixed = {name: agg for name, agg in aggs.items() if name != "d"}
+        grouped = data.group_by("key")
+        results.append(
+            (grouped.agg(**aggs).take_all(), grouped.agg(**fixed).take_all(), data.distinct("key").take_all())
+        )
+        keys = pa.RecordBatch.from_pydict({"k": np.arange(200)})
+        skipped.append(group.hardly_repeats(keys, ["k"]))
+    assert results[0] == results[1]
+    assert skipped == [True, False]
+    assert not group.hardly_repeats(pa.RecordBatch.from_pydict({"k": np.arange(200_000) // 3}), ["k"])
 
 
 def test_variance_is_sound_far_from_zero() -> None:
