@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -90,3 +94,35 @@ def test_a_run_of_narrow_rows_ends_before_sorting_it_takes_too_much(
     for start in range(0, 5000, 500):
         outlet.take(Batch(pa.RecordBatch.from_pydict({"n": np.arange(start, start + 500)})))
     assert [segment.rows for segment in outlet.finish().segments] == [1000] * 5
+
+
+# --- real processes --------------------------------------------------------------------------------------------------
+
+JOB = """
+import mr
+
+@mr.job
+def job(input: str, sorted: str, grouped: str):
+    lines = mr.read_text(input)
+    counts = lines.group_by("value").agg(n=mr.count())
+    return lines.sort("value").write_text(sorted), counts.write_parquet(grouped)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("line_bytes", [10, 100])
+def test_a_sort_and_a_grouping_of_more_than_memory_stay_within_it(line_bytes: int, tmp_path: Path) -> None:
+    letters = np.frombuffer(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ012345", np.uint8)
+    count = 60_000_000 // line_bytes * (10 if line_bytes == 100 else 1)
+    lines = letters[np.random.default_rng(1).integers(0, 32, (count, line_bytes), np.uint8)]
+    lines[:, -1] = 10
+    (tmp_path / "in.txt").write_bytes(lines.tobytes())
+    (tmp_path / "job.py").write_text(JOB)
+    command = [sys.executable, "-m", "benchmarks.peak_memory", "--json", str(tmp_path / "figures.json"), "--"]
+    command += [sys.executable, "-m", "mr.cli", "submit", str(tmp_path / "job.py"), "--memory", "720MiB", "--"]
+    command += ["--input", str(tmp_path / "in.txt")]
+    command += ["--sorted", str(tmp_path / "sorted"), "--grouped", str(tmp_path / "grouped")]
+    root = Path(__file__).parents[2]
+    subprocess.run(command, check=True, cwd=root, env={**os.environ, "MR_HOME": str(tmp_path / "home")})
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert 100 < figures["peak_mb"] <= 720 * MIB / 1e6
