@@ -6,11 +6,9 @@ Input: text files, one a document; with `--pages` HTML pages as the web jobs rea
 
     mr submit jobs/near_duplicates.py --input site.tar.zst --pages --output duplicates
 
-A shingle is `--size` consecutive words (or characters). MinHash signatures in bands (Broder: On the resemblance and
-containment of documents, 1997; Leskovec, Rajaraman, Ullman: Mining of Massive Datasets, ch. 3) find the candidates:
-pairs of similarity s agree in a band with the probability 1 - (1 - s**rows)**bands. Each is checked with the shingles
-themselves, by their 64-bit hashes. Of documents with equal shingles the least path stands for all: the others are
-paired with it alone.
+A shingle is `--size` consecutive words (or characters). MinHash in bands (Broder 1997; Leskovec, Rajaraman, Ullman: Mining
+of Massive Datasets, ch. 3) finds candidates: a pair of similarity s with probability 1 - (1 - s**rows)**bands. Each is
+checked by its shingles' 64-bit hashes. Of documents with equal shingles the least path stands for the others.
 """
 
 from __future__ import annotations
