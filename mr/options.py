@@ -17,9 +17,8 @@ BUCKETS: Final = 256
 COMBINE_BLOCK_ROWS: Final = 262_144
 """Rows that one partial aggregate covers, counted from the split's start: float sums depend on it."""
 
-WORDS_HELD_MAX: Final = 1 << 20
-"""Words that a count holds one by one (8 or 16 bytes each), having no room for them in its tables, before they are
-counted."""
+WORDS_HELD_BYTES_MAX: Final = 8 * MIB
+"""Words that a count holds one by one, having no room for them in its tables, before it writes what it has counted."""
 
 REDUCE_RANGE_BYTES_MAX: Final = 32 * MIB
 """A reduce task covers an aligned range of buckets of at most this many real bytes, or one bucket."""

@@ -41,7 +41,8 @@ _CACHED_WORDS: Final = 1 << 18
 """Words that are counted at a time: 2 MiB of them."""
 
 _GATHERED_WORDS: Final = 1 << 16
-"""Shorter texts wait until there are so many words: each count goes over the whole table."""
+_GATHERED_BYTES: Final = 1 << 22
+"""Shorter texts wait until there are so many words, or bytes: each count goes over the whole table."""
 
 _EMPTY: Final = 2 * NO_SHORT_WORD
 """Stands for the string without bytes, as 0 stands for an empty slot: no other string has this word either."""
@@ -100,26 +101,29 @@ class WordCounts:
 
     def __init__(self) -> None:
         self._gathered: list[tuple[Bytes, Ints, Ints]] = []
-        self._gathered_words = 0
+        self._gathered_words = self._gathered_bytes = 0
         self._zeros = False
         self._short = _NumberCounts(1)
         self._middle = _NumberCounts(2)
         self._longest: list[Any] = []
+        self._longest_bytes = 0
 
     @property
-    def held(self) -> int:
-        """Roughly how many words it holds: those that no table has had room for, counted as often as they came."""
-        return self._short.held + self._middle.held + sum(map(len, self._longest))
+    def held_bytes(self) -> int:
+        """What it holds of words that no table has had room for, counted as often as they came."""
+        return self._short.held_bytes + self._middle.held_bytes + self._longest_bytes
 
     def add(self, data: Bytes, starts: Ints, lengths: Ints) -> None:
         """Count the byte strings of `data` at `starts` (ascending, not overlapping), `lengths` bytes long."""
         self._gathered.append((data, starts, lengths))
         self._gathered_words += len(starts)
-        if self._gathered_words >= _GATHERED_WORDS:
+        self._gathered_bytes += len(data)
+        if self._gathered_words >= _GATHERED_WORDS or self._gathered_bytes >= _GATHERED_BYTES:
             self._count_gathered()
 
     def _count_gathered(self) -> None:
-        gathered, self._gathered, self._gathered_words = self._gathered, [], 0
+        gathered, self._gathered = self._gathered, []
+        self._gathered_words = self._gathered_bytes = 0
         if len(gathered) == 1:
             self._count(*gathered[0])
         elif gathered:
@@ -133,7 +137,7 @@ class WordCounts:
             return
         if data[starts[0] : starts[-1] + lengths[-1]].min(initial=1) == 0:  # "a" and "a\0" would be one number
             self._zeros = True
-            self._longest.append(binaries_at(data, starts, lengths))
+            self._add_longest(data, starts, lengths)
             return
         for i in range(0, len(starts), _CACHED_WORDS):
             self._count_some(data, starts[i : i + _CACHED_WORDS], lengths[i : i + _CACHED_WORDS])
@@ -151,10 +155,15 @@ class WordCounts:
     def _add_longer(self, data: Bytes, starts: Ints, lengths: Ints) -> None:
         longest = np.flatnonzero(lengths > 16)
         if len(longest):
-            self._longest.append(binaries_at(data, starts[longest], lengths[longest]))
+            self._add_longest(data, starts[longest], lengths[longest])
             middle = np.flatnonzero(lengths <= 16)
             starts, lengths = starts[middle], lengths[middle]
         self._middle.add([leading_words(data, starts, lengths), leading_words(data, starts + 8, lengths - 8)])
+
+    def _add_longest(self, data: Bytes, starts: Ints, lengths: Ints) -> None:
+        strings = binaries_at(data, starts, lengths)
+        self._longest.append(strings)
+        self._longest_bytes += strings.nbytes
 
     def take(self) -> tuple[Any, Ints]:
         """The words so far (`pa.LargeBinaryArray`, in no special order) and how often each occurred, int64 (n,).
@@ -170,7 +179,7 @@ class WordCounts:
             columns[0][columns[0] == _EMPTY] = 0
             words.append(_as_binaries(columns))
             counts.append(numbers)
-        longest, self._longest = self._longest, []
+        longest, self._longest, self._longest_bytes = self._longest, [], 0
         if longest:
             counted = pa.chunked_array(longest).combine_chunks().value_counts()
             words.append(counted.field("values"))
@@ -196,7 +205,7 @@ class _NumberCounts:
         self._keys = [np.zeros(1 << _TABLE_BITS, np.uint64) for _ in range(width)]
         self._counts = np.zeros(1 << _TABLE_BITS, np.int64)
         self._waiting: list[list[Words]] = []
-        self.held = 0
+        self.held_bytes = 0
 
     def add(self, columns: list[Words]) -> None:
         slots = slots_of(columns, MULTIPLIERS[0], _TABLE_BITS)
@@ -208,7 +217,7 @@ class _NumberCounts:
                     keys[slots[free]] = column[free]
                 missed = missed[self._others([column[missed] for column in columns], slots[missed])]
             self._waiting.append([column[missed] for column in columns])
-            self.held += len(missed)
+            self.held_bytes += len(columns) * missed.nbytes
         self._count(slots, 1)
         self._count(slots[missed], -1)
 
@@ -237,7 +246,7 @@ class _NumberCounts:
             counts = np.append(counts, numbers[firsts])
         for array in (*self._keys, self._counts):
             array[:] = 0
-        self._waiting, self.held = [], 0
+        self._waiting, self.held_bytes = [], 0
         return columns, counts
 
 

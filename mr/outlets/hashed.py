@@ -22,7 +22,7 @@ from mr.operators.grouped import AggregateStates
 from mr.operators.pygroups import key_values
 from mr.operators.python import name_of
 from mr.operators.text import WordBatch
-from mr.options import BUCKETS, WORDS_HELD_MAX
+from mr.options import BUCKETS, WORDS_HELD_BYTES_MAX
 from mr.outlets.base import RunOutlet
 from mr.program import HashOutlet
 from mr.shuffle.writer import RunWriter
@@ -55,7 +55,7 @@ class HashRun(RunOutlet):
         self._exact = True
         self._fed += len(batch.starts)
         self._word_counts.add(batch.text, batch.starts, batch.lengths)
-        if self._word_counts.held >= WORDS_HELD_MAX:
+        if self._word_counts.held_bytes >= WORDS_HELD_BYTES_MAX:
             self._add_words()
 
     def _add_words(self) -> None:

@@ -76,6 +76,16 @@ def test_words_beyond_the_room_of_the_tables_are_counted_too(monkeypatch):
         text = b" ".join(b"%d" % number for number in rng.integers(0, 200, 2000) ** 4)
         counts.add(np.frombuffer(text, np.uint8), *split_words(text, True))
         expected.update(text.split())
-    assert counts.held > 0
+    assert counts.held_bytes > 0
     assert taken(counts) == expected
-    assert counts.held == 0
+    assert counts.held_bytes == 0
+
+
+def test_long_strings_are_held_by_their_bytes(monkeypatch):
+    monkeypatch.setattr(tokens, "_GATHERED_BYTES", 1000)
+    counts = WordCounts()
+    for _ in range(3):
+        counts.add(np.frombuffer(b"x" * 600, np.uint8), np.array([0]), np.array([600]))
+    assert counts.held_bytes >= 1200
+    assert taken(counts) == {b"x" * 600: 3}
+    assert counts.held_bytes == 0

@@ -114,7 +114,7 @@ def test_words_held_beyond_the_limit_are_written_early(inline, tmp_path, monkeyp
     from mr.kernels import tokens
     from mr.outlets import hashed
 
-    monkeypatch.setattr(hashed, "WORDS_HELD_MAX", 100)
+    monkeypatch.setattr(hashed, "WORDS_HELD_BYTES_MAX", 800)
     monkeypatch.setattr(tokens, "_TABLE_BITS", 4)
     monkeypatch.setattr(tokens, "_GATHERED_WORDS", 1)
     numbers = np.random.default_rng(1).integers(0, 3000, 20_000).tolist()
