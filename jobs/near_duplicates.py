@@ -6,7 +6,7 @@ Input: text files, one a document; with `--pages` HTML pages as the web jobs rea
 
     mr submit jobs/near_duplicates.py --input site.tar.zst --pages --output duplicates
 
-A shingle is `--size` consecutive words (or characters). MinHash in bands (Broder 1997; Leskovec, Rajaraman, Ullman: Mining
+A shingle is `--size` words (or characters) in a row. MinHash in bands (Broder 1997; Leskovec, Rajaraman, Ullman: Mining
 of Massive Datasets, ch. 3) finds candidates: a pair of similarity s with probability 1 - (1 - s**rows)**bands. Each is
 checked by its shingles' 64-bit hashes. Of documents with equal shingles the least path stands for the others.
 """
