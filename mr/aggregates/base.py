@@ -77,9 +77,12 @@ class Aggregation(ABC):
 class Ordered(Aggregation):
     """An aggregate of all values of a group, which may be more than memory holds.
 
-    Its values travel as rows of their own (each distinct one of a block once) and reach `walk` in ascending order,
-    nulls left out, behind the states of their group: docs/decisions/0032. `partials` and `merged` are of those states.
+    Its values travel as rows of their own and reach `walk` behind the states of their group: docs/decisions/0032.
+    If it `sorts`, they come in ascending order, each distinct one of a block once, nulls left out; else all of them in
+    row order. `partials` and `merged` are of the states.
     """
+
+    sorts: ClassVar[bool] = True
 
     @abstractmethod
     def prepared(self, column: Any) -> Any:
@@ -89,8 +92,8 @@ class Ordered(Aggregation):
     def walk(self, before: States | None, values: Any, counts: Ints, ids: Ints, states: States, groups: int) -> States:
         """What is known after these values, one entry a group.
 
-        `values` come in (group, value) order, each `counts` times; one value may come in several rows. `before` is what
-        was known of group 0 (None: nothing), `states` are the merged states of each group.
+        `values` come group by group in that order, each `counts` times; one value may come in several rows. `before` is
+        what was known of group 0 (None: nothing), `states` are the merged states of each group.
         """
 
 

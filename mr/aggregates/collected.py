@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
-from mr.aggregates.base import Aggregation, States
+from mr.aggregates.base import Aggregation, Ordered, States
 from mr.kernels import group
 from mr.kernels.keys import Ints
 from mr.kernels.types import plain
@@ -48,19 +48,25 @@ class Last(First):
         return np.where(rows < 0, rows, len(ids) - 1 - rows)
 
 
-class Collect(Aggregation):
-    """All values in row order, nulls included, as a list; of no rows the empty list. State: the list itself."""
+class Collect(Ordered):
+    """All values in row order, nulls included, as a list; of no rows the empty list."""
 
-    name, parts = "collect", ("values",)
+    name, parts, sorts = "collect", (), False
 
     def partials(self, column: Any, ids: Ints, groups: int) -> States:
-        order = group.order_of(ids)
-        if order is not None:
-            column, ids = column.take(pa.array(order)), ids[order]
-        return {"values": group.lists(column, ids, groups)}
+        return {}
 
     def merged(self, states: States, ids: Ints, groups: int) -> States:
-        return {"values": group.joined_lists(states["values"], ids, groups)}
+        return {}
+
+    def prepared(self, column: Any) -> Any:
+        return column
+
+    def walk(self, before: States | None, values: Any, counts: Ints, ids: Ints, states: States, groups: int) -> States:
+        if before is not None:
+            known = before["values"].flatten()
+            values, ids = pa.concat_arrays([known, values]), np.concatenate([np.zeros(len(known), np.int64), ids])
+        return {"values": group.lists(values, ids, groups)}
 
     def finals(self, states: States) -> Any:
         return states["values"]

@@ -12,6 +12,7 @@ from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from mr.aggregates import Aggregation, finalise, grouped_aggregate, merge_states
 from mr.aggregates.base import merge_rows
@@ -74,27 +75,34 @@ class AggregateBy(Grouped):
         for batch in rows:
             data = batch if carried is None else concat([carried, batch], batch.schema)
             merged = merge_states(data, self.keys, aggregates, adjacent=True)
+            check_state(merged, self.keys)
             done = merged.num_rows - 1
             for start in range(0, done, RESULT_ROWS):
                 yield finalise(merged.slice(start, min(RESULT_ROWS, done - start)), self.keys, aggregates)
             carried = merged.slice(max(done, 0))
-            check_state(carried, self.keys)
         if carried is not None and carried.num_rows:
             yield finalise(carried, self.keys, aggregates)
 
 
-def check_state(state: pa.RecordBatch, keys: tuple[str, ...]) -> None:
-    """Raise RecordError naming the key where the state of one group is longer than a record may be."""
-    if state.nbytes > RECORD_BYTES_MAX and state.num_rows:
-        sizes = {name: column.nbytes for name, column in zip(state.schema.names, state, strict=True)}
-        name = max(sizes, key=lambda name: sizes[name]).rpartition(".")[0]
-        key = (
-            f" of the key {shorten(to_python(keep(state, keys, 'values' if len(keys) == 1 else 'rows'))[0])}"
-            if keys
-            else ""
-        )
-        limit = f"{RECORD_BYTES_MAX >> 20} MiB"
-        raise RecordError(f"agg(): {name!r}{key} would be longer than {limit}; use map_groups(), which streams rows")
+def check_state(states: pa.RecordBatch, keys: tuple[str, ...]) -> None:
+    """Raise RecordError naming the key where a list or an object of one group is longer than a record may be."""
+    if states.nbytes <= RECORD_BYTES_MAX:
+        return
+    for name, column in zip(states.schema.names[len(keys) :], states.columns[len(keys) :], strict=True):
+        stored = column.storage if isinstance(column, pa.ExtensionArray) else column
+        if pa.types.is_large_list(stored.type):
+            lengths = stored.value_lengths()
+        elif pa.types.is_large_binary(stored.type) or pa.types.is_large_string(stored.type):
+            lengths = pc.binary_length(stored)
+        else:
+            continue
+        row = int(np.argmax(lengths.fill_null(0).to_numpy()))
+        one = stored.slice(row, 1)
+        if (one.flatten() if pa.types.is_large_list(one.type) else one).nbytes > RECORD_BYTES_MAX:
+            found = keep(states.slice(row, 1), keys, "values" if len(keys) == 1 else "rows")
+            key = f" of the key {shorten(to_python(found)[0])}" if keys else ""
+            text = f"agg(): {name.rpartition('.')[0]!r}{key} is longer than {RECORD_BYTES_MAX >> 20} MiB"
+            raise RecordError(f"{text}; use map_groups(), which streams the rows")
 
 
 def output_type(aggregate: Aggregation, types: dict[str, pa.DataType | None]) -> pa.DataType | None:

@@ -44,33 +44,35 @@ class ValueRows(Combiner):
     aggregates: Named
 
     def exact(self, schema: pa.Schema) -> bool:
-        return (
-            False  # the blocks of a run are not combined with each other: for many values that costs, but saves little
-        )
+        return False  # combining the blocks of a run with each other would cost more than it saves
 
     def combine(self, block: pa.RecordBatch) -> pa.RecordBatch:
         block = normalise_keys(block, self.keys)
         parts = [(0, _columns(grouped_aggregate(block, self.keys, dict(self.aggregates))))]
         for tag, (out, agg) in enumerate(_ordered(self.aggregates), 1):
             values = agg.prepared(block.column(agg.column))
-            given = {key: block.column(key) for key in self.keys} | {_values(out): values}
-            parts.append((tag, self._distinct(given, out)))
+            data = pa.RecordBatch.from_pydict({**{key: block.column(key) for key in self.keys}, _values(out): values})
+            parts.append((tag, self._distinct(data, out) if agg.sorts else _each(data)))
         return _stacked(parts)
 
-    def _distinct(self, given: dict[str, Any], out: str) -> dict[str, Any]:
+    def _distinct(self, data: pa.RecordBatch, out: str) -> dict[str, Any]:
         """Each distinct (key, value) of a block once, nulls left out, and how often it stands there.
 
         Where hardly any repeats, the rows as they are.
         """
-        data = pa.RecordBatch.from_pydict(given)
         column = data.column(_values(out))
         if column.null_count:
             data = data.filter(column.is_valid())
         names = [*self.keys, _values(out)]
         if hardly_repeats(data, names):
-            return {**_columns(data), TIMES: pa.array(np.ones(data.num_rows, np.int64))}
+            return _each(data)
         ids, first = codes(data, names)
         return {**_columns(data.take(pa.array(first))), TIMES: pa.array(count(ids, len(first)))}
+
+
+def _each(data: pa.RecordBatch) -> dict[str, Any]:
+    """The rows as they are, each once."""
+    return {**_columns(data), TIMES: pa.array(np.ones(data.num_rows, np.int64))}
 
 
 def _columns(data: pa.RecordBatch) -> dict[str, Any]:
@@ -101,7 +103,7 @@ class AggregateOrdered(Grouped):
 
     @property
     def order(self) -> tuple[tuple[str, ...], tuple[bool, ...]]:
-        by = (TAG, *(_values(out) for out, _ in _ordered(self.aggregates)))
+        by = (TAG, *(_values(out) for out, agg in _ordered(self.aggregates) if agg.sorts))
         return by, (False,) * len(by)
 
     @property
@@ -122,12 +124,12 @@ class AggregateOrdered(Grouped):
                 continue
             data = batch if carried is None else concat([carried, batch], batch.schema)
             states, known = self._walked(data, known)
+            self._check(states, known)
             done = states.num_rows - 1
             if done:
                 yield self._results(states.slice(0, done), {out: _cut(one, 0, done) for out, one in known.items()})
             known = {out: _cut(one, done, done + 1) for out, one in known.items()}
             last = states.slice(done)
-            check_state(last, self.keys)
             carried = _stacked([(0, _columns(last))])
             carried = pa.RecordBatch.from_arrays(
                 [carried.column(f.name) if f.name in carried.schema.names else nulls(1, f.type) for f in data.schema],
@@ -135,6 +137,14 @@ class AggregateOrdered(Grouped):
             )
         if carried is not None:
             yield self._results(carried, known)
+
+    def _check(self, states: pa.RecordBatch, known: dict[str, States]) -> None:
+        """Raise RecordError naming the key of a group whose values do not fit a record."""
+        check_state(states, self.keys)
+        keys = [states.column(key) for key in self.keys]
+        for out, found in known.items():
+            if isinstance(found.get("values"), pa.LargeListArray):
+                check_state(pa.RecordBatch.from_arrays([*keys, found["values"]], [*self.keys, _values(out)]), self.keys)
 
     def nothing(self, shape: Shape) -> pa.RecordBatch:
         """The one row over no rows of `shape`, without a key."""
