@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Final
 
@@ -23,8 +23,8 @@ from mr.shuffle.run_file import pieces
 from mr.shuffle.source import SegmentSource
 from mr.tasks import Segment
 
-_BLOCKS_HELD: Final = 4
-"""A merge holds two blocks of each stream, and copies up to two more of each while it emits."""
+_BLOCKS_HELD: Final = 2
+"""Blocks that a merge holds of each stream, and sorts together while it emits."""
 _STREAMS_MIN: Final = 2
 
 _PROBE_ROWS: Final = 1024
@@ -139,14 +139,16 @@ def merge_sorted(
 ) -> Iterator[pa.RecordBatch]:
     """Merge sorted streams of batches of at most `MERGE_BLOCK_BYTES`; see `sorted_rows`.
 
-    At most memory_bytes / (4 blocks) streams are merged at a time, two at least; where there are more, neighbours
-    are merged first, into temporary files in `scratch`.
+    As many streams are merged at a time as `memory_bytes` has room to sort two blocks of each, two at least; where
+    there are more, neighbours are merged first, into temporary files in `scratch`.
 
     >>> streams = [iter([pa.RecordBatch.from_pydict({"k": keys})]) for keys in ([1, 3], [2])]
     >>> [batch["k"].to_pylist() for batch in merge_sorted(streams, ["k"], [False], 1 << 30, Path("."))]
     [[1, 2, 3]]
     """
-    fan_in = max(_STREAMS_MIN, memory_bytes // (_BLOCKS_HELD * MERGE_BLOCK_BYTES))
+    streams, block_rows = _peeked(streams)
+    block_bytes = bytes_to_sort(MERGE_BLOCK_BYTES, block_rows)
+    fan_in = max(_STREAMS_MIN, memory_bytes // (_BLOCKS_HELD * block_bytes))
     level = 0
     while len(streams) > fan_in:
         groups = [streams[start : start + fan_in] for start in range(0, len(streams), fan_in)]
@@ -156,6 +158,16 @@ def merge_sorted(
         ]
         level += 1
     yield from _merge(streams, by, descending)
+
+
+def _peeked(streams: Sequence[Stream]) -> tuple[Sequence[Stream], int]:
+    """The streams (without empty ones at the front), and how many rows a full block has, going by the first one."""
+    for number, stream in enumerate(streams):
+        first = next(stream, None)
+        if first is not None:
+            rows = first.num_rows * MERGE_BLOCK_BYTES // max(1, first.nbytes)
+            return [chain([first], stream), *streams[number + 1 :]], rows
+    return [], 0
 
 
 def _spilled(batches: Iterable[pa.RecordBatch], path: Path) -> Stream:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +21,11 @@ from mr.batch import Batch
 from mr.errors import ExecutorError
 from mr.executors.base import attempt_memory_bytes, slots_within
 from mr.operators.grouped import AggregateStates
-from mr.options import ATTEMPT_MEMORY_BYTES_MIN, MASTER_MEMORY_BYTES, MIB, WORKER_MEMORY_BYTES
+from mr.options import ATTEMPT_MEMORY_BYTES_MIN, MASTER_MEMORY_BYTES, MERGE_BLOCK_BYTES, MIB, WORKER_MEMORY_BYTES
 from mr.outlets import open_outlet
 from mr.program import GatherOutlet, HashOutlet, OutletSpec, RangeOutlet
+from mr.shuffle.merge import sorted_rows
+from mr.shuffle.run_file import pieces
 
 # --- shares ----------------------------------------------------------------------------------------------------------
 
@@ -94,6 +97,33 @@ def test_a_run_of_narrow_rows_ends_before_sorting_it_takes_too_much(
     for start in range(0, 5000, 500):
         outlet.take(Batch(pa.RecordBatch.from_pydict({"n": np.arange(start, start + 500)})))
     assert [segment.rows for segment in outlet.finish().segments] == [1000] * 5
+
+
+# --- merges ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text_bytes", [0, 90])
+def test_a_merge_in_a_small_budget_takes_no_more_and_gives_the_same_rows(text_bytes: int, tmp_path: Path) -> None:
+    rng, runs = np.random.default_rng(3), []
+    for _ in range(12):
+        keys = np.sort(rng.integers(0, 1 << 40, 60_000))
+        runs.append(
+            pa.RecordBatch.from_pydict({"k": keys, "x": pa.array(["y" * text_bytes] * 60_000, pa.large_string())})
+        )
+    rows = sum(run.num_rows for run in runs)
+    budget, found, peaks = 8 * MIB, [], []
+    for memory in (1 << 40, budget):
+        streams = [pieces(run, MERGE_BLOCK_BYTES) for run in runs]
+        tracemalloc.start()
+        before, most, ids = pa.total_allocated_bytes(), 0, []
+        for batch in sorted_rows(streams, sum(run.nbytes for run in runs), rows, ["k"], [False], memory, tmp_path):
+            most = max(most, pa.total_allocated_bytes() - before + tracemalloc.get_traced_memory()[1])
+            ids.append(batch.column("k").to_numpy())
+        tracemalloc.stop()
+        found.append(np.concatenate(ids).tolist())
+        peaks.append(most - rows * 8)
+    assert found[0] == found[1] == sorted(found[0])
+    assert peaks[1] < 1.5 * budget < peaks[0]
 
 
 # --- real processes --------------------------------------------------------------------------------------------------
