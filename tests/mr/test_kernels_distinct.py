@@ -36,7 +36,7 @@ def test_many_rows_are_numbered_exactly_however_few_slots_there_are(monkeypatch,
     assert first_equal(twice).tolist() == firsts(values.tolist())
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(PIECES | st.binary(max_size=20), max_size=30), st.binary(max_size=9))
 def test_byte_strings_are_equal_where_python_says_so(values, before):
     data = np.frombuffer(before + b"".join(values), np.uint8)

@@ -31,7 +31,7 @@ def test_whitespace_is_what_python_splits_at():
     assert set(WHITESPACE) == {chr(point) for point in range(sys.maxunicode + 1) if chr(point).isspace()}
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(TEXTS)
 def test_words_are_those_of_str_split(text):
     text = text.encode("utf-8", "replace").decode()
@@ -44,7 +44,7 @@ def test_every_character_splits_or_does_not_as_in_python():
     assert words_of(text) == [word.encode() for word in text.split()]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(st.lists(WORDS, max_size=30), max_size=4), st.sampled_from([1, 8, 1000]), st.sampled_from([1, 5, 1000]))
 def test_counts_are_those_of_a_counter(texts, gathered, cached):
     with pytest.MonkeyPatch.context() as patch:

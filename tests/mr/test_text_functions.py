@@ -31,7 +31,7 @@ def batch_of(values: list[str], skip: int = 0) -> Batch:
     return Batch(data.slice(skip), places)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.lists(TEXTS, max_size=6), st.sampled_from(METHODS), st.integers(0, 1))
 def test_methods_of_str_give_what_python_gives(values, method, skip):
     found = mapped(method, batch_of(values, skip), None, True)
@@ -40,7 +40,7 @@ def test_methods_of_str_give_what_python_gives(values, method, skip):
     assert found.origins[:, 1].tolist() == list(range(len(values)))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(TEXTS, max_size=6), st.sampled_from(SPLITS), st.integers(0, 1), st.booleans())
 def test_split_gives_what_python_gives_and_knows_the_lines_of_its_words(values, split, skip, tracked):
     found = flat_mapped(split, batch_of(values, skip), None, tracked)
@@ -53,7 +53,7 @@ def test_split_gives_what_python_gives_and_knows_the_lines_of_its_words(values, 
         assert found.origins[:, 1].tolist() == [row for _, row in expected]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     st.lists(TEXTS.map(lambda text: text.replace("\n", "")), max_size=6), st.sampled_from(["\n", "\r\n"]), st.booleans()
 )
@@ -158,7 +158,7 @@ def test_a_failure_behind_a_split_names_the_line_of_the_word(inline, text_file):
         mr.read_text(text_file).flat_map(str.split).map(lambda word: 1 / (word != "that\0is")).take(99)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.lists(TEXTS, max_size=6))
 def test_strings_that_a_function_gave_are_a_column_without_conversion(values):
     found = strings_as_words(values, None)
