@@ -6,14 +6,16 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
-from dataset_kit import shrink
 
 import mr
 from mr.operators.grouped import AggregateBy, Distinct
 
 
 @pytest.fixture
-def rows(tmp_path) -> str:
+def rows(tmp_path, monkeypatch) -> str:
+    """A table that several map tasks read."""
+    monkeypatch.setattr("mr.inputs.LOCAL_SPLIT_BYTES", 2000)
+    monkeypatch.setattr("mr.inputs.PACKED_FILE_BYTES_MAX", 0)
     rng = np.random.default_rng(1)
     keys = rng.integers(0, 12, 400)
     values = rng.normal(size=400) * 10.0 ** rng.integers(-12, 12, 400)
@@ -26,14 +28,15 @@ def rows(tmp_path) -> str:
     ("operator", "reduced"),
     [
         (AggregateBy, lambda ds: ds.group_by("k").agg(s=mr.sum("v"), m=mr.mean("v"), f=mr.first("i"), l=mr.last("i"))),
-        (AggregateBy, lambda ds: ds.group_by("k").agg(q=mr.approx_quantile("i", 0.5), n=mr.count(), t=mr.top_k("v", 3))),
+        (
+            AggregateBy,
+            lambda ds: ds.group_by("k").agg(q=mr.approx_quantile("i", 0.5), n=mr.count(), t=mr.top_k("v", 3)),
+        ),
         (Distinct, lambda ds: ds.distinct("k")),
     ],
     ids=["sums", "lists", "distinct"],
 )
 def test_merging_before_sorting_changes_no_bit(inline, monkeypatch, rows, operator, reduced):
-    shrink(monkeypatch)
-    monkeypatch.setattr("mr.assignment.REDUCE_RANGE_BYTES_MAX", 1 << 20)
     monkeypatch.setattr("mr.shuffle.merge._PROBE_ROWS", 1 << 30)
     expected = reduced(mr.read_csv(rows)).take(99)
     monkeypatch.setattr("mr.shuffle.merge._PROBE_ROWS", 1)
@@ -46,7 +49,6 @@ def test_merging_before_sorting_changes_no_bit(inline, monkeypatch, rows, operat
 
 
 def test_keys_that_seldom_repeat_are_sorted_at_once(inline, monkeypatch, rows):
-    shrink(monkeypatch)
     monkeypatch.setattr("mr.shuffle.merge._PROBE_ROWS", 1)
 
     def refused(self: object, rows: pa.RecordBatch) -> None:
