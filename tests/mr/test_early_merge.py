@@ -30,7 +30,7 @@ def rows(tmp_path, monkeypatch) -> str:
         (AggregateBy, lambda ds: ds.group_by("k").agg(s=mr.sum("v"), m=mr.mean("v"), f=mr.first("i"), l=mr.last("i"))),
         (
             AggregateBy,
-            lambda ds: ds.group_by("k").agg(q=mr.approx_quantile("i", 0.5), n=mr.count(), t=mr.top_k("v", 3)),
+            lambda ds: ds.group_by("k").agg(q=mr.approx_quantile("i", 0.5), t=mr.top_k("v", 3)),
         ),
         (Distinct, lambda ds: ds.distinct("k")),
     ],
