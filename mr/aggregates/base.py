@@ -77,7 +77,7 @@ class Aggregation(ABC):
 class Ordered(Aggregation):
     """An aggregate of all values of a group, which may be more than memory holds.
 
-    Its values travel as rows of their own and reach `walk` behind the states of their group: docs/decisions/0032.
+    Its values travel as rows of their own and reach `walk` behind the states of their group: docs/decisions/0030.
     If it `sorts`, they come in ascending order, each distinct one of a block once, nulls left out; else all of them in
     row order. `partials` and `merged` are of the states.
     """

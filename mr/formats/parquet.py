@@ -141,7 +141,7 @@ class ParquetWriter(Writer):
     """Row groups of exactly `ROW_GROUP_ROWS` rows, each handed to pyarrow as one contiguous table.
 
     The bytes depend on the rows, the schema and pyarrow's version only. There is no content-defined chunking: see
-    docs/decisions/0035.
+    docs/decisions/0031.
     """
 
     compression: Compression = "zstd"

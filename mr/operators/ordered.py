@@ -1,4 +1,4 @@
-"""Aggregates of all values of a group, such as the exact quantile, without ever holding a group: docs/decisions/0032.
+"""Aggregates of all values of a group, such as the exact quantile, without ever holding a group: docs/decisions/0030.
 
 Through the shuffle go, for each key, rows of two sorts, told apart by the column `TAG`: first (0) one row of states for
 each combine block, then for each such aggregate (1, 2, ...) its values in ascending order. Rows of one key that hold

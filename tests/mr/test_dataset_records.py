@@ -342,7 +342,7 @@ def test_moving_a_boundary_never_changes_a_result(values: list[Any], split: int,
 def test_ints_among_float_keys_are_floats_however_the_input_is_split(
     rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Decision 41: in one task they always were."""
+    """Decision 37: in one task they always were."""
     monkeypatch.setattr("mr.inputs.ITEMS_PER_SPLIT", rows)
     data = mr.from_items(NUMBERS).map(lambda n: (None if n < 4 else n if n < 8 else 4.0, n), names=["k", "v"])
     wanted = {None: 4, 4.0: 3, 5.0: 1, 6.0: 1, 7.0: 1}
