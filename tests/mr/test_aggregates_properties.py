@@ -298,6 +298,7 @@ def test_distinct_values_and_quantiles_of_a_group_larger_than_memory(monkeypatch
     with mr.Session(on="inline", memory=1, reuse=False):
         found = data.group_by("k").agg(n=mr.count_distinct("value"), q=mr.quantile("value", [0.1, 0.5, 0.999]))
         row = found.first()
+        assert data.group_by("k").agg(xs=mr.collect("value")).first().xs == values
     assert row.n == len(set(values))
     assert row.q == [pytest.approx(x) for x in np.quantile(values, [0.1, 0.5, 0.999])]
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 import mr
 from mr.operators import pygroups
+from mr.operators.group_batches import MapGroupBatches
 from mr.operators.pygroups import groups
 
 rows_of = st.lists(st.tuples(st.sampled_from([None, "a", "b", "é"]), st.integers(0, 9)), max_size=24)
@@ -37,6 +38,15 @@ def by_key(rows: list[Any]) -> dict[Any, list[int]]:
     return found
 
 
+class Env:
+    """A `TaskEnv` that nothing is asked of."""
+
+    memory_bytes = 1 << 30
+
+    def watch(self, records: Any) -> None:
+        pass
+
+
 @fast
 @given(rows_of, st.integers(0, 4))
 def test_head_takes_the_first_rows_of_each_key(rows: list[Any], n: int) -> None:
@@ -47,27 +57,38 @@ def test_head_takes_the_first_rows_of_each_key(rows: list[Any], n: int) -> None:
 
 
 @fast
-@given(rows_of, st.integers(1, 6))
-def test_batches_hold_whole_groups_and_end_with_the_group_that_fills_them(rows: list[Any], size: int) -> None:
-    seen: list[dict[str, list[Any]]] = []
-
-    def looked_at(frame: pl.DataFrame) -> pl.DataFrame:
-        seen.append(frame.to_dict(as_series=False))
+@given(rows_of)
+def test_batches_hold_whole_groups_in_key_order(rows: list[Any]) -> None:
+    def totals(frame: pl.DataFrame) -> pl.DataFrame:
         return frame.with_columns(total=pl.col("v").sum().over("k"))
 
+    grouped = data_of(rows).group_by("k", num_partitions=2)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mr.operators.group_batches.GROUP_BATCH_ROWS", size)
-        batches = data_of(rows).group_by("k", num_partitions=2).map_batches(looked_at, sort_by="v", descending=True)
-        found = batches.take_all()
-        assert by_key([row[:2] for row in found]) == {k: sorted(vs)[::-1] for k, vs in by_key(rows).items()}
-        assert all(row.total == sum(by_key(rows)[row.k]) for row in found)
-        for batch in seen:  # without the last group it was not full
-            assert batch["k"].index(batch["k"][-1]) < size
-        assert sum(len(set(batch["k"])) for batch in seen) == len(by_key(rows))
-        first, seen[:] = list(seen), []
-        patch.setattr("mr.shuffle.merge.MERGE_BLOCK_BYTES", 100)
-        assert batches.take_all() == found
-        assert seen == first
+        patch.setattr("mr.operators.group_batches.GROUP_BATCH_ROWS", 4)
+        found = grouped.map_batches(totals, sort_by="v", descending=True).take_all()
+    assert by_key([row[:2] for row in found]) == {k: sorted(vs)[::-1] for k, vs in by_key(rows).items()}
+    assert all(row.total == sum(by_key(rows)[row.k]) for row in found)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(1, 5), max_size=6), st.integers(1, 6), st.integers(1, 5))
+def test_a_batch_ends_with_the_group_that_fills_it(sizes: list[int], full: int, block: int) -> None:
+    """Whatever blocks the rows come in."""
+    keys = [key for key, size in enumerate(sizes) for _ in range(size)]
+    data = pa.RecordBatch.from_pydict({"k": pa.array(keys, pa.int64())})
+    wanted: list[list[int]] = []
+    for key, size in enumerate(sizes):
+        if not wanted or len(wanted[-1]) >= full:
+            wanted.append([])
+        wanted[-1] += [key] * size
+    seen: list[list[int]] = []
+    op = MapGroupBatches(("k",), lambda frame: seen.append(frame["k"].to_list()) or frame, "polars")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mr.operators.group_batches.GROUP_BATCH_ROWS", full)
+        blocks = [data.slice(at, block) for at in range(0, len(keys), block)]
+        out = list(op.reduce(iter(blocks), Env()))  # type: ignore[arg-type]
+    assert seen == wanted
+    assert [key for batch in out for key in batch.column("k").to_pylist()] == keys
 
 
 def test_a_group_that_does_not_fit_is_an_error_that_names_its_key() -> None:
@@ -101,13 +122,6 @@ def test_a_computed_key_does_not_take_the_place_of_a_column() -> None:
     assert sorted(map(tuple, odd.take_all())) == [(0, [4]), (1, [1, 3])]
     totals = data.group_by(v=pl.col("v") % 2).agg(total=mr.sum("v"))  # only keys and results come out: no clash
     assert sorted(map(tuple, totals.take_all())) == [(0, 4), (1, 4)]
-
-
-class Env:
-    """A `TaskEnv` that nothing is asked of."""
-
-    def watch(self, records: Any) -> None:
-        pass
 
 
 def test_rows_that_nobody_reads_are_not_made(monkeypatch: pytest.MonkeyPatch) -> None:  # F44
