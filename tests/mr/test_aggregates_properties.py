@@ -244,6 +244,7 @@ def test_blocks_whose_keys_hardly_repeat_are_not_grouped_and_give_the_same(monke
     monkeypatch.setattr("mr.inputs.ITEMS_PER_SPLIT", 400)
     monkeypatch.setattr("mr.outlets.base.COMBINE_BLOCK_ROWS", 200)
     monkeypatch.setattr("mr.outlets.base.RUN_BYTES_MAX", 4000)
+    monkeypatch.setattr("mr.assignment.REDUCE_RANGE_BYTES_MAX", 1 << 20)
     data = mr.from_items([(n % 900, n) for n in range(1000)])
     skipped = []
     aggs = {"n": mr.count(), "total": mr.sum("value"), "d": mr.count_distinct("value"), "last": mr.last("value")}
