@@ -34,7 +34,10 @@ RECOMBINE_SHARE_MAX: Final = 0.5
 gain, and reducing is the reduce tasks' work anyway."""
 
 ROW_GROUP_ROWS: Final = 262_144
-"""Rows of every Parquet row group but the last."""
+"""Rows of every Parquet row group but the last ..."""
+
+ROW_GROUP_BYTES_MAX: Final = 64 * MIB
+"""... unless it has so many bytes before: a group is held in memory while it is written."""
 
 PART_BYTES_MAX: Final = 128 * 1000 * 1000
 """A task begins a new part of an output after so many bytes of uncompressed rows, if the user does not say ..."""

@@ -17,8 +17,9 @@ from mr.errors import CorruptInput, InputError, PlanError, TypeConflict
 from mr.formats.base import Cut, Reader, Writer
 from mr.formats.blocks import needed, origins_of
 from mr.kernels.escapes import check_text
+from mr.kernels.sizes import logical_bytes
 from mr.kernels.types import cast_column, display, holds_objects, is_list, join_types, plain
-from mr.options import DICTIONARY_SAMPLE_ROWS, READ_BLOCK_BYTES, ROW_GROUP_ROWS
+from mr.options import DICTIONARY_SAMPLE_ROWS, READ_BLOCK_BYTES, ROW_GROUP_BYTES_MAX, ROW_GROUP_ROWS
 
 if TYPE_CHECKING:
     from mr.formats.base import Piece, Rejects
@@ -138,7 +139,7 @@ def _cast(array: pa.Array, field: pa.Field, path: str) -> pa.Array:
 
 @dataclass(frozen=True)
 class ParquetWriter(Writer):
-    """Row groups of exactly `ROW_GROUP_ROWS` rows, each handed to pyarrow as one contiguous table.
+    """Row groups of exactly `ROW_GROUP_ROWS` rows (fewer where rows are wide), each handed to pyarrow as one table.
 
     The bytes depend on the rows, the schema and pyarrow's version only. There is no content-defined chunking: see
     docs/decisions/0031.
@@ -193,15 +194,30 @@ def _leaves(path: str, type_: pa.DataType) -> list[str]:
 
 
 def _row_groups(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
-    """The rows of `batches` as contiguous tables of `ROW_GROUP_ROWS`, the last one shorter."""
+    """The rows of `batches` as contiguous tables: each ends with the row that fills ROW_GROUP_ROWS or
+    ROW_GROUP_BYTES_MAX, wherever batches end."""
     pending: list[pa.RecordBatch] = []
-    missing = ROW_GROUP_ROWS
+    rows_left, bytes_left = ROW_GROUP_ROWS, ROW_GROUP_BYTES_MAX
     for batch in batches:
-        while batch.num_rows >= missing:
-            yield pa.Table.from_batches([*pending, batch.slice(0, missing)]).combine_chunks()
-            batch, pending, missing = batch.slice(missing), [], ROW_GROUP_ROWS
-        if batch.num_rows:
-            pending.append(batch)
-            missing -= batch.num_rows
+        while batch.num_rows:
+            part = batch.slice(0, _filling(batch.slice(0, rows_left), bytes_left))
+            batch = batch.slice(part.num_rows)
+            pending.append(part)
+            rows_left, bytes_left = rows_left - part.num_rows, bytes_left - logical_bytes(part)
+            if not rows_left or bytes_left <= 0:
+                yield pa.Table.from_batches(pending).combine_chunks()
+                pending, rows_left, bytes_left = [], ROW_GROUP_ROWS, ROW_GROUP_BYTES_MAX
     if pending:
         yield pa.Table.from_batches(pending).combine_chunks()
+
+
+def _filling(batch: pa.RecordBatch, bytes_left: int) -> int:
+    """The least number of rows, at least one, that has `bytes_left` bytes; all if they have fewer."""
+    low, high = 1, int(batch.num_rows)
+    if logical_bytes(batch) < bytes_left:
+        return high
+    while low < high:
+        middle = (low + high) // 2
+        full = logical_bytes(batch.slice(0, middle)) >= bytes_left
+        low, high = (low, middle) if full else (middle + 1, high)
+    return low

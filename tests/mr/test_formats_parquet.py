@@ -65,6 +65,26 @@ def test_bytes_do_not_depend_on_batches(cuts: list[int]) -> None:
         assert written(batch_of(records(2500)), cuts) == written(batch_of(records(2500)), [])
 
 
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.integers(0, 300), max_size=8))
+def test_wide_rows_end_a_row_group_early_wherever_batches_end(cuts: list[int]) -> None:
+    rows = [("x" * (997 * i % 5000), i) for i in range(300)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mr.formats.parquet, "ROW_GROUP_BYTES_MAX", 20_000)
+        data = written(batch_of(rows), cuts)
+        assert data == written(batch_of(rows), [])
+    metadata = pq.ParquetFile(io.BytesIO(data)).metadata
+    counts = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
+    wanted, held, count = [], 0, 0
+    for text, _ in rows:  # a row is the text, its offset of 8 bytes and a number of 8
+        held, count = held + len(text) + 16, count + 1
+        if held >= 20_000:
+            wanted.append(count)
+            held = count = 0
+    assert counts == [*wanted, count][: len(counts)]
+    assert sum(counts) == 300
+
+
 def test_row_groups_have_a_fixed_count_and_content_is_readable_elsewhere(tmp_path: Any) -> None:
     batch = pa.record_batch({"n": pa.array(range(600_000)), "s": pa.array(["x"] * 600_000, pa.large_string())})
     data = written(batch, [5, 300_000])
