@@ -15,12 +15,14 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Context:
-    """The task that the calling function runs in. `seed` is its fingerprint, `attempt` names the try."""
+    """The task that the calling function runs in. `seed` is its fingerprint, `attempt` names the try, `spilled` counts
+    the bytes that did not fit its memory."""
 
     seed: str = ""
     attempt: str = ""
     counters: Counts[str] = field(default_factory=Counts)
     generator: random.Random | None = None
+    spilled: int = 0
 
 
 _OUTSIDE = Context()

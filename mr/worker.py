@@ -261,7 +261,8 @@ class _Task:
         timing = watch.seconds()
         made = (run.types.serialize().to_pybytes() if isinstance(run, PythonRun) else b"" for run in self._runs)
         counts = (reading.records, reading.bytes, seconds, lines, rejected, timing)
-        return TaskResult(tuple(outputs), counters, *counts, types=tuple(data.hex() for data in made))
+        types = tuple(data.hex() for data in made)
+        return TaskResult(tuple(outputs), counters, *counts, types=types, spilled=self.context.spilled)
 
     def _reject_at_head(self, data: pa.RecordBatch) -> None:
         self._push(Port(HEAD, rejects=True), Batch(data))

@@ -30,6 +30,7 @@ from mr.options import MERGE_BLOCK_BYTES
 from mr.program import JoinHead
 from mr.shuffle.merge import sorted_rows
 from mr.shuffle.run_file import pieces
+from mr.spills import spill_file
 from mr.tasks import Cut, ExchangeInput, Segment, TaskSpec
 
 _COPIES = 2
@@ -254,7 +255,7 @@ def _kept(rows: Iterator[pa.RecordBatch], bytes_max: int, path: Path) -> Sequenc
     else:
         return [concat(held, held[0].schema)] if held else []
     try:
-        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, held[0].schema) as writer:
+        with spill_file(path) as sink, pa.ipc.new_stream(sink, held[0].schema) as writer:
             for batch in chain(held, rows):
                 writer.write_batch(batch)
         del held

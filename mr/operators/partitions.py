@@ -18,6 +18,7 @@ from mr.operators.base import Grouped, Narrow, Run, TaskEnv, rows_shape
 from mr.operators.columns import named
 from mr.operators.python import PerRecord, PythonRun, consumed, described
 from mr.options import PYTHON_BATCH_ROWS
+from mr.spills import spill_file
 
 BLOCK_ROWS: Final = 65_536
 """Numbers of a range that are made at a time."""
@@ -110,7 +111,7 @@ class _Held:
             for schema, some in groupby(self._batches, key=lambda batch: batch.schema):
                 path = self._scratch / f"partition-{id(self):x}-{len(self._files)}"
                 self._files.append(path)
-                with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
+                with spill_file(path) as sink, pa.ipc.new_stream(sink, schema) as writer:
                     for batch in some:
                         writer.write_batch(batch)
             self._batches, self._bytes = [], 0

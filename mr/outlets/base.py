@@ -14,6 +14,7 @@ from mr.operators.base import Combiner
 from mr.options import COMBINE_BLOCK_ROWS, RECOMBINE_SHARE_MAX, RUN_BYTES_MAX, RUN_ROWS_MAX
 from mr.shuffle.run_file import RunIndex
 from mr.shuffle.writer import RunWriter
+from mr.spills import spill_file
 from mr.tasks import Output
 
 
@@ -80,7 +81,7 @@ class Pending:
         assert self.schema is not None
         held = [batch for batch in self._batches if batch.num_rows]
         try:
-            with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, self.schema) as writer:
+            with spill_file(path) as sink, pa.ipc.new_stream(sink, self.schema) as writer:
                 for batch in held:
                     writer.write_batch(cast(batch, self.schema))
             with pa.memory_map(str(path)) as file:

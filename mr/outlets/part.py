@@ -23,6 +23,7 @@ from mr.kernels.types import cast, unify
 from mr.options import PART_BLOCK_ROWS, PARTITIONS_PER_TASK_MAX
 from mr.outlets.base import OutletRun
 from mr.program import PartOutlet
+from mr.spills import spill_file
 from mr.storage import store_file
 from mr.tasks import Output, PartFile
 
@@ -139,7 +140,7 @@ class Spool:
     def _spill(self) -> None:
         path = self._path.with_name(f"{self._path.name}{len(self._files)}")
         self._files.append(path)
-        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, self.schema) as writer:
+        with spill_file(path) as sink, pa.ipc.new_file(sink, self.schema) as writer:
             for number, (folder, batch) in enumerate(self._take_held()):
                 writer.write_batch(batch)
                 self._places.setdefault(folder, []).append((len(self._files) - 1, number))

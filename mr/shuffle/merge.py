@@ -21,6 +21,7 @@ from mr.kernels.sort import ORDER_ROW_BYTES, Key, SortedKeys, number_part, order
 from mr.options import MERGE_BLOCK_BYTES
 from mr.shuffle.run_file import pieces
 from mr.shuffle.source import SegmentSource
+from mr.spills import spill_file
 from mr.tasks import Segment
 
 _BLOCKS_HELD: Final = 2
@@ -174,7 +175,7 @@ def _spilled(batches: Iterable[pa.RecordBatch], path: Path) -> Stream:
     """`batches` written to `path` and read back block by block; the name is gone when this returns."""
     writer = None
     try:
-        with pa.OSFile(str(path), "wb") as sink:
+        with spill_file(path) as sink:
             for batch in batches:
                 writer = writer or pa.ipc.new_stream(sink, batch.schema)
                 for piece in pieces(batch, MERGE_BLOCK_BYTES):

@@ -94,3 +94,14 @@ def test_analyze_shows_what_the_last_run_of_the_same_job_did(inline: mr.Session,
     assert text.count("slowest task") == len(ran)
     (tmp_path / "in.txt").write_text("changed\n")
     assert inline.figures(outputs(tmp_path / "in.txt", tmp_path / "out")) == {}
+
+
+def test_what_does_not_fit_memory_is_told_as_spilled(tmp_path: Path) -> None:
+    told = []
+    for memory in ("64kB", "1GB"):
+        with mr.Session(on="inline", home=tmp_path / memory, memory=memory):
+            numbers = mr.from_items([i * 7919 % 20_011 for i in range(20_000)])
+            result = numbers.sort("value").write_parquet(str(tmp_path / f"out-{memory}.parquet"))
+            told.append(sum(stage["spilled"] for stage in result.stages))
+    assert told[0] > 100_000
+    assert told[1] == 0

@@ -1,0 +1,19 @@
+"""Temporary files of a task for what does not fit its memory, counted for `explain --analyze`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyarrow as pa
+
+from mr.task_context import context
+
+
+@contextmanager
+def spill_file(path: Path) -> Iterator[pa.NativeFile]:
+    """The file `path` to write; its bytes count as spilled by the running task. Raises OSError."""
+    with pa.OSFile(str(path), "wb") as sink:
+        yield sink
+        context().spilled += sink.tell()
