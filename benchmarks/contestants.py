@@ -18,7 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from benchmarks.generate import WORK
-from benchmarks.harness import CORES, Contestant
+from benchmarks.harness import CORES, Contestant, remove
 
 HERE = Path(__file__).parent
 PYTHON = HERE / ".venv" / "bin" / "python"
@@ -129,11 +129,3 @@ def _contestant(peer: Peer, script: Path, inputs: Sequence[Path], result: Callab
         lambda: remove(output),
         SLOW_ROUNDS if peer.slow else Contestant.rounds_max,
     )
-
-
-def remove(path: Path) -> None:
-    """Take a file or folder away, if it is there."""
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

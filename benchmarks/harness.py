@@ -10,6 +10,7 @@ import argparse
 import os
 import platform
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -175,7 +176,16 @@ def millrace(
     command = [own_command("mr"), "submit", str(JOBS / job), "--no-reuse", "--overwrite", "--quiet"]
     command += [f"--{flag}={value}" for flag, value in engine.items()]
     command += ["--output", output or str(target), *options]
-    return Contestant(name, command, lambda: result(target), {"MR_HOME": str(WORK / "home")}, ours=True)
+    home = {"MR_HOME": str(WORK / "home")}
+    return Contestant(name, command, lambda: result(target), home, lambda: remove(target), ours=True)
+
+
+def remove(path: Path) -> None:
+    """Take a file or folder away, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def arguments(description: str | None, **sizes: tuple[int, str]) -> argparse.Namespace:
