@@ -147,7 +147,10 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME_OF:
-        raise AttributeError(f"module 'mr' has no attribute {name!r}")
+        import difflib  # only where a name is wrong
+
+        alike = difflib.get_close_matches(name, _HOME_OF, 1)
+        raise AttributeError(f"module 'mr' has no attribute {name!r}" + "".join(f"; use mr.{near}" for near in alike))
     value = getattr(import_module(_HOME_OF[name]), name)
     globals()[name] = value  # next time without this function, and before a submodule of the same name hides it
     return value

@@ -168,7 +168,9 @@ def check(target: Target) -> None:
         if target.one_file:
             raise PlanError(f"{target.path}: append needs a folder; one file cannot be appended to")
     elif target.mode == "error" and _occupied(target):
-        raise OutputError(f"{target.path} exists already; use --overwrite or --append, or another path")
+        raise OutputError(
+            f"{target.path} exists already; use --overwrite or --append (in Python mode=), or another path"
+        )
     if system_of(target.path) == "local":
         _check_local(target)
 

@@ -35,9 +35,11 @@ Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 
 def _paths(paths: Paths, call: str) -> tuple[str, ...]:
-    items = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
+    items = list(paths) if isinstance(paths, Iterable) and not isinstance(paths, (str, os.PathLike)) else [paths]
     if not items:
         raise PlanError(f"{call}: no path is given")
+    if wrong := [path for path in items if not isinstance(path, (str, os.PathLike))]:
+        raise PlanError(f"{call}: a path is a str, not {wrong[0]!r}")
     return tuple(os.fspath(path) for path in items)
 
 
@@ -206,7 +208,8 @@ def read_csv(
     [Row(host='a', n=1)]
     """
     found = _paths(paths, "read_csv()")
-    rules = (header, delimiter, tuple(null_values), quoted_newlines)
+    nulls = (null_values,) if isinstance(null_values, str) else tuple(null_values)
+    rules = (header, delimiter, nulls, quoted_newlines)
     declared = _declared(schema or {}, "read_csv()")
     piece = first_piece(found, CsvReader.decompress)
     told = told_by_folders(found, piece.path)

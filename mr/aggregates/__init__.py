@@ -228,7 +228,10 @@ def histogram(column: Column, bins: Sequence[float]) -> Aggregation:
     >>> mr.from_items([0, 1, 5, 10, 11]).agg(h=mr.histogram("value", [0, 5, 10])).first()
     Row(h=[2, 2])
     """
-    edges = tuple(map(float, bins))
+    try:
+        edges = tuple(map(float, bins))
+    except (TypeError, ValueError):
+        raise PlanError(f"histogram(): bins={bins!r} are not edges, as [0, 10, 100]") from None
     if len(edges) < 2 or not edges == tuple(sorted(set(edges))):
         raise PlanError(f"histogram(): bins={list(bins)} are not at least two edges in ascending order")
     return Histogram(_column(column, "histogram"), edges)

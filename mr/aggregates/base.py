@@ -22,6 +22,7 @@ import pyarrow as pa
 from mr.errors import TypeConflict
 from mr.kernels import group
 from mr.kernels.keys import Ints, codes, normalise_keys
+from mr.kernels.types import display
 
 States = dict[str, Any]
 """State columns (Arrow arrays of one length) by part."""
@@ -71,7 +72,7 @@ class Aggregation(ABC):
 
     def refused(self, dtype: pa.DataType, reason: str) -> TypeConflict:
         """The error for a column of a type that cannot be aggregated so."""
-        return TypeConflict(f"{self.name} of {self.of}: values of type {dtype} {reason}")
+        return TypeConflict(f"{self.name} of {self.of}: values of type {display(dtype)} {reason}")
 
 
 class Ordered(Aggregation):

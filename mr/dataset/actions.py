@@ -10,6 +10,7 @@ import polars as pl
 import pyarrow as pa
 
 from mr.aggregates import count
+from mr.dataset.arguments import whole
 from mr.dataset.base import DatasetBase
 from mr.dataset.outputs import codec_of, one_of, write_node
 from mr.errors import MillraceError
@@ -81,7 +82,7 @@ class Actions(DatasetBase):
         >>> mr.from_items(range(100)).take(2)
         [0, 1]
         """
-        return to_python(current().collect(first_rows(self._node, n)))
+        return to_python(current().collect(first_rows(self._node, whole(n, "take()"))))
 
     def first(self) -> Any:
         """The first record, or None if there is none.
@@ -129,7 +130,7 @@ class Actions(DatasetBase):
         └───────┘
         """
         with pl.Config(tbl_rows=n, tbl_cols=-1, fmt_str_lengths=80):
-            print(to_polars(current().collect(first_rows(self._node, n))))
+            print(to_polars(current().collect(first_rows(self._node, whole(n, "show()")))))
 
     def explain(self) -> str:
         """The stages that the plan compiles to, as text. Runs nothing.

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from numbers import Integral
 from typing import Any, NoReturn
 
 import polars as pl
 import pyarrow as pa
 
 from mr.errors import PlanError
+from mr.kernels.keys import key_problem
 from mr.kernels.rows import Shape
 from mr.kernels.types import display
 from mr.operators.base import require_columns
@@ -59,14 +62,21 @@ ELSEWHERE = {
     "n_unique": 'agg(n=mr.count_distinct("x"))',
     "nunique": 'agg(n=mr.count_distinct("x"))',
     "describe": 'agg(mean=mr.mean("x"), ...)',
-    "with_row_index": "read_text(include_offset=True), or map_partitions",
-    "zipWithIndex": "read_text(include_offset=True), or map_partitions",
+    "with_row_index": "map_partitions, or read_text(include_offset=True)",
+    "zipWithIndex": "map_partitions, or read_text(include_offset=True)",
     "nlargest": "top_k",
     "takeOrdered": "top_k",
     "tail": "sort(..., descending=True).limit(n)",
     "frequencies": "value_counts",
     "foldby": "reduce_by_key",
     "reduceByKey": "reduce_by_key",
+    "groupByKey": "group_by(...).map_groups(fn)",
+    "combineByKey": "group_by(...).agg(x=mr.Aggregate(...))",
+    "aggregateByKey": "group_by(...).agg(x=mr.Aggregate(...))",
+    "leftOuterJoin": 'join(how="left")',
+    "rightOuterJoin": 'join(how="right")',
+    "fullOuterJoin": 'join(how="full")',
+    "aggregate": "agg",
     "flatMap": "flat_map",
     "orderBy": "sort",
     "order_by": "sort",
@@ -83,21 +93,24 @@ ELSEWHERE = {
     "assign": "with_columns",
     "reduce": "agg, or reduce_by_key",
     "to_pandas": "take_all, or write_parquet",
+    "to_polars": "take_all, or write_parquet",
     "toPandas": "take_all, or write_parquet",
     "mean": 'agg(x=mr.mean("x"))',
     "sum": 'agg(x=mr.sum("x"))',
     "min": 'agg(x=mr.min("x"))',
     "max": 'agg(x=mr.max("x"))',
-    "apply": "map, map_batches or map_groups",
+    "apply": "map, map_batches or group_by(...).map_groups",
 }
 
 
 def unknown(owner: object, name: str) -> NoReturn:
-    """Raise AttributeError that names our method for another library's, or one spelt alike."""
+    """Raise AttributeError that names our method for another library's, or one spelt alike, or else a few methods."""
     kind = type(owner).__name__
     known = [n for n in dir(type(owner)) if not n.startswith("_")]
-    ours = ELSEWHERE.get(name) or next(iter(difflib.get_close_matches(name, known, 1)), None)
-    hint = f"; use {ours}" if ours else ""
+    ours = ELSEWHERE.get(name, "")
+    if re.split(r"\W", ours)[0] not in known:  # a method of datasets, and this is a group
+        ours = next(iter(difflib.get_close_matches(name, known, 1)), "")
+    hint = f"; use {ours}" if ours else f"; it has {', '.join(known)}" if len(known) < 10 else ""
     raise AttributeError(f"{kind} has no method {name!r}{hint}")
 
 
@@ -135,8 +148,34 @@ def _expression(name: str, column: Any) -> pl.Expr:
 
 
 def column_names(names: str | Sequence[str] | None) -> tuple[str, ...]:
-    """One name, several or none as a tuple."""
-    return (names,) if isinstance(names, str) else tuple(names or ())
+    """One name, several or none as a tuple. What is no name is left to `require_columns`."""
+    several = isinstance(names, Iterable) and not isinstance(names, str)
+    return tuple(names) if several else () if names is None else (names,)  # type: ignore[arg-type,return-value]
+
+
+def whole(n: Any, call: str, name: str = "n") -> int:
+    """`n`, once it is known to be a whole number from 0. Raises PlanError."""
+    if not isinstance(n, Integral) or isinstance(n, bool) or n < 0:
+        raise PlanError(f"{call}: {name}={n!r} is not a whole number from 0")
+    return int(n)
+
+
+def function(fn: Any, call: str) -> None:
+    """Raise PlanError unless `fn` can be called."""
+    if not callable(fn):
+        cure = "; select() and with_columns() take expressions" if isinstance(fn, pl.Expr) else ""
+        raise PlanError(f"{call}: {fn if cure else repr(fn)} is not a function{cure}")
+
+
+def key_columns(given: Shape, names: Sequence[str], call: str) -> Shape:
+    """`given`, once it is known to have the columns `names`, of types that can be keys. Raises PlanError."""
+    require_columns(given, names, call)
+    for name in names:
+        type_ = given.types[given.names.index(name)]
+        problem = None if type_ is None else key_problem(type_)
+        if problem:
+            raise PlanError(f"{call}: {name!r} is of type {display(type_)} and cannot be a key: {problem}")
+    return given
 
 
 def ordering(
@@ -146,7 +185,9 @@ def ordering(
     columns = column_names(by)
     if not columns:
         raise PlanError(f"{call}: name at least one column")
-    require_columns(shape, columns, call)
+    key_columns(shape, columns, call)
+    if not isinstance(descending, bool) and not all(isinstance(one, bool) for one in descending):
+        raise PlanError(f"{call}: descending={descending!r} is neither True, False nor a list of them")
     down = (descending,) * len(columns) if isinstance(descending, bool) else tuple(descending)
     if len(down) != len(columns):
         raise PlanError(f"{call}: descending= has {len(down)} entries for {len(columns)} columns")
@@ -155,7 +196,7 @@ def ordering(
 
 def partition_count(n: int | None) -> int | None:
     """A number of partitions that the constant buckets can be divided into. Raises PlanError."""
-    if n is not None and not 1 <= n <= 256:
+    if n is not None and not 1 <= whole(n, "partitions", "num_partitions") <= 256:
         raise PlanError("num_partitions= is from 1 to 256")
     return n
 

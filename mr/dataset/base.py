@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from mr.dataset.arguments import unknown
+from mr.errors import PlanError
 from mr.plan import Apply, Node
 
 if TYPE_CHECKING:
@@ -22,6 +23,13 @@ class DatasetBase:
 
     def __iter__(self) -> NoReturn:
         raise TypeError("a Dataset is not iterated over; use take_all() or take(n) for its records")
+
+    def _other(self, other: Any, call: str) -> Node:
+        """The node of another dataset. Raises PlanError for what is none."""
+        if not isinstance(other, DatasetBase):
+            kind = type(other).__name__
+            raise PlanError(f"{call}: a Dataset is needed, not {kind}; mr.from_items() makes one of a list")
+        return other._node
 
     def _with(self, node: Node) -> Dataset:
         return type(self)(node)  # type: ignore[return-value]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from mr.dataset.arguments import Names, unknown
+from mr.dataset.arguments import Names, function, unknown
 from mr.operators.cogroups import CoGroups
 from mr.operators.pygroups import grouped_shape
 from mr.plan import CoGroup
@@ -53,6 +53,7 @@ class CoGroupedDataset:
         >>> both.map_groups(seen, names=["name", "pages"]).sort("name").take_all()
         [Row(name='ann', pages=['/', '/a']), Row(name='bo', pages=[])]
         """
+        function(fn, "map_groups()")
         declared = grouped_shape(names, fn)
         op = CoGroups(*self._on, fn, self._partitions, declared, pure)
         return self._left._with(CoGroup(declared, self._left._node, self._right._node, op))

@@ -8,6 +8,7 @@ import polars as pl
 
 from mr.dataset.arguments import Column, expressions
 from mr.dataset.base import DatasetBase
+from mr.errors import PlanError
 from mr.operators.base import rows_shape
 from mr.operators.columns import Explode, Select, Unnest, WithColumns, expand, explode_shape, unnest_shape
 
@@ -28,6 +29,8 @@ class Columns(DatasetBase):
         [Row(key=1, double=4)]
         """
         exprs, shape = expand(self._node.known(), expressions(columns, named), "select()")
+        if not exprs:
+            raise PlanError("select(): name at least one column")
         return self._apply(Select(exprs, shape))
 
     def with_columns(self, *columns: pl.Expr, **named: Column) -> Dataset:

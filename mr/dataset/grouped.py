@@ -8,11 +8,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import polars as pl
+import pyarrow as pa
 
 import mr.aggregates
 from mr.aggregates import INPUT_SUFFIX, Aggregation, Ordered
 from mr.aggregates import count as count_rows
-from mr.dataset.arguments import Names, ordering, unknown
+from mr.dataset.arguments import Names, function, key_columns, ordering, unknown, whole
 from mr.errors import PlanError, TypeConflict
 from mr.kernels.rows import Shape, shape_of
 from mr.operators.base import rows_shape
@@ -45,7 +46,9 @@ OURS = {
 
 def _ours(expr: pl.Expr) -> str:
     """The aggregate that a user of Polars means by an expression such as pl.col("x").sum()."""
-    root = next(iter(expr.meta.root_names()), "x")
+    root = next(iter(expr.meta.root_names()), None)
+    if root is None:
+        return "mr.count()"
     called = re.findall(r"\.(\w+)\(", str(expr))
     name = OURS.get(called[-1], called[-1]) if called else "sum"
     if not hasattr(mr.aggregates, name):
@@ -74,7 +77,7 @@ class GroupedDataset:
         self._keys: tuple[str, ...] = ()
         if keys:
             self._keyed, shape = expand(self._node.known(), keys, "group_by()")
-            self._keys = shape.names
+            self._keys = key_columns(shape, shape.names, "group_by()").names
 
     def __getattr__(self, name: str) -> NoReturn:
         unknown(self, name)
@@ -154,9 +157,8 @@ class GroupedDataset:
             try:
                 _ = None if type_ is None else aggregate.output_type(type_)
             except TypeConflict as error:
-                raise PlanError(
-                    f"agg(): {name}: {error.message} (for CSV, null_values= may be what is missing)"
-                ) from None
+                cure = " (for CSV, null_values= may be what is missing)" if type_ == pa.large_string() else ""
+                raise PlanError(f"agg(): {name}: {error.message}{cure}") from None
 
     def _with_keys(self) -> tuple[Node, Shape]:
         """The whole rows, with computed keys added as columns. Raises PlanError where one would replace a column."""
@@ -187,10 +189,10 @@ class GroupedDataset:
         >>> mr.from_items([("a", 3), ("a", 1), ("a", 2)]).group_by("key").head(2).take_all()
         [Row(key='a', value=3), Row(key='a', value=1)]
         """
-        if n < 0:
-            raise PlanError("head(): n is at least 0")
         rows, shape = self._with_keys()
-        return self._dataset._with(GroupBy(shape, rows, TopByKey(self._keys, n, (), ()), self._partitions))
+        return self._dataset._with(
+            GroupBy(shape, rows, TopByKey(self._keys, whole(n, "head()"), (), ()), self._partitions)
+        )
 
     def map_batches(
         self,
@@ -218,6 +220,7 @@ class GroupedDataset:
         """
         if batch_format not in ("polars", "arrow", "numpy"):
             raise PlanError('map_batches(): batch_format is "polars", "arrow" or "numpy"')
+        function(fn, "map_batches()")
         rows, shape = self._with_keys()
         by, down = ordering(shape, sort_by, descending, "map_batches()") if sort_by else ((), ())
         declared = shape_of(names, fn, False) if names else None
@@ -248,6 +251,7 @@ class GroupedDataset:
         >>> data.map_groups(last, sort_by="value").take_all()
         [Row(key='a', value=3)]
         """
+        function(fn, "map_groups()")
         rows, shape = self._with_keys()
         by, down = ordering(shape, sort_by, descending, "map_groups()") if sort_by else ((), ())
         declared = grouped_shape(names, fn)
@@ -263,4 +267,6 @@ class GroupedDataset:
         """
         rows, shape = self._with_keys()
         columns, down = ordering(shape, by, descending, "top_k()")
-        return self._dataset._with(GroupBy(shape, rows, TopByKey(self._keys, k, columns, down), self._partitions))
+        return self._dataset._with(
+            GroupBy(shape, rows, TopByKey(self._keys, whole(k, "top_k()", "k"), columns, down), self._partitions)
+        )

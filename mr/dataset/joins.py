@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mr.dataset.arguments import check_key_types, column_names, partition_count
+from mr.dataset.arguments import check_key_types, column_names, key_columns, partition_count
 from mr.dataset.base import DatasetBase
 from mr.errors import PlanError
 from mr.joining import alike
 from mr.kernels.joined import HOWS, How
-from mr.operators.base import require_columns
 from mr.operators.joins import joined_shape, layout_of
 from mr.plan import STRATEGIES, Join, Strategy
 
@@ -62,8 +61,8 @@ class Joins(DatasetBase):
         keys = [column_names(side if side is not None else on) for side in (left_on, right_on)]
         if not keys[0] or len(keys[0]) != len(keys[1]):
             raise PlanError("join(): give on=, or left_on= and right_on= with as many columns")
-        left = require_columns(self._node.known(), keys[0], "join() on the left")
-        right = require_columns(other._node.known(), keys[1], "join() on the right")
+        left = key_columns(self._node.known(), keys[0], "join() on the left")
+        right = key_columns(self._other(other, "join()").known(), keys[1], "join() on the right")
         check_key_types(left, right, keys[0], keys[1])
         shape = joined_shape(left, right, layout_of(left, right, keys[0], keys[1], how, suffix))
         count = partition_count(num_partitions)

@@ -10,7 +10,16 @@ import pyarrow as pa
 
 from mr.aggregates import Aggregation
 from mr.aggregates import count as count_rows
-from mr.dataset.arguments import Column, Names, check_key_types, column_names, expressions, partition_count
+from mr.dataset.arguments import (
+    Column,
+    Names,
+    check_key_types,
+    column_names,
+    expressions,
+    function,
+    key_columns,
+    partition_count,
+)
 from mr.dataset.cogrouped import CoGroupedDataset
 from mr.dataset.columns import Columns
 from mr.dataset.grouped import GroupedDataset
@@ -76,8 +85,8 @@ class Keyed(Records, Columns):
         keys = [column_names(side if side is not None else on) for side in (left_on, right_on)]
         if not keys[0] or len(keys[0]) != len(keys[1]):
             raise PlanError("cogroup(): give on=, or left_on= and right_on= with as many columns")
-        left = require_columns(self._node.known(), keys[0], "cogroup() on the left")
-        right = require_columns(other._node.known(), keys[1], "cogroup() on the right")
+        left = key_columns(self._node.known(), keys[0], "cogroup() on the left")
+        right = key_columns(self._other(other, "cogroup()").known(), keys[1], "cogroup() on the right")
         check_key_types(left, right, keys[0], keys[1], "cogroup()")
         return CoGroupedDataset(self, other, keys[0], keys[1], partition_count(num_partitions))
 
@@ -98,6 +107,9 @@ class Keyed(Records, Columns):
         >>> mr.from_items([("a", 1), ("b", 5), ("a", 2)]).reduce_by_key(lambda a, b: a + b).sort("key").take_all()
         [Row(key='a', value=3), Row(key='b', value=5)]
         """
+        function(fn, "reduce_by_key()")
+        key_columns(self._node.known(), [key], "reduce_by_key()")
+        require_columns(self._node.known(), [value], "reduce_by_key()")
         pairs = self.select(**{KEY: pl.col(key), VALUE: pl.col(value)})
         shape = pairs._node.known()
         op = Folded(fn, cast("tuple[pa.DataType | None, pa.DataType | None]", shape.types))
@@ -143,6 +155,8 @@ class Keyed(Records, Columns):
         >>> visits.map_reduce(by_time, lambda user, pages: (user, list(pages)), grouping=1).take_all()
         [Row(key='ann', value=['/a', '/b'])]
         """
+        for given in (mapper, reducer, *(fn for fn in (combiner, partitioner) if fn is not None)):
+            function(given, "map_reduce()")
         if partitioner is not None and num_partitions is None:
             raise PlanError("map_reduce(): partitioner= needs num_partitions=")
         if sort_values not in (False, True, "descending"):

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mr.dataset.actions import first_rows
-from mr.dataset.arguments import ordering, partition_count, united
+from mr.dataset.arguments import key_columns, ordering, partition_count, united, whole
 from mr.dataset.base import DatasetBase
 from mr.errors import PlanError
-from mr.operators.base import require_columns
 from mr.operators.batches import TopRows
 from mr.operators.grouped import Distinct
 from mr.operators.sampling import DropPriority, LowestPriorities, Prioritise, SampleShare
@@ -29,9 +28,7 @@ class Order(DatasetBase):
         >>> mr.from_items(range(100)).limit(2).take_all()
         [0, 1]
         """
-        if n < 0:
-            raise PlanError("limit(): n is at least 0")
-        return self._with(first_rows(self._node, n))
+        return self._with(first_rows(self._node, whole(n, "limit()")))
 
     def sample(self, fraction: float | None = None, *, n: int | None = None, seed: int = 0) -> Dataset:
         """A random sample in input order: each record with the probability `fraction`, or exactly `n` (all if fewer).
@@ -49,11 +46,10 @@ class Order(DatasetBase):
         if (fraction is None) == (n is None):
             raise PlanError("sample(): give fraction= or n=")
         if fraction is not None:
-            if not 0 <= fraction <= 1:
-                raise PlanError(f"sample(): fraction= is from 0 to 1, not {fraction}")
+            if not isinstance(fraction, (int, float)) or not 0 <= fraction <= 1:
+                raise PlanError(f"sample(): fraction= is from 0 to 1, not {fraction!r}")
             return self._apply(SampleShare(float(fraction), seed))
-        if n is None or n < 0:
-            raise PlanError(f"sample(): n= is 0 or more, not {n}")
+        n = whole(n, "sample()")
         drawn = self._apply(Prioritise(seed))._node
         least = First(drawn.shape, drawn, n, LowestPriorities(n), early=False)
         return self._with(Apply(self._node.shape, least, DropPriority(self._node.shape)))
@@ -66,7 +62,9 @@ class Order(DatasetBase):
         [9, 4]
         """
         columns, down = ordering(self._node.known(), by, descending, "top_k()")
-        return self._with(First(self._node.shape, self._node, k, TopRows(k, columns, down), early=False))
+        return self._with(
+            First(self._node.shape, self._node, k, TopRows(whole(k, "top_k()", "k"), columns, down), early=False)
+        )
 
     def sort(
         self, *columns: str, descending: bool | Sequence[bool] = False, num_partitions: int | None = None
@@ -90,7 +88,8 @@ class Order(DatasetBase):
         >>> sorted(mr.from_items(["a", "b", "a"]).distinct().take_all())
         ['a', 'b']
         """
-        shape = require_columns(self._node.known(), columns, "distinct()")
+        shape = self._node.known()
+        key_columns(shape, columns or shape.names, "distinct()")
         return self._with(GroupBy(shape, self._node, Distinct(columns or shape.names), partition_count(num_partitions)))
 
     def union(self, *others: Dataset) -> Dataset:
@@ -101,6 +100,7 @@ class Order(DatasetBase):
         [1, 2]
         """
         shape = self._node.shape
-        for other in others:
-            shape = united(shape, other._node.shape)
-        return self._with(Union(shape, (self._node, *(other._node for other in others))))
+        nodes = [self._other(other, "union()") for other in others]
+        for node in nodes:
+            shape = united(shape, node.shape)
+        return self._with(Union(shape, (self._node, *nodes)))

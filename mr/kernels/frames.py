@@ -8,6 +8,7 @@ import polars as pl
 import pyarrow as pa
 
 from mr.batch import Kind, with_kind
+from mr.errors import TypeConflict
 from mr.kernels import types
 
 
@@ -31,12 +32,18 @@ def from_polars(frame: pl.DataFrame, kind: Kind = "rows") -> pa.RecordBatch:
 
 
 def plain(column: pa.ChunkedArray | pa.Array) -> pa.Array:
-    """One contiguous array without dictionary, view or nanosecond-time types."""
+    """One contiguous array without dictionary, view or nanosecond-time types.
+
+    Raises TypeConflict for a value that the type here does not hold, such as one of single nanoseconds.
+    """
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     if pa.types.is_dictionary(array.type):
         array = array.dictionary_decode()
     target = types.plain(array.type)
-    return array if target == array.type else array.cast(target)
+    try:
+        return array if target == array.type else array.cast(target)
+    except pa.ArrowInvalid as error:
+        raise TypeConflict(f"values of type {array.type} become {types.display(target)} here: {error}") from None
 
 
 def concat(batches: Sequence[pa.RecordBatch], schema: pa.Schema) -> pa.RecordBatch:

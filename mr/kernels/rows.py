@@ -133,7 +133,7 @@ def shape_of(names: Names | None, fn: Callable[..., Any], yields: bool) -> Shape
 
 
 def _checked(names: Iterable[Any]) -> tuple[str, ...]:
-    columns = tuple(names)
+    columns = tuple(names) if isinstance(names, abc.Iterable) else (names,)
     if not columns or not all(isinstance(name, str) and name for name in columns):
         raise PlanError(f"names={list(columns)!r}: column names are strings that are not empty, at least one")
     if len(set(columns)) < len(columns):

@@ -186,6 +186,10 @@ def require_columns(given: Shape, names: Iterable[str], call: str) -> Shape:
     Raises PlanError naming the call, the column that does not exist and those that do.
     """
     wanted = list(names)
+    if wrong := [name for name in wanted if not isinstance(name, str)]:
+        several = isinstance(wrong[0], (list, tuple))
+        cure = "give the columns one by one" if several else "with_columns() gives one a name"
+        raise PlanError(f"{call}: {wrong[0]} is not the name of a column; {cure}")
     missing = [name for name in wanted if name not in given.names]
     if missing:
         raise PlanError(f"{call}: no column {missing[0]!r}; there are {', '.join(map(repr, given.names)) or 'none'}")

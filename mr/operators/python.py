@@ -15,6 +15,7 @@ from pathlib import PurePath
 from typing import Any, ClassVar
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 
 from mr.batch import Batch, Origins, with_kind
@@ -174,7 +175,8 @@ class PerRecord(Narrow):
 
     def __post_init__(self) -> None:
         if not callable(self.fn):
-            raise PlanError(f"{self.label}(): {self.fn!r} is not a function")
+            cure = "; select(), with_columns() and filter() take expressions" if isinstance(self.fn, pl.Expr) else ""
+            raise PlanError(f"{self.label}(): {self.fn if cure else repr(self.fn)} is not a function{cure}")
 
     def shape(self, given: Shape | None) -> Shape | None:
         return self.declared

@@ -151,7 +151,7 @@ def test_an_output_that_exists_is_left_alone() -> None:
     Path("in/b.txt").write_text("more\n")
     result = mr("submit", job, "in", "out")
     assert result.exit_code == 1
-    assert result.stderr == "mr: out exists already; use --overwrite or --append, or another path\n"
+    assert result.stderr == "mr: out exists already; use --overwrite or --append (in Python mode=), or another path\n"
     assert Path("out/part-00000.parquet").read_bytes() == before
     assert not left_over()
     report(mr("submit", job, "in", "out", "--overwrite", "--json"))

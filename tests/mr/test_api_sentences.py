@@ -1,0 +1,95 @@
+"""Sentences of the user's interface that span several operators, and what a wrong argument says: one clear line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import time
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+import mr
+from mr.dataset import Dataset
+
+
+@pytest.fixture(autouse=True)
+def _inline(tmp_path: Path) -> Iterator[None]:
+    with mr.Session(on="inline", home=tmp_path / "home"):
+        yield
+
+
+def sample() -> Dataset:
+    return mr.from_items([("a", 1, [1]), ("b", 2, []), ("a", 3, None)], names={"k": str, "v": int, "many": list[int]})
+
+
+REFUSED: dict[str, tuple[Callable[[Dataset], Any], str]] = {
+    "negative top_k": (lambda d: d.top_k(-1, by="v"), "top_k(): k=-1 is not a whole number from 0"),
+    "negative group top_k": (lambda d: d.group_by("k").top_k(-1, by="v"), "top_k(): k=-1 is not a whole number from 0"),
+    "negative take": (lambda d: d.take(-1), "take(): n=-1 is not a whole number from 0"),
+    "swapped top_k": (lambda d: d.top_k("v", 2), "top_k(): 2 is not the name of a column"),  # type: ignore[arg-type]
+    "limit of a string": (lambda d: d.limit("2"), "limit(): n='2' is not a whole number from 0"),  # type: ignore[arg-type]
+    "sample of a string": (lambda d: d.sample("x"), "sample(): fraction= is from 0 to 1, not 'x'"),  # type: ignore[arg-type]
+    "partitions": (lambda d: d.repartition("k"), "num_partitions='k' is not a whole number"),  # type: ignore[arg-type]
+    "nothing selected": (lambda d: d.select(), "select(): name at least one column"),
+    "sort by a list": (lambda d: d.sort(["k", "v"]), "['k', 'v'] is not the name of a column; give the columns one by"),  # type: ignore[arg-type]
+    "sort by an expression": (lambda d: d.sort(pl.col("v")), 'sort(): col("v") is not the name of a column'),  # type: ignore[arg-type]
+    "direction": (lambda d: d.sort("v", descending="yes"), "sort(): descending='yes' is neither"),  # type: ignore[arg-type]
+    "join by an expression": (lambda d: d.join(d, on=pl.col("k")), 'join() on the left: col("k") is not the name'),  # type: ignore[arg-type]
+    "join with a list": (lambda d: d.join([1], on="k"), "join(): a Dataset is needed, not list"),  # type: ignore[arg-type]
+    "union with groups": (lambda d: d.union(d.group_by("k")), "union(): a Dataset is needed, not GroupedDataset"),  # type: ignore[arg-type]
+    "cogroup with a list": (lambda d: d.cogroup([1], on="k"), "cogroup(): a Dataset is needed, not list"),  # type: ignore[arg-type]
+    "map of an expression": (lambda d: d.map(pl.col("v")), 'map(): col("v") is not a function; select(), with_col'),  # type: ignore[arg-type]
+    "map_groups of a name": (lambda d: d.group_by("k").map_groups("v"), "map_groups(): 'v' is not a function"),  # type: ignore[arg-type]
+    "reducer": (lambda d: d.map_reduce(len, None), "map_reduce(): None is not a function"),  # type: ignore[arg-type]
+    "reduce_by_key column": (lambda d: d.reduce_by_key(max, key="x"), "reduce_by_key(): no column 'x'"),
+    "Polars len": (lambda d: d.group_by("k").agg(n=pl.len()), "use n=mr.count()"),  # type: ignore[arg-type]
+    "type of a sum": (lambda d: d.agg(s=mr.sum("k")), "sum of 'k': values of type str cannot be added"),
+    "bins": (lambda d: d.agg(h=mr.histogram("v", 5)), "histogram(): bins=5 are not edges"),  # type: ignore[arg-type]
+    "path": (lambda _: mr.read_text(5), "read_text(): a path is a str, not 5"),  # type: ignore[arg-type]
+    "paths": (lambda _: mr.read_text([None]), "read_text(): a path is a str, not None"),  # type: ignore[list-item]
+    "names": (lambda d: d.map(str, names=5), "names=[5]: column names are strings"),  # type: ignore[arg-type]
+    "group by lists": (lambda d: d.group_by("many"), "group_by(): 'many' is of type list[int] and cannot be a key: "),
+    "join by lists": (lambda d: d.join(d, on="many"), "join() on the left: 'many' is of type list[int] and cannot"),
+    "sort by lists": (lambda d: d.sort("many"), "sort(): 'many' is of type list[int] and cannot be a key"),
+    "distinct lists": (lambda d: d.distinct(), "distinct(): 'many' is of type list[int] and cannot be a key"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_wrong_argument_is_a_plan_error_of_one_line(case: str) -> None:
+    call, message = REFUSED[case]
+    with pytest.raises(mr.PlanError) as raised:
+        call(sample())
+    assert message in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("call", "hint"),
+    [
+        (lambda d: d.groupByKey, "use group_by(...).map_groups(fn)"),
+        (lambda d: d.group_by("k").take_all, "it has agg, count, head, map_batches, map_groups, top_k"),
+        (lambda d: d.group_by("k").sort_by, "it has agg, count, head, map_batches, map_groups, top_k"),
+        (lambda d: d.group_by("k").sum, 'use agg(x=mr.sum("x"))'),
+        (lambda d: d.cogroup(d, on="k").agg, "it has map_groups"),
+        (lambda _: mr.read_jsonl, "use mr.read_json"),  # type: ignore[attr-defined]
+    ],
+)
+def test_a_hint_names_a_method_that_is_there(call: Callable[[Dataset], Any], hint: str) -> None:
+    with pytest.raises(AttributeError) as raised:
+        call(sample())
+    assert str(raised.value).endswith(hint)
+
+
+def test_one_null_value_is_a_string_not_its_letters(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("host,n\nN,NA\nA,1\n")
+    data = mr.read_csv(str(tmp_path / "a.csv"), null_values="NA")
+    assert data.take_all() == [("N", None), ("A", 1)]
+
+
+def test_a_time_of_day_in_nanoseconds_that_python_does_not_hold_is_refused() -> None:
+    assert mr.from_polars(pl.Series("t", [1_000], dtype=pl.Time).to_frame()).take_all() == [(time(0, 0, 0, 1),)]
+    with pytest.raises(mr.TypeConflict, match=r"time64\[ns\] become time here: .*would lose data"):
+        mr.from_polars(pl.Series("t", [1], dtype=pl.Time).to_frame())
