@@ -6,7 +6,9 @@ travels in the metadata of the Arrow schema under `KIND_KEY`, so it crosses task
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -44,6 +46,37 @@ class Batch:
         if self.origins is None or not by:
             return self
         return Batch(self.data, self.origins + np.array([0, by], dtype=np.int64))
+
+
+class CodedBatch(Batch):
+    """Records some of whose columns are dictionaries in `coded`; they are decoded when somebody looks at `data`.
+
+    Dictionaries have distinct values, none of them null.
+    """
+
+    def __init__(self, coded: pa.RecordBatch) -> None:
+        self.coded = coded
+
+    @property
+    def rows(self) -> int:
+        return int(self.coded.num_rows)
+
+    @cached_property
+    def data(self) -> pa.RecordBatch:
+        """The records with plain columns."""
+        return decoded(self.coded)
+
+
+def decoded(data: pa.RecordBatch, but: Collection[str] = ()) -> pa.RecordBatch:
+    """`data` with its dictionaries as plain columns, those of the columns `but` excepted.
+
+    >>> decoded(pa.record_batch({"x": pa.array(["a", "a"]).dictionary_encode()})).schema.field("x").type
+    DataType(string)
+    """
+    for i, field in enumerate(data.schema):
+        if pa.types.is_dictionary(field.type) and field.name not in but:
+            data = data.set_column(i, field.with_type(field.type.value_type), data.column(i).dictionary_decode())
+    return data
 
 
 def kind_of(schema: pa.Schema) -> Kind:

@@ -20,10 +20,12 @@ import pyarrow as pa
 
 from mr.errors import PlanError
 from mr.kernels.group import group_starts
-from mr.kernels.joined import JoinLayout, Matches, RightRows, joined_blocks, left_rows, right_rows
+from mr.kernels.joined import JoinLayout, Matches, RightRows, encoded, joined_blocks, left_rows, right_rows
 from mr.kernels.keys import Ints, Leaf, Mask, Words, canonical, codes, hashes, leaves_of
 from mr.kernels.sort import number_part, order_by, parts_of
 
+_FIXED_BYTES_MAX = 64
+"""Longer keys gain nothing when they are compared as binaries of fixed size."""
 _SPARE_BITS = 1
 """A directory of two to four places a key: most lookups then end at their first key."""
 
@@ -41,9 +43,9 @@ class KeyIndex:
     """Two keys have the same hash: all keys must be compared. Then keys are in no order."""
 
     @cached_property
-    def compared(self) -> list[Any]:
-        """The leaves of the keys in the form in which they are compared fastest."""
-        return [_comparable(leaf) for column in self.keys.columns for leaf in leaves_of(column)]
+    def compared(self) -> list[_Values]:
+        """The leaves of the keys in the forms in which they are compared."""
+        return _values(self.keys)
 
 
 @dataclass(frozen=True)
@@ -79,14 +81,14 @@ def build(right: pa.RecordBatch, layout: JoinLayout) -> RightIndex:
     index = _index(keys.take(pa.array(rows[starts])), found[starts], collide)
     counts = np.diff(starts, append=len(rows))
     wanted = right.select(list(layout.right_columns)).take(pa.array(rows))  # a key's rows lie together
-    return RightIndex(index, right_rows(wanted, layout, None), starts, counts, len(starts) == len(rows))
+    return RightIndex(index, encoded(right_rows(wanted, layout, None)), starts, counts, len(starts) == len(rows))
 
 
 def _collide(keys: pa.RecordBatch, rows: Ints, found: Words) -> bool:
     """Whether rows of one hash have several keys."""
     same = np.flatnonzero(found[1:] == found[:-1])
     one, other = keys.take(pa.array(rows[same])), keys.take(pa.array(rows[same + 1]))
-    return not _equal(_comparables(one), _comparables(other), None).all() if len(same) else False
+    return not _equal(_values(one), _values(other), None).all() if len(same) else False
 
 
 def _index(keys: pa.RecordBatch, sorted_hashes: Words, collide: bool) -> KeyIndex:
@@ -145,7 +147,7 @@ def find(keys: pa.RecordBatch, index: KeyIndex) -> Ints:
     missing = found < 0
     if missing.all():  # as it must be where all keys of a side are null and so have no type
         return found
-    same = _equal(_comparables(keys), index.compared, np.where(missing, 0, found))
+    same = _equal(_values(keys), index.compared, np.where(missing, 0, found))
     found[missing | ~same] = -1
     return found
 
@@ -297,28 +299,59 @@ def _find_by_value(keys: pa.RecordBatch, index: KeyIndex) -> Ints:
     return found
 
 
-def _comparables(keys: pa.RecordBatch) -> list[Any]:
-    return [_comparable(leaf) for column in keys.columns for leaf in leaves_of(column)]
+@dataclass(frozen=True)
+class _Values:
+    """A leaf of keys, to be compared."""
+
+    leaf: Leaf
+
+    @cached_property
+    def views(self) -> pl.Series:
+        """Strings and binaries as Polars has them: quicker to gather and compare than Arrow's."""
+        return pl.Series(self.leaf.values)
+
+    @cached_property
+    def fixed(self) -> Any:
+        """Strings and binaries that all have one length as a `pa.FixedSizeBinaryArray`, quicker still; else None."""
+        array = self.leaf.values
+        if array.null_count or not len(array):
+            return None
+        offsets = np.frombuffer(array.buffers()[1], np.int64, len(array) + 1, array.offset * 8)
+        width = int(offsets[1] - offsets[0])
+        if not 0 < width <= _FIXED_BYTES_MAX or (np.diff(offsets) != width).any():
+            return None
+        data = array.buffers()[2].slice(int(offsets[0]), width * len(array))
+        return pa.Array.from_buffers(pa.binary(width), len(array), [None, data])
 
 
-def _comparable(leaf: Leaf) -> Any:
-    """Strings and binaries as a Polars series, whose views are quick to gather and compare; numbers as they are."""
-    return pl.from_arrow(leaf.values) if leaf.kind == "bytes" else leaf.values
+def _values(keys: pa.RecordBatch) -> list[_Values]:
+    return [_Values(leaf) for column in keys.columns for leaf in leaves_of(column)]
 
 
-def _equal(one: Sequence[Any], other: Sequence[Any], rows: Ints | None) -> Mask:
+def _equal(one: Sequence[_Values], other: Sequence[_Values], rows: Ints | None) -> Mask:
     """Whether each key of `one`, without nulls, equals the same of `other`, or that at `rows` of it."""
     same: Mask | None = None
     for a, b in zip(one, other, strict=True):
-        if isinstance(a, pl.Series):
-            theirs = b if rows is None else b.gather(rows)
-            equal = (a == theirs).fill_null(False).to_numpy()
-        else:
-            equal = a == (b if rows is None else b[rows])
+        if a.leaf.kind != "bytes":
+            values = b.leaf.values
+            equal = a.leaf.values == (values if rows is None else values[rows])
             equal = equal.all(axis=1) if equal.ndim == 2 else equal
+        elif b.fixed is not None and a.fixed is not None and a.fixed.type == b.fixed.type:
+            equal = _equal_fixed(a.fixed, b.fixed if rows is None else b.fixed.take(pa.array(rows)))
+        else:
+            theirs = b.views if rows is None else b.views.gather(rows)
+            equal = (a.views == theirs).fill_null(False).to_numpy()
         same = equal if same is None else same & equal
     assert same is not None
     return same
+
+
+def _equal_fixed(one: Any, other: Any) -> Mask:
+    """Whether each of some binaries of one length equals the other in its place."""
+    width, equal = one.type.byte_width, np.ones(len(one), bool)
+    a, b = (np.frombuffer(side.buffers()[1], np.uint8, width * len(side), width * side.offset) for side in (one, other))
+    equal[np.flatnonzero(a != b) // width] = False
+    return equal
 
 
 def right_names(left: Sequence[str], right: Sequence[str], right_on: Sequence[str], suffix: str) -> dict[str, str]:

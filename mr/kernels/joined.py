@@ -8,7 +8,7 @@ of the right. Semi and anti joins only choose among the rows of the left, which 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mr.kernels.keys import Ints, Mask
-from mr.options import JOIN_BLOCK_BYTES
+from mr.options import DICTIONARY_SAMPLE_ROWS, JOIN_BLOCK_BYTES
 
 How = Literal["inner", "left", "right", "full", "semi", "anti"]
 HOWS: Final[tuple[How, ...]] = ("inner", "left", "right", "full", "semi", "anti")
@@ -67,6 +67,11 @@ class Matches:
     counts: Ints | None
 
 
+def row_bytes(data: pa.RecordBatch) -> int:
+    """The mean size of a row."""
+    return int(data.nbytes // max(1, data.num_rows))
+
+
 class Source:
     """Rows to gather from again and again: strings as Polars' views, which are gathered three times as fast."""
 
@@ -98,11 +103,15 @@ class Source:
 
 @dataclass(frozen=True)
 class RightRows:
-    """The right side to gather from: its wanted columns as they will be named, its keys, and the row of each place."""
+    """The right side to gather from: its wanted columns as they will be named, its keys, and the row of each place.
+
+    `row_bytes` is the mean size of a row with nothing encoded.
+    """
 
     source: Source
     keys: pa.RecordBatch
     rows: Ints | None
+    row_bytes: int
 
 
 def left_rows(left: pa.RecordBatch, layout: JoinLayout) -> pa.RecordBatch:
@@ -115,7 +124,29 @@ def right_rows(right: pa.RecordBatch, layout: JoinLayout, rows: Ints | None) -> 
     chosen = [right.column(source) for source, _ in layout.right]
     fields = [right.schema.field(source).with_name(name).with_nullable(True) for source, name in layout.right]
     data = pa.RecordBatch.from_arrays(chosen, schema=pa.schema(fields))
-    return RightRows(Source(data), right.select(list(layout.right_on)), rows)
+    return RightRows(Source(data), right.select(list(layout.right_on)), rows, row_bytes(data))
+
+
+def encoded(right: RightRows) -> RightRows:
+    """`right` with strings that repeat as dictionaries, of distinct values without null: quick to gather and to group.
+
+    >>> data = pa.RecordBatch.from_pydict({"k": range(4), "w": pa.array(["x", "y", "x", "x"], pa.large_string())})
+    >>> layout = JoinLayout("inner", ("k",), ("k",), (("w", "w"),))
+    >>> encoded(right_rows(data, layout, None)).source.data.column("w").indices.to_pylist()
+    [0, 1, 0, 0]
+    """
+    data = right.source.data
+    for i, field in enumerate(data.schema):
+        if pa.types.is_large_string(field.type) and _repeats(data.column(i)):
+            column = data.column(i).dictionary_encode()
+            data = data.set_column(i, field.with_type(column.type), column)
+    return replace(right, source=Source(data))
+
+
+def _repeats(column: pa.Array) -> bool:
+    """Whether there are half as many values as rows, judged by the first ones."""
+    sample = column.slice(0, DICTIONARY_SAMPLE_ROWS)
+    return pl.Series(sample).n_unique() * 2 <= len(sample)
 
 
 def joined_blocks(
@@ -133,17 +164,17 @@ def joined_blocks(
     [(1, 8), (1, 9), (2, None)]
     """
     mine = Source(left)
-    for lefts, places in joined_entries(matches, left, right.source.data):
+    for lefts, places in joined_entries(matches, row_bytes(left) + right.row_bytes):
         yield joined_rows(mine, right, lefts, places, layout)
 
 
-def joined_entries(
-    matches: Matches, left: pa.RecordBatch, right: pa.RecordBatch
-) -> Iterator[tuple[Ints | slice, Ints]]:
-    """The left row and the right place of each joined row, in blocks of about `JOIN_BLOCK_BYTES`; at least one."""
+def joined_entries(matches: Matches, joined_bytes: int) -> Iterator[tuple[Ints | slice, Ints]]:
+    """The left row and the right place of each joined row, in blocks of about `JOIN_BLOCK_BYTES`; at least one.
+
+    `joined_bytes` is the mean size of a joined row.
+    """
     total = len(matches.starts) if matches.counts is None else int(matches.counts.sum())
-    width = sum(side.nbytes // max(1, side.num_rows) for side in (left, right))
-    rows = max(1, JOIN_BLOCK_BYTES // max(1, width))
+    rows = max(1, JOIN_BLOCK_BYTES // max(1, joined_bytes))
     ends = None if matches.counts is None else np.cumsum(matches.counts)
     for low in range(0, max(1, total), rows):
         yield _entries(matches, ends, low, min(total, low + rows))

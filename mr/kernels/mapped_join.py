@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from mr.kernels.frames import concat
 from mr.kernels.join import build, find, key_columns
-from mr.kernels.joined import JoinLayout, Matches, Source, joined_entries, joined_rows, left_rows, right_rows
+from mr.kernels.joined import JoinLayout, Matches, Source, joined_entries, joined_rows, left_rows, right_rows, row_bytes
 from mr.kernels.keys import Ints
 
 
@@ -86,7 +86,7 @@ def probe_mapped(left: pa.RecordBatch, right: MappedRight, layout: JoinLayout) -
     matches = Matches(lefts[in_order], starts[in_order], counts[in_order])
     order = np.concatenate([*rows, np.zeros(1, np.int64)])
     gathered = Source(mine)
-    for taken, places in joined_entries(matches, mine, right.batches[0]):
+    for taken, places in joined_entries(matches, row_bytes(mine) + row_bytes(right.batches[0])):
         theirs = _gathered(right, bounds, order[places[places >= 0]], layout)
         numbers = np.where(places >= 0, np.cumsum(places >= 0) - 1, -1)
         yield joined_rows(gathered, right_rows(theirs, layout, None), taken, numbers, layout)

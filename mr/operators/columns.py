@@ -17,7 +17,7 @@ import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
-from mr.batch import Batch, Kind, kind_of, with_kind
+from mr.batch import Batch, CodedBatch, Kind, decoded, kind_of, with_kind
 from mr.errors import PlanError, RecordError
 from mr.kernels.frames import from_polars, to_polars
 from mr.kernels.rows import Shape
@@ -150,12 +150,14 @@ def _type_of(known: Shape, expr: pl.Expr, call: str) -> pa.DataType | None:
 
 
 def evaluate(data: pa.RecordBatch, exprs: Sequence[pl.Expr]) -> list[pa.Array]:
-    """The value of each expression for every row; a bare column is passed on untouched."""
+    """The value of each expression for every row; a bare column is passed on untouched, coded or not."""
     columns: list[pa.Array | None] = [_bare(data, e) for e in exprs]
     computed = [e.alias(str(i)) for i, e in enumerate(exprs) if columns[i] is None]
     if computed:
         roots = sorted({name for e in computed for name in e.meta.root_names()})
-        frame = to_polars(data.select(roots)) if roots else pl.DataFrame({"": np.zeros(data.num_rows, np.int8)})
+        frame = (
+            to_polars(decoded(data.select(roots))) if roots else pl.DataFrame({"": np.zeros(data.num_rows, np.int8)})
+        )
         try:
             result = from_polars(
                 frame.with_columns(computed).select([str(i) for i, c in enumerate(columns) if c is None])
@@ -194,6 +196,8 @@ class Select(Narrow):
         names = self.output.names or ()
 
         def apply(batch: Batch) -> Batch:
+            if isinstance(batch, CodedBatch):
+                return CodedBatch(named(evaluate(batch.coded, self.exprs), names, self.output.kind))
             data = named(evaluate(batch.data, self.exprs), names, self.output.kind)
             return Batch(data, batch.origins)
 

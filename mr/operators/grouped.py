@@ -40,8 +40,18 @@ class AggregateStates(Combiner):
         return all(a.column is None or a.exact(schema.field(a.column).type) for _, a in self.aggregates)
 
     def combine(self, block: pa.RecordBatch) -> pa.RecordBatch:
+        values = {}  # of keys as a `CodedBatch` has them; no aggregate looks at keys
+        for i, field in enumerate(block.schema):
+            if pa.types.is_dictionary(field.type):  # equal codes are equal keys
+                column = block.column(i)
+                values[field.name] = column.dictionary
+                block = block.set_column(i, field.with_type(column.indices.type), column.indices)
         apart = self.exact(block.schema) and hardly_repeats(block, self.keys)
-        return grouped_aggregate(block, self.keys, dict(self.aggregates), apart)
+        states = grouped_aggregate(block, self.keys, dict(self.aggregates), apart)
+        for name, dictionary in values.items():
+            i = states.schema.get_field_index(name)
+            states = states.set_column(i, name, dictionary.take(states.column(i)))
+        return states
 
     def recombine(self, partial: pa.RecordBatch) -> pa.RecordBatch:
         return merge_states(partial, self.keys, dict(self.aggregates))

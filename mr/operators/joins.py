@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import pyarrow as pa
 
-from mr.batch import Batch
+from mr.batch import Batch, CodedBatch
 from mr.errors import TypeConflict
 from mr.kernels.frames import concat
 from mr.kernels.join import Chunk, RightIndex, build, join_chunks, probe, right_names
@@ -175,7 +175,7 @@ class _Probing(Run):
                 types = f"{display(mine)} on the left but {display(other)} on the right"
                 raise TypeConflict(f"join(): the key {name!r} is {types}; cast one of them with with_columns()")
         if not isinstance(self._side, MappedRight):
-            yield from map(Batch, probe(left, self._side, layout))
+            yield from map(CodedBatch, probe(left, self._side, layout))
             return
         if self._held and self._held[0].schema != left.schema:
             yield from self.end()

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from mr.aggregates.sums import Count
-from mr.batch import Batch
+from mr.batch import Batch, CodedBatch, decoded
 from mr.errors import RecordError
 from mr.kernels.frames import to_ipc
 from mr.kernels.keys import buckets, normalise_keys
@@ -49,7 +49,11 @@ class HashRun(RunOutlet):
         self._frequent: list[pa.RecordBatch] = []
 
     def take(self, batch: Batch) -> None:
-        if not isinstance(batch, WordBatch) or not _counts_rows(self._combiner):
+        combiner = self._combiner
+        if isinstance(batch, CodedBatch) and isinstance(combiner, AggregateStates):
+            self.write(decoded(batch.coded, combiner.keys))
+            return
+        if not isinstance(batch, WordBatch) or not _counts_rows(combiner):
             super().take(batch)
             return
         self._exact = True
@@ -74,7 +78,8 @@ class HashRun(RunOutlet):
         return replace(output, sample=to_ipc(merged_keys(found, self._spec.keys))) if found else output
 
     def ready(self, data: pa.RecordBatch) -> pa.RecordBatch:
-        return normalise_keys(data, self._spec.keys)
+        coded = {field.name for field in data.schema if pa.types.is_dictionary(field.type)}
+        return normalise_keys(data, [key for key in self._spec.keys if key not in coded])
 
     def append(self, writer: RunWriter, data: pa.RecordBatch) -> None:
         spec = self._spec

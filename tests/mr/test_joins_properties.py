@@ -199,3 +199,38 @@ def test_what_is_not_partitioned_alike_is_told(home: Path) -> None:
                 by_k.join(other, on="k", strategy="partitioned")
         again = by_k.join(by_k.select("k", m=pl.col("n")), on="k").materialize()
         assert again.join(by_k, on="k", how="semi", strategy="partitioned").count() == 2
+
+
+@fast
+@given(
+    left=st.lists(st.integers(0, 5), max_size=20),
+    right=st.lists(st.tuples(st.integers(0, 4), st.sampled_from(["x", "y", None])), min_size=1, max_size=12),
+    how=st.sampled_from(["inner", "left"]),
+)
+def test_grouping_by_strings_of_a_broadcast_side_is_as_grouping_by_any(
+    tmp_path_factory: pytest.TempPathFactory, left: list[int], right: list[tuple[int, str | None]], how: Any
+) -> None:
+    home = tmp_path_factory.mktemp("home")
+    facts = mr.from_items([(k, i) for i, k in enumerate(left)], names={"k": int, "i": int})
+    dimension = mr.from_items([(k, "t", *row) for k, *row in right], names={"k": int, "t": str, "s": str})
+    joined = facts.join(dimension, on="k", how=how, strategy="broadcast")
+    known = [
+        (i, *(("t", s) if met else (None, None))) for i, k in enumerate(left) for met, s in _matches(k, right, how)
+    ]
+    expected: dict[Any, list[int]] = {}
+    for i, t, s in known:
+        expected.setdefault((s, t), []).append(i)
+    by = joined.group_by("s", "t")
+    sums = taken(home, 1 << 30, by.agg(n=mr.count(), total=mr.sum("i"), first=mr.first("i")))
+    assert sorted(sums, key=repr) == sorted(((*k, len(v), sum(v), v[0]) for k, v in expected.items()), key=repr)
+    own = taken(home, 1 << 30, joined.group_by("s").agg(m=mr.max("s"), n=mr.count(), c=mr.max(pl.col("t") + "!")))
+    counts = {s: [t for _, t, other in known if other == s] for s in {s for _, _, s in known}}
+    assert sorted(own, key=repr) == sorted(
+        ((s, s, len(ts), "t!" if "t" in ts else None) for s, ts in counts.items()), key=repr
+    )
+    assert [row[:2] for row in taken(home, 1 << 30, joined.select("i", "s"))] == [(i, s) for i, _, s in known]
+
+
+def _matches(key: int, right: list[tuple[int, str | None]], how: str) -> list[tuple[bool, str | None]]:
+    found = [(True, s) for other, s in right if other == key]
+    return found or ([(False, None)] if how == "left" else [])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import duckdb
 import numpy as np
 import pyarrow as pa
@@ -150,3 +152,32 @@ def test_many_keys_are_all_found():
     place = {key: row for row, key in enumerate(right["k"].to_pylist())}
     found = probed(pa.RecordBatch.from_pydict({"k": wanted}), right, layout_of(["k"], "left"))
     assert found["b"].to_pylist() == [place.get(key) for key in wanted.tolist()]
+
+
+@pytest.mark.parametrize("length", [3, 17, 100])  # of one length: compared as such up to 64 bytes
+def test_keys_of_one_length_are_compared_byte_for_byte(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def digests(data: pa.RecordBatch, names: list[str]) -> Any:  # equal for keys that differ in the last byte only
+        return np.array([int.from_bytes(key.encode()[:3], "little") << 40 for key in data.column(0).to_pylist()], "u8")
+
+    monkeypatch.setattr(join, "hashes", digests)
+    values = [f"{n:03}".ljust(length, "x") for n in range(6)]
+    keys = pa.array(["short", *values, values[1][:-1] + "y"], pa.large_string())
+    right = pa.RecordBatch.from_arrays([keys.slice(2, 4), pa.array(range(4))], ["k", "b"])
+    layout = layout_of(["k"], "inner")
+    assert not build(right, layout).index.collide
+    for left in (keys, keys.slice(1, 6), keys.slice(2, 1)):
+        found = probed(pa.RecordBatch.from_arrays([left], ["k"]), right, layout).to_pydict()
+        known = {key: i for i, key in enumerate(right.column("k").to_pylist())}
+        assert found == {
+            "k": [key for key in left.to_pylist() if key in known],
+            "b": [known[key] for key in left.to_pylist() if key in known],
+        }
+
+
+def test_strings_of_the_right_that_repeat_are_gathered_as_codes() -> None:
+    texts = pa.array(["x", None, "x", "y", "y", "x"], pa.large_string())
+    right = pa.RecordBatch.from_arrays([pa.array(range(6)), texts, texts.slice(0, 6)], ["k", "b", "c"])
+    left = pa.RecordBatch.from_pydict({"k": [5, 7, 1, 0]})
+    found = probed(left, right, layout_of(["k"], "left"))
+    assert pa.types.is_dictionary(found.schema.field("b").type)
+    assert found.to_pydict() == {"k": [5, 7, 1, 0], "b": ["x", None, None, "x"]}
