@@ -10,7 +10,7 @@ Order: with an index, the left rows in their order, and the matches of each in r
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from mr.errors import PlanError
 from mr.kernels.group import group_starts
-from mr.kernels.joined import JoinLayout, Matches, RightRows, encoded, joined_blocks, left_rows, right_rows
+from mr.kernels.joined import JoinLayout, Matches, RightRows, Source, encoded, joined_blocks, left_rows, right_rows
 from mr.kernels.keys import Ints, Leaf, Mask, Words, canonical, codes, hashes, leaves_of
 from mr.kernels.sort import number_part, order_by, parts_of
 
@@ -80,8 +80,9 @@ def build(right: pa.RecordBatch, layout: JoinLayout) -> RightIndex:
         starts = np.flatnonzero(np.diff(numbers[by_key], prepend=-1))
     index = _index(keys.take(pa.array(rows[starts])), found[starts], collide)
     counts = np.diff(starts, append=len(rows))
-    wanted = right.select(list(layout.right_columns)).take(pa.array(rows))  # a key's rows lie together
-    return RightIndex(index, encoded(right_rows(wanted, layout, None)), starts, counts, len(starts) == len(rows))
+    wanted = encoded(right_rows(right, layout, None))
+    in_order = Source(wanted.source.data.take(pa.array(rows)))  # a key's rows lie together
+    return RightIndex(index, replace(wanted, source=in_order), starts, counts, len(starts) == len(rows))
 
 
 def _collide(keys: pa.RecordBatch, rows: Ints, found: Words) -> bool:
