@@ -301,7 +301,7 @@ def result_to_json(result: TaskResult) -> str:
 
 def _output_to_json(output: Output) -> dict[str, Any]:
     raw = {field.name: getattr(output, field.name) for field in fields(output)}
-    raw["segments"] = [(s.bucket, s.run, s.offset, s.bytes, s.rows, s.digest) for s in output.segments]
+    raw["segments"] = [(s.bucket, s.run, s.start, s.bytes, s.rows, s.digest) for s in output.segments]
     raw["parts"] = [(p.folder, p.path, p.rows, p.bytes, p.digest, p.manifest) for p in output.parts]
     return {name: value.hex() if isinstance(value, bytes) else value for name, value in raw.items()}
 

@@ -76,11 +76,11 @@ class Split:
 
 @dataclass(frozen=True)
 class Segment:
-    """The rows of one bucket (or block) of one run: `bytes` from `offset`; `digest` is XXH3-128 as 32 hex digits."""
+    """The rows of one bucket of one run: `rows` from `start`; `digest` is XXH3-128 as 32 hex digits."""
 
     bucket: int
     run: int
-    offset: int
+    start: int
     bytes: int
     rows: int
     digest: str

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import chain, groupby
+from itertools import chain
 from pathlib import Path
 from typing import Final
 
@@ -22,7 +22,6 @@ from mr.options import MERGE_BLOCK_BYTES
 from mr.shuffle.run_file import pieces
 from mr.shuffle.source import SegmentSource
 from mr.spills import spill_file
-from mr.tasks import Segment
 
 _BLOCKS_HELD: Final = 2
 """Blocks that a merge holds of each stream, and sorts together while it emits."""
@@ -93,34 +92,44 @@ def bucket_rows(
     one that does not fit is merged. Rows of one key may come in several batches. `merge` may be called before rows
     are sorted, if that leaves fewer of them. Raises `FetchFailed`.
     """
-    found = [(segment.bucket, source, segment) for source in sources for segment in source.segments(low, high)]
-    found.sort(key=lambda item: item[0])  # stable: sources in order, and the runs within each
-    fits: list[tuple[int, SegmentSource, Segment]] = []
-    held = 0
-    for _, group in groupby(found, key=lambda item: item[0]):
-        one = list(group)
-        size = bytes_to_sort(sum(segment.bytes for _, _, segment in one), sum(segment.rows for _, _, segment in one))
-        if fits and held + size > memory_bytes:
-            yield _sorted_buckets(fits, by, descending, merge)
-            fits, held = [], 0
-        if size > memory_bytes:
-            streams = [source.batches(segment) for _, source, segment in one]
+    totals = (_totals(sources, what, low, high).tolist() for what in ("bytes", "rows"))
+    sizes = np.array(list(map(bytes_to_sort, *totals)))
+    start = low
+    while start < high:
+        held = np.cumsum(sizes[start - low :])
+        stop = start + max(1, int(np.searchsorted(held, memory_bytes, "right")))
+        if held[0] > memory_bytes:
+            streams = [source.batches(one) for source in sources for one in source.segments(start, stop)]
             yield from merge_sorted(streams, by, descending, memory_bytes, scratch)
-        else:
-            fits += one
-            held += size
-    if fits:
-        yield _sorted_buckets(fits, by, descending, merge)
+        elif (data := _sorted_buckets(sources, start, stop, by, descending, merge)) is not None:
+            yield data
+        start = stop
+
+
+def _totals(sources: Sequence[SegmentSource], what: str, low: int, high: int) -> Ints:
+    """The sums over the segments of all sources, by bucket."""
+    totals = np.zeros(high - low, np.int64)
+    for source in sources:
+        buckets = source.index.column("bucket")
+        wanted = (buckets >= low) & (buckets < high)
+        np.add.at(totals, buckets[wanted] - low, source.index.column(what)[wanted])
+    return totals
 
 
 def _sorted_buckets(
-    found: Sequence[tuple[int, SegmentSource, Segment]],
+    sources: Sequence[SegmentSource],
+    low: int,
+    high: int,
     by: Sequence[str],
     descending: Sequence[bool],
     merge: Merge | None,
-) -> pa.RecordBatch:
-    data = pa.concat_batches([batch for _, source, segment in found for batch in source.batches(segment)])
-    ids = np.repeat([bucket for bucket, _, _ in found], [segment.rows for _, _, segment in found]).astype(np.uint64)
+) -> pa.RecordBatch | None:
+    found = [(source, span) for source in sources for span in source.index.spans(low, high)]
+    if not found:
+        return None
+    data = pa.concat_batches([source.cast(source.rows(one.run, one.start, one.stop)) for source, one in found])
+    buckets, rows = (np.concatenate([getattr(span, what) for _, span in found]) for what in ("buckets", "rows"))
+    ids = np.repeat(buckets, rows).astype(np.uint64)
     if merge is not None and _keys_repeat(data, ids, by):
         data, firsts = merge(data)
         ids = ids[firsts]
@@ -131,7 +140,8 @@ def _keys_repeat(data: pa.RecordBatch, buckets: Words, keys: Sequence[str]) -> b
     """Whether keys come twice on average, judged by the first buckets: these have all rows of their keys."""
     if data.num_rows < 2 * _PROBE_ROWS:
         return False
-    some = data.slice(0, int(np.searchsorted(buckets, buckets[_PROBE_ROWS], side="right")))
+    last = np.partition(buckets, _PROBE_ROWS)[_PROBE_ROWS]
+    some = data.take(pa.array(np.flatnonzero(buckets <= last)))
     return bool(2 * len(codes(some, keys)[1]) <= some.num_rows)
 
 

@@ -17,9 +17,9 @@ import pyarrow as pa
 import xxhash
 
 from mr.errors import FetchFailed
-from mr.kernels.types import cast
+from mr.kernels.types import cast, list_bounds
 from mr.options import MERGE_BLOCK_BYTES, PAGE_BYTES, RUNS_MAPPED_MAX
-from mr.shuffle.run_file import Damaged, RunIndex, decode_index, digest_of, pieces
+from mr.shuffle.run_file import Damaged, RunIndex, decode_index, pieces
 from mr.tasks import Segment
 
 
@@ -51,15 +51,11 @@ class RunReader:
 
     def batches(self, segment: Segment) -> Iterator[pa.RecordBatch]:
         """The rows of a segment, verified, in batches of at most `MERGE_BLOCK_BYTES` or one row. Raises as `read`."""
-        if self.index.sample is not None:
-            for piece in pieces(self.rows(segment.run, 0, segment.rows), MERGE_BLOCK_BYTES):
-                yield self.cast(piece)
-            return
-        for batch in self._stream(segment):
-            yield self.cast(batch)
+        for piece in pieces(self.rows(segment.run, segment.start, segment.start + segment.rows), MERGE_BLOCK_BYTES):
+            yield self.cast(piece)
 
     def rows(self, run: int, start: int, stop: int) -> pa.RecordBatch:
-        """The rows start <= row < stop of a sorted run: one verified batch, still under the file's own schema."""
+        """The rows start <= row < stop of a run: one verified batch, still under the file's own schema."""
         try:
             return self._mapped.run(run).rows(start, stop)
         except Damaged as error:
@@ -69,37 +65,22 @@ class RunReader:
         """Rows of the file under the schema that was asked for. Raises `TypeConflict`."""
         return batch if self._schema is None else cast(batch, self._schema)
 
-    def _stream(self, segment: Segment) -> pa.ipc.RecordBatchStreamReader:
-        where = f"bucket {segment.bucket}, run {segment.run}"
-        whole = self._mapped.whole
-        if segment.offset + segment.bytes > whole.size:
-            raise FetchFailed(str(self.path), f"it ends before {where}")
-        data = whole.slice(segment.offset, segment.bytes)
-        if digest_of(data) != segment.digest:
-            raise FetchFailed(str(self.path), f"the checksum of {where} is wrong")
-        try:
-            return pa.ipc.open_stream(data)
-        except pa.ArrowInvalid as error:
-            raise FetchFailed(str(self.path), f"{where} cannot be decoded: {error}") from error
-
 
 class _Mapped:
-    """A run file in the address space, with its index and, of sorted runs, what was read and verified before."""
+    """A run file in the address space, with its index, and what of it was read and verified before."""
 
     def __init__(self, path: str) -> None:
         with pa.memory_map(path) as file:
             self.whole: pa.Buffer = file.read_buffer()
         self.index = decode_index(self.whole)
-        self._runs: dict[int, _SortedRun] = {}
+        self._runs: dict[int, _Run] = {}
 
-    def run(self, number: int) -> _SortedRun:
+    def run(self, number: int) -> _Run:
         if number not in self._runs:
-            table = self.index.table
-            (place,) = np.flatnonzero(table.column("run").to_numpy() == number).tolist()
-            offset, size = table.column("offset")[place].as_py(), table.column("bytes")[place].as_py()
+            offset, size, _, pages = (column[number].as_py() for column in self.index.runs.columns)
             if offset + size > self.whole.size:
                 raise Damaged("the file ends before it")
-            self._runs[number] = _SortedRun(self.whole.slice(offset, size), table.column("pages")[place].as_py())
+            self._runs[number] = _Run(self.whole.slice(offset, size), pages)
         return self._runs[number]
 
 
@@ -109,8 +90,8 @@ def _map(path: str, inode: int, mtime_ns: int, size: int) -> _Mapped:
     return _Mapped(path)
 
 
-class _SortedRun:
-    """One segment of one batch, of which the pages that a slice lies on are verified when it is asked for."""
+class _Run:
+    """One batch, of which the pages that a slice lies on are verified when it is asked for."""
 
     def __init__(self, data: pa.Buffer, digests: bytes) -> None:
         self._data = data
@@ -131,21 +112,32 @@ class _SortedRun:
         return part
 
     def _verify_column(self, column: Any) -> None:
-        """Check all bytes that the rows of a sliced column are made of; of a nested one, the whole column's."""
+        """Check all bytes that the rows of a sliced column are made of."""
+        if isinstance(column, pa.ExtensionArray):
+            column = column.storage
         low, high, kind = column.offset, column.offset + len(column), column.type
-        validity, *rest = column.buffers()
-        if not len(column):
+        if not len(column) or pa.types.is_null(kind):
             return
-        if pa.types.is_large_string(kind) or pa.types.is_large_binary(kind):
+        validity, *rest = column.buffers()
+        self._verify_buffer(validity, low // 8, -(-high // 8))
+        if pa.types.is_struct(kind):
+            for child in range(kind.num_fields):
+                self._verify_column(column.field(child))
+        elif pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_map(kind):
+            width = 8 if pa.types.is_large_list(kind) else 4
+            self._verify_buffer(rest[0], low * width, (high + 1) * width)
+            _, start, stop = list_bounds(column)
+            for values in (column.keys, column.items) if pa.types.is_map(kind) else (column.values,):
+                self._verify_column(values.slice(start, stop - start))
+        elif pa.types.is_large_string(kind) or pa.types.is_large_binary(kind):
             self._verify_buffer(rest[0], low * 8, high * 8 + 8)
             offsets = np.frombuffer(rest[0], np.int64, len(column) + 1, low * 8)
             self._verify_buffer(rest[1], int(offsets[0]), int(offsets[-1]))
-        elif pa.types.is_primitive(kind):
+        elif len(rest) == 1 and not pa.types.is_nested(kind):
             self._verify_buffer(rest[0], low * kind.bit_width // 8, -(-high * kind.bit_width // 8))
         else:
             for buffer in rest:
                 self._verify_buffer(buffer, 0, 0 if buffer is None else buffer.size)
-        self._verify_buffer(validity, low // 8, -(-high // 8))
 
     def _verify_buffer(self, buffer: pa.Buffer | None, low: int, high: int) -> None:
         if buffer is not None and low < high:

@@ -1,6 +1,7 @@
 """Writes one run file: runs of sorted rows go straight to a temporary file, the index is kept until the end.
 
-Memory: the caller's run and one block of `MERGE_BLOCK_BYTES`. The bytes are the same for the same rows.
+Memory: the caller's run, and lengths or copies of those of its columns that digests need in another form. The bytes are
+the same for the same rows.
 """
 
 from __future__ import annotations
@@ -11,23 +12,22 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Final
 
+import numpy as np
 import pyarrow as pa
 import xxhash
 
 from mr.kernels.keys import Ints
-from mr.options import MERGE_BLOCK_BYTES, PAGE_BYTES, SORT_BLOCK_BYTES, SORT_BLOCK_ROWS_MIN
+from mr.options import PAGE_BYTES, SORT_BLOCK_BYTES, SORT_BLOCK_ROWS_MIN
 from mr.shuffle.run_file import (
     ALIGNMENT_BYTES,
     BYTES,
-    END_OF_STREAM,
     MAGIC,
     ROW,
     RUN,
     RunIndex,
     encode_index,
-    pieces,
 )
-from mr.tasks import Segment
+from mr.shuffle.segment_digests import segment_digests
 
 _WRITE_BUFFER_BYTES: Final = 1 << 18
 
@@ -50,46 +50,38 @@ class RunWriter:
         self._path = path
         self._temporary = path.with_name(f".{path.name}.{attempt}")
         self._schema = schema
-        self._head = schema.serialize()
         self._file = open(self._temporary, "wb", buffering=_WRITE_BUFFER_BYTES)  # noqa: SIM115
         self._at = self._file.write(MAGIC)
-        self._segments: list[Segment] = []
-        self._pages: list[bytes] = []
+        self._runs: list[tuple[int, int, int, bytes]] = []
+        self._segments: list[Sequence[Any]] = []
         self._samples: list[pa.RecordBatch] = []
-        self._runs = 0
 
     def append_run(self, data: pa.RecordBatch, offsets: Ints | Sequence[int]) -> None:
         """Append a run: `data` sorted by bucket, bucket b being rows offsets[b] to offsets[b + 1]."""
-        self._check(data)
-        for bucket in range(len(offsets) - 1):
-            start, end = int(offsets[bucket]), int(offsets[bucket + 1])
-            if end > start:
-                self._append(data.slice(start, end - start), bucket)
-        self._runs += 1
+        bounds = np.asarray(offsets, np.int64)
+        buckets = np.flatnonzero(np.diff(bounds))
+        size, pages = self._write(data)
+        if len(bounds) == 2:
+            self._add_whole(data.num_rows, size, pages)
+        elif len(buckets):
+            starts = np.append(bounds[buckets], bounds[-1])
+            digests, sizes = segment_digests(data, starts)
+            runs = np.full(len(buckets), len(self._runs) - 1)
+            self._segments.append([buckets, runs, starts[:-1], sizes, np.diff(starts), digests])
 
     def append_sorted_run(self, data: pa.RecordBatch, by: Sequence[str]) -> None:
-        """Append a run that is sorted as a whole by the columns `by`: one segment of one batch, written as it lies."""
-        self._check(data)
-        self._runs += 1
-        if not data.num_rows:
-            return
-        self._align()
-        sink = _PagedSink(self._file)
-        with pa.PythonFile(sink, mode="w") as out, pa.ipc.new_stream(out, self._schema) as stream:
-            stream.write_batch(data)
-        pages = sink.pages()
-        digest = xxhash.xxh3_128_hexdigest(pages)
-        self._segments.append(Segment(0, self._runs - 1, self._at, sink.bytes, data.num_rows, digest))
-        self._pages.append(pages)
-        self._at += sink.bytes
-        self._samples.append(_sample(data, by, self._runs - 1))
+        """Append a run that is sorted as a whole by the columns `by`: one segment."""
+        size, pages = self._write(data)
+        self._add_whole(data.num_rows, size, pages)
+        if data.num_rows:
+            self._samples.append(_sample(data, by, len(self._runs) - 1))
 
     def finish(self) -> RunIndex:
         """Complete the file and give it its final name, replacing what another attempt left there."""
         sample = pa.concat_batches(self._samples) if self._samples else None
-        index = RunIndex.of(self._schema, self._segments, sample, self._pages)
+        index = RunIndex.of(self._schema, self._runs, self._segments, sample)
         self._align()
-        self._file.write(encode_index(index, self._at))
+        self._file.write(encode_index(index))
         self._file.close()
         os.replace(self._temporary, self._path)
         return index
@@ -108,19 +100,24 @@ class RunWriter:
     ) -> None:
         self.abort()
 
-    def _check(self, data: pa.RecordBatch) -> None:
+    def _write(self, data: pa.RecordBatch) -> tuple[int, bytes]:
+        """Write a run as it lies in memory: its bytes, and the digests of its pages."""
         if not data.schema.equals(self._schema):
             raise TypeError(f"the rows have schema\n{data.schema}\nbut this run file has\n{self._schema}")
-
-    def _append(self, data: pa.RecordBatch, bucket: int) -> None:
         self._align()
-        offset, digest = self._at, xxhash.xxh3_128()
-        messages = (piece.serialize() for piece in pieces(data, MERGE_BLOCK_BYTES))
-        for part in (self._head, *messages, END_OF_STREAM):
-            digest.update(part)
-            self._at += self._file.write(part)
-        self._segments.append(Segment(bucket, self._runs, offset, self._at - offset, data.num_rows, digest.hexdigest()))
-        self._pages.append(b"")
+        sink = _PagedSink(self._file)
+        if data.num_rows:
+            with pa.PythonFile(sink, mode="w") as out, pa.ipc.new_stream(out, self._schema) as stream:
+                stream.write_batch(data)
+        pages = sink.pages()
+        self._runs.append((self._at, sink.bytes, data.num_rows, pages))
+        self._at += sink.bytes
+        return sink.bytes, pages
+
+    def _add_whole(self, rows: int, size: int, pages: bytes) -> None:
+        """The last run is one segment, if it has rows."""
+        if rows:
+            self._segments.append([[0], [len(self._runs) - 1], [0], [size], [rows], [xxhash.xxh3_128_digest(pages)]])
 
     def _align(self) -> None:
         self._at += self._file.write(bytes(-self._at % ALIGNMENT_BYTES))

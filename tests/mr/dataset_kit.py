@@ -17,13 +17,15 @@ import mr.operators.pygroups
 import mr.operators.python
 import mr.outlets.base
 import mr.shuffle.merge
+import mr.shuffle.reader
 import mr.shuffle.writer
 
 TINY = {
     mr.inputs: {"LOCAL_SPLIT_BYTES": 40, "ITEMS_PER_SPLIT": 4, "PACKED_FILE_BYTES_MAX": 0},
     mr.outlets.base: {"COMBINE_BLOCK_ROWS": 3, "RUN_BYTES_MAX": 150},
     mr.assignment: {"REDUCE_RANGE_BYTES_MAX": 600},
-    mr.shuffle.writer: {"SORT_BLOCK_BYTES": 150, "SORT_BLOCK_ROWS_MIN": 1, "MERGE_BLOCK_BYTES": 300},
+    mr.shuffle.reader: {"MERGE_BLOCK_BYTES": 300},
+    mr.shuffle.writer: {"SORT_BLOCK_BYTES": 150, "SORT_BLOCK_ROWS_MIN": 1},
     mr.shuffle.merge: {"MERGE_BLOCK_BYTES": 300},
     mr.formats.blocks: {"READ_BLOCK_BYTES": 32},
     mr.operators.python: {"PYTHON_BATCH_ROWS": 3},

@@ -289,7 +289,7 @@ def test_distinct_values_and_quantiles_of_a_group_larger_than_memory(monkeypatch
         "mr.inputs.ITEMS_PER_SPLIT": 700,
         "mr.outlets.base.COMBINE_BLOCK_ROWS": 200,
         "mr.outlets.base.RUN_BYTES_MAX": 4000,
-        "mr.shuffle.writer.MERGE_BLOCK_BYTES": 1000,
+        "mr.shuffle.reader.MERGE_BLOCK_BYTES": 1000,
         "mr.shuffle.merge.MERGE_BLOCK_BYTES": 1000,
     }.items():
         monkeypatch.setattr(limit, value)

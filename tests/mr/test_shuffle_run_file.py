@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -84,23 +85,92 @@ def test_batches_are_bounded_by_bytes(tmp_path):
     assert len(batches) < 60
 
 
-def test_a_segment_is_a_plain_arrow_stream_at_an_aligned_place_with_its_digest(tmp_path):
-    index = written(tmp_path / "m", [words(1000)])
-    data = (tmp_path / "m").read_bytes()
-    for segment in index.segments:
-        assert segment.offset % 64 == 0
-        part = data[segment.offset : segment.offset + segment.bytes]
-        assert xxhash.xxh3_128_hexdigest(part) == segment.digest
-        assert pa.ipc.open_stream(part).read_all().num_rows == segment.rows
+def run_bytes(path: Path, index: RunIndex) -> list[bytes]:
+    data = path.read_bytes()
+    assert all(run["offset"] % 64 == 0 for run in index.runs.to_pylist())
+    return [data[run["offset"] : run["offset"] + run["bytes"]] for run in index.runs.to_pylist()]
+
+
+def page_digests(data: bytes) -> bytes:
+    return b"".join(xxhash.xxh3_128_digest(data[at : at + PAGE_BYTES]) for at in range(0, len(data), PAGE_BYTES))
+
+
+def test_a_run_is_a_plain_arrow_stream_of_one_batch_with_digests_of_its_pages(tmp_path):
+    runs = [words(70_000), words(1000)]
+    index = written(tmp_path / "m", runs)
+    for run, data, pages in zip(runs, run_bytes(tmp_path / "m", index), index.runs["pages"].to_pylist(), strict=True):
+        (batch,) = pa.ipc.open_stream(data).read_all().to_batches()
+        assert batch.equals(sort_into_buckets(run, ["k"])[0])
+        assert pages == page_digests(data)
+    assert len(index.runs["pages"][0].as_py()) > 2 * 16
+
+
+def test_the_digest_of_a_segment_is_as_documented(tmp_path):
+    texts, flags = ["a", None, "bcd"], [True, None, False]
+    data = pa.RecordBatch.from_pydict(
+        {
+            "s": pa.array(texts, pa.large_string()),
+            "n": pa.array([1, 2, 3], pa.int32()),
+            "b": pa.array(flags),
+            "z": pa.nulls(3),
+            "l": pa.array([[1], [], [2, 3]], pa.large_list(pa.int64())),
+        }
+    )
+    with RunWriter(tmp_path / "m", "a", data.schema) as writer:
+        writer.append_run(data, [0, 1, 1, 3])
+        first, second = writer.finish().segments
+    head = data.schema.serialize().to_pybytes()
+    one = struct.pack("<Q5B", 1, *bytes(5)) + struct.pack("<q", 1) + b"a" + struct.pack("<i", 1) + b"\1"
+    two = struct.pack("<Q5B", 2, 1, 0, 1, 0, 0) + b"\0\1" + struct.pack("<2q", 0, 3) + b"bcd"
+    two += struct.pack("<2i", 2, 3) + b"\0\1" + b"\0\0"
+    one += struct.pack("<qBq", 1, 1, 1)
+    two += struct.pack("<2q2B2q", 0, 2, 1, 1, 2, 3)
+    assert (first.digest, second.digest) == tuple(xxhash.xxh3_128_hexdigest(head + part) for part in (one, two))
+    assert [(s.bucket, s.run, s.start, s.bytes, s.rows) for s in (first, second)] == [
+        (0, 0, 0, len(one), 1),
+        (2, 0, 1, len(two), 2),
+    ]
+
+
+@settings(max_examples=60, deadline=None)
+@given(key_batches(), st.integers(0, 24))
+def test_the_digest_of_a_segment_says_what_its_rows_are_wherever_they_lie(tmp_path_factory, batch, more):
+    path = tmp_path_factory.mktemp("run") / "m"
+    before = batch.slice(0, more)
+    with RunWriter(path, "a", batch.schema) as writer:
+        both = pa.concat_batches([before, batch])
+        writer.append_run(batch, [0, batch.num_rows, batch.num_rows])
+        writer.append_run(both, [0, before.num_rows, both.num_rows])
+        segments = {(segment.run, segment.bucket): segment for segment in writer.finish().segments}
+    if batch.num_rows:
+        assert segments[0, 0].digest == segments[1, 1].digest
+        assert segments[0, 0].bytes == segments[1, 1].bytes
+    if before.num_rows:
+        same = before.num_rows == batch.num_rows
+        assert (segments[1, 0].digest == segments[1, 1].digest) == same
+
+
+def test_values_of_other_types_have_other_digests(tmp_path):
+    digests = set()
+    for array in (pa.array([0, 0]), pa.array([0.0, 0.0]), pa.array([None, 0]), pa.array([0, None]), pa.nulls(2)):
+        data = pa.RecordBatch.from_arrays([array], ["x"])
+        with RunWriter(tmp_path / "m", "a", data.schema) as writer:
+            writer.append_run(data, [0, 2, 2])
+            digests.add(writer.finish().segments[0].digest)
+    assert len(digests) == 5
 
 
 def test_the_trailer_is_as_documented(tmp_path):
     written(tmp_path / "m", [words(10)])
     data = (tmp_path / "m").read_bytes()
-    offset, schema, table, sample, digest, version, zero, magic = struct.unpack("<4Q16s2I8s", data[-64:])
-    assert (version, zero, magic, data[:8]) == (2, 0, b"MRRUN\0\r\n", b"MRRUN\0\r\n")
-    assert offset + schema + table + sample + 64 == len(data)
+    *lengths, digest, version, zero, magic = struct.unpack("<4Q16s2I8s", data[-64:])
+    assert (version, zero, magic, data[:8]) == (3, 0, b"MRRUN\0\r\n", b"MRRUN\0\r\n")
+    offset = len(data) - 64 - sum(lengths)
+    assert offset % 64 == 0
     assert digest == xxhash.xxh3_128_digest(data[offset:-64] + data[-64:-32])
+    tables = [pa.ipc.open_stream(data[offset + sum(lengths[:n]) :]) for n in range(3)]
+    assert tables[0].schema.equals(words(0).schema)
+    assert [tables[1].read_all().num_rows, tables[2].read_all()["rows"].to_numpy().sum()] == [1, 10]
 
 
 def test_the_bytes_do_not_depend_on_the_attempt_or_on_how_the_rows_lie_in_memory(tmp_path):
@@ -149,11 +219,10 @@ def test_a_missing_or_empty_or_foreign_file_is_a_failed_fetch(tmp_path):
 def test_every_flipped_byte_is_found_or_lies_in_a_gap(tmp_path):
     index = written(tmp_path / "m", [words(60)])
     good = (tmp_path / "m").read_bytes()
-    covered = [range(s.offset, s.offset + s.bytes) for s in index.segments]
-    (offset,) = struct.unpack("<Q", good[-64:-56])
+    covered = [range(run["offset"], run["offset"] + run["bytes"]) for run in index.runs.to_pylist()]
+    offset = len(good) - 64 - sum(struct.unpack("<4Q", good[-64:-32]))
     places = [*range(8), *range(offset, len(good) - 12), *range(len(good) - 8, len(good))]
-    places += [place for r in covered for place in (r[0], r[len(r) // 2], r[-1])]
-    for place in places[:: max(1, len(places) // 400)]:
+    for place in [*places[:: max(1, len(places) // 400)], *covered[0][::31], covered[0][-1]]:
         (tmp_path / "m").write_bytes(good[:place] + bytes([good[place] ^ 0x10]) + good[place + 1 :])
         with pytest.raises(FetchFailed):
             [reader.read(s) for reader in [RunReader(tmp_path / "m")] for s in reader.segments(0, 256)]
@@ -168,24 +237,43 @@ def test_every_truncation_is_found_on_opening(tmp_path):
             RunReader(tmp_path / "m")
 
 
-def test_a_damaged_segment_does_not_keep_others_from_being_read(tmp_path):
-    index = written(tmp_path / "m", [words(500)])
-    bad, *others = index.segments
+def test_a_damaged_page_does_not_keep_segments_on_others_from_being_read(tmp_path):
+    index = written(tmp_path / "m", [words(70_000)])
+    (run,) = index.runs.to_pylist()
     data = bytearray((tmp_path / "m").read_bytes())
-    data[bad.offset + bad.bytes - 1] ^= 1
+    data[run["offset"] + run["bytes"] - 100] ^= 1  # among the last rows of the last column
     (tmp_path / "m").write_bytes(data)
     reader = RunReader(tmp_path / "m")
-    assert sum(reader.read(segment).num_rows for segment in others) == 500 - bad.rows
-    with pytest.raises(FetchFailed, match=f"checksum of bucket {bad.bucket}, run 0 is wrong"):
-        next(reader.batches(bad))
+    first, *_, last = index.segments
+    assert reader.read(first).num_rows == first.rows
+    with pytest.raises(FetchFailed, match=r"run 0: the checksum of page \d+ is wrong"):
+        next(reader.batches(last))
 
 
-@pytest.mark.parametrize("version", [1, 3])
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_every_flipped_byte_below_nested_rows_is_found_by_those_who_read_them(tmp_path_factory, data):
+    path = tmp_path_factory.mktemp("run") / "m"
+    inner = [{"s": "x" * (n % 40), "l": [n] * (n % 3), "m": [(n, "y")] if n % 2 else None} for n in range(8000)]
+    kind = pa.struct({"s": pa.large_string(), "l": pa.list_(pa.int64()), "m": pa.map_(pa.int64(), pa.large_string())})
+    batch = pa.RecordBatch.from_arrays([pa.array(inner, kind)], ["x"])
+    with RunWriter(path, "a", batch.schema) as writer:
+        writer.append_run(batch, [0, 100, 4000, 8000])
+        (run,) = writer.finish().runs.to_pylist()
+    raw = bytearray(path.read_bytes())
+    raw[data.draw(st.integers(run["offset"], run["offset"] + run["bytes"] - 1))] ^= 4
+    path.write_bytes(raw)
+    for start, stop in ((0, 100), (100, 4000), (4000, 8000)):
+        with suppress(FetchFailed):
+            assert RunReader(path).rows(0, start, stop).to_pylist() == batch.slice(start, stop - start).to_pylist()
+
+
+@pytest.mark.parametrize("version", [2, 4])
 def test_another_version_is_refused(version):
-    data = bytearray(b"MRRUN\0\r\n" + encode_index(RunIndex.of(words(0).schema, ()), 8))
+    data = bytearray(b"MRRUN\0\r\n" + encode_index(RunIndex.of(words(0).schema)))
     assert decode_index(pa.py_buffer(bytes(data))).segments == ()
     data[-16:-12] = struct.pack("<I", version)
-    with pytest.raises(Damaged, match=f"version {version}; this program reads 2"):
+    with pytest.raises(Damaged, match=f"version {version}; this program reads 3"):
         decode_index(pa.py_buffer(bytes(data)))
 
 
@@ -230,13 +318,9 @@ def test_a_sorted_run_is_one_batch_with_a_sample_and_digests_of_its_pages(tmp_pa
     for row in sample.to_pylist():
         assert runs[row["mr.run"]]["k"][row["mr.row"]].as_py() == row["k"]
         assert row["mr.bytes"] <= SORT_BLOCK_BYTES * 1.2
-    data = (tmp_path / "m").read_bytes()
     assert [(s.run, s.bucket, s.rows) for s in index.segments] == [(0, 0, 60_000), (1, 0, 10)]
-    for segment, run, pages in zip(index.segments, runs, index.table["pages"].to_pylist(), strict=True):
-        assert segment.offset % 64 == 0
-        part = data[segment.offset : segment.offset + segment.bytes]
-        cut = [part[start : start + PAGE_BYTES] for start in range(0, len(part), PAGE_BYTES)]
-        assert pages == b"".join(map(xxhash.xxh3_128_digest, cut))
+    for segment, run, part in zip(index.segments, runs, run_bytes(tmp_path / "m", index), strict=True):
+        pages = page_digests(part)
         assert segment.digest == xxhash.xxh3_128_hexdigest(pages)
         assert pa.ipc.open_stream(part).read_all().to_batches() == [run]
         assert reader.read(segment).equals(pa.Table.from_batches([run]))
@@ -259,8 +343,9 @@ def test_every_flipped_byte_of_a_sorted_run_is_found_by_those_who_read_it(tmp_pa
     _, index = sorted_runs(tmp_path / "m")
     good = (tmp_path / "m").read_bytes()
     first = index.segments[0]
-    places = np.random.default_rng(3).integers(first.offset, first.offset + first.bytes, 40).tolist()
-    for place in [first.offset, *places, first.offset + first.bytes - 1]:
+    start, size = (index.runs[name][0].as_py() for name in ("offset", "bytes"))
+    places = np.random.default_rng(3).integers(start, start + size, 40).tolist()
+    for place in [start, *places, start + size - 1]:
         (tmp_path / "m").write_bytes(good[:place] + bytes([good[place] ^ 0x10]) + good[place + 1 :])
         reader = RunReader(tmp_path / "m")
         with pytest.raises(FetchFailed, match="run 0: the checksum of page"):
