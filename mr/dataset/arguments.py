@@ -15,7 +15,7 @@ import pyarrow as pa
 from mr.errors import PlanError
 from mr.kernels.keys import key_problem
 from mr.kernels.rows import Shape
-from mr.kernels.types import display
+from mr.kernels.types import display, join_types
 from mr.operators.base import require_columns
 
 Names = str | Sequence[str] | Mapping[str, Any]
@@ -115,14 +115,20 @@ def unknown(owner: object, name: str) -> NoReturn:
 
 
 def united(a: Shape | None, b: Shape | None) -> Shape | None:
-    """The shape of records of both shapes; types that differ are left to the data. Raises PlanError."""
+    """The shape of records of both shapes; types that are not known are left to the data. Raises PlanError."""
     if a is None or b is None:
         return None
     if a.names != b.names:
         raise PlanError(f"union(): columns {list(a.names)} and {list(b.names)} differ; select() alike ones")
     if a.kind != b.kind:
         raise PlanError(f"union(): one dataset is of values, the other of rows; select({a.names[0]!r}) makes rows")
-    return replace(a, types=tuple(x if x == y else None for x, y in zip(a.types, b.types, strict=True)))
+    joined: list[pa.DataType | None] = []
+    for name, x, y in zip(a.names, a.types, b.types, strict=True):
+        joined.append(None if x is None or y is None else join_types(x, y))
+        if x is not None and y is not None and joined[-1] is None:
+            cure = "cast one of them with with_columns()"
+            raise PlanError(f"union(): {name!r} is {display(x)} in one dataset and {display(y)} in another; {cure}")
+    return replace(a, types=tuple(joined))
 
 
 def expressions(columns: Iterable[Column], named: Mapping[str, Column]) -> list[pl.Expr]:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mr.dataset.actions import first_rows
 from mr.dataset.arguments import key_columns, ordering, partition_count, united, whole
 from mr.dataset.base import DatasetBase
 from mr.errors import PlanError
+from mr.kernels.rows import Shape
 from mr.operators.batches import TopRows
+from mr.operators.columns import Widen
 from mr.operators.grouped import Distinct
 from mr.operators.sampling import DropPriority, LowestPriorities, Prioritise, SampleShare
-from mr.plan import Apply, First, GroupBy, Sort, Union
+from mr.plan import Apply, First, GroupBy, Node, Sort, Union
 
 if TYPE_CHECKING:
     from mr.dataset import Dataset
@@ -100,7 +103,16 @@ class Order(DatasetBase):
         [1, 2]
         """
         shape = self._node.shape
-        nodes = [self._other(other, "union()") for other in others]
-        for node in nodes:
+        nodes = [self._node, *(self._other(other, "union()") for other in others)]
+        for node in nodes[1:]:
             shape = united(shape, node.shape)
-        return self._with(Union(shape, (self._node, *nodes)))
+        return self._with(Union(shape, tuple(_as(shape, node) for node in nodes)))
+
+
+def _as(shape: Shape | None, node: Node) -> Node:
+    """`node` with its ints as floats and its nulls typed where `shape` says so: parts of an output have one type."""
+    if shape is None or node.shape is None:
+        return node
+    given = [mine if wanted is None else wanted for mine, wanted in zip(node.shape.types, shape.types, strict=True)]
+    op = Widen(replace(node.shape, types=tuple(given)))
+    return node if op.output == node.shape else Apply(op.output, node, op)

@@ -21,7 +21,7 @@ from mr.batch import Batch, CodedBatch, Kind, decoded, kind_of, with_kind
 from mr.errors import PlanError, RecordError
 from mr.kernels.frames import from_polars, to_polars
 from mr.kernels.rows import Shape
-from mr.kernels.types import display
+from mr.kernels.types import cast, display
 from mr.operators.base import Narrow, Run, Stateless, TaskEnv, require_columns, rows_shape
 
 UNFIT = {
@@ -163,7 +163,8 @@ def evaluate(data: pa.RecordBatch, exprs: Sequence[pl.Expr]) -> list[pa.Array]:
                 frame.with_columns(computed).select([str(i) for i, c in enumerate(columns) if c is None])
             )
         except pl.exceptions.PolarsError as error:
-            raise RecordError(f"{', '.join(map(str, computed))}: {str(error).splitlines()[0]}") from None
+            told = ", ".join(str(e) for e, column in zip(exprs, columns, strict=True) if column is None)
+            raise RecordError(f"{told}: {str(error).splitlines()[0]}") from None
         for name, column in zip(result.schema.names, result.columns, strict=True):
             columns[int(name)] = column
     return [c for c in columns if c is not None]
@@ -222,6 +223,25 @@ class WithColumns(Narrow):
             columns = dict(zip(batch.data.schema.names, batch.data.columns, strict=True))
             columns.update(zip(names, evaluate(batch.data, self.exprs), strict=True))
             return Batch(named(columns.values(), columns, "rows"), batch.origins)
+
+        return Stateless(apply)
+
+
+@dataclass(frozen=True)
+class Widen(Narrow):
+    """The same records in columns of the types of `output`, where it has one: null < T, int < float where exact."""
+
+    output: Shape
+    label: ClassVar[str] = "widen"
+
+    def shape(self, given: Shape | None) -> Shape | None:
+        return self.output
+
+    def start(self, env: TaskEnv, track: bool) -> Run:
+        def apply(batch: Batch) -> Batch:
+            fields = zip(batch.data.schema, self.output.types, strict=True)
+            schema = pa.schema([(field.name, wanted or field.type) for field, wanted in fields])
+            return Batch(cast(batch.data, with_kind(schema, self.output.kind)), batch.origins)
 
         return Stateless(apply)
 

@@ -38,6 +38,10 @@ REFUSED: dict[str, tuple[Callable[[Dataset], Any], str]] = {
     "direction": (lambda d: d.sort("v", descending="yes"), "sort(): descending='yes' is neither"),  # type: ignore[arg-type]
     "join by an expression": (lambda d: d.join(d, on=pl.col("k")), 'join() on the left: col("k") is not the name'),  # type: ignore[arg-type]
     "join with a list": (lambda d: d.join([1], on="k"), "join(): a Dataset is needed, not list"),  # type: ignore[arg-type]
+    "union of types": (
+        lambda d: d.select(x="k").union(d.select(x="v")),
+        "union(): 'x' is str in one dataset and int in",
+    ),
     "union with groups": (lambda d: d.union(d.group_by("k")), "union(): a Dataset is needed, not GroupedDataset"),  # type: ignore[arg-type]
     "cogroup with a list": (lambda d: d.cogroup([1], on="k"), "cogroup(): a Dataset is needed, not list"),  # type: ignore[arg-type]
     "map of an expression": (lambda d: d.map(pl.col("v")), 'map(): col("v") is not a function; select(), with_col'),  # type: ignore[arg-type]
@@ -93,3 +97,21 @@ def test_a_time_of_day_in_nanoseconds_that_python_does_not_hold_is_refused() -> 
     assert mr.from_polars(pl.Series("t", [1_000], dtype=pl.Time).to_frame()).take_all() == [(time(0, 0, 0, 1),)]
     with pytest.raises(mr.TypeConflict, match=r"time64\[ns\] become time here: .*would lose data"):
         mr.from_polars(pl.Series("t", [1], dtype=pl.Time).to_frame())
+
+
+def test_a_union_of_ints_and_floats_is_written_in_one_type(tmp_path: Path) -> None:
+    both = mr.from_items([1]).union(mr.from_items([2.5]), mr.from_items([None]))
+    both.write_parquet(str(tmp_path / "out"))
+    assert mr.read_parquet(str(tmp_path / "out")).take_all() == [1.0, 2.5, None]
+    assert both.group_by("value").count().sort("value").take_all() == [(1.0, 1), (2.5, 1), (None, 1)]
+
+
+def test_a_union_widens_no_int_that_no_float_holds() -> None:
+    with pytest.raises(mr.MillraceError, match="9007199254740993"):
+        mr.from_items([2**53 + 1]).union(mr.from_items([0.5])).take_all()
+
+
+def test_an_expression_that_fails_is_shown_as_the_user_wrote_it() -> None:
+    with pytest.raises(mr.MillraceError) as raised:
+        sample().select(z=pl.col("k").cast(pl.Int64)).take_all()
+    assert 'col("k").strict_cast(Int64).alias("z"): conversion from `str` to `i64` failed' in str(raised.value)
