@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from mr.batch import Batch, kind_of, with_kind
+from mr.batch import Batch, decoded, kind_of, with_kind
 from mr.kernels.frames import concat, to_ipc
 from mr.kernels.types import cast, unify
 from mr.operators.base import Combiner
@@ -143,8 +143,9 @@ class RunOutlet(OutletRun):
     def _combine(self) -> None:
         assert self._combiner is not None
         block = Pending(None, "the rows of a block")
-        for part in self._block:
-            block.add(part)
+        alike = all(part.schema.equals(self._block[0].schema) for part in self._block)
+        for part in self._block:  # a filter may have decoded some of them
+            block.add(part if alike else decoded(part))
         self._fed += self._block_rows
         self._block, self._block_rows = [], 0
         rows = self.ready(block.take())

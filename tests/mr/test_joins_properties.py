@@ -17,6 +17,7 @@ import mr
 import mr.heads.joined
 import mr.inputs
 import mr.kernels.joined
+import mr.outlets.base
 from mr.executors.inline import InlineExecutor
 from mr.kernels.joined import HOWS
 from mr.kernels.keys import buckets, normalise_keys
@@ -234,3 +235,16 @@ def test_grouping_by_strings_of_a_broadcast_side_is_as_grouping_by_any(
 def _matches(key: int, right: list[tuple[int, str | None]], how: str) -> list[tuple[bool, str | None]]:
     found = [(True, s) for other, s in right if other == key]
     return found or ([(False, None)] if how == "left" else [])
+
+
+def test_a_filter_that_keeps_all_of_some_batches_mixes_coded_and_plain_ones(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module, limits in ((mr.outlets.base, {"COMBINE_BLOCK_ROWS": 100}), (mr.inputs, {"ITEMS_PER_SPLIT": 20})):
+        for name, value in limits.items():
+            monkeypatch.setattr(module, name, value)
+    facts = mr.from_items([(i % 4, i) for i in range(20)], names={"k": int, "i": int})
+    sides = mr.from_items([(0, "x"), (1, "x"), (2, "y"), (3, "y")], names={"k": int, "s": str})
+    some = facts.join(sides, on="k", strategy="broadcast").filter(pl.col("i") != 3)
+    sums = taken(home, 1 << 30, some.group_by("s").agg(n=mr.count(), total=mr.sum("i")))
+    assert sorted(sums) == [("x", 10, 85), ("y", 9, 102)]
