@@ -20,7 +20,8 @@ def logical_bytes(data: pa.RecordBatch) -> int:
 
 def _bytes(array: pa.Array) -> int:
     type_ = array.type
-    if pa.types.is_large_string(type_) or pa.types.is_large_binary(type_):
+    t = pa.types
+    if t.is_large_string(type_) or t.is_large_binary(type_) or t.is_string(type_) or t.is_binary(type_):
         return 8 * len(array) + (pc.sum(pc.binary_length(array)).as_py() or 0)
     if pa.types.is_struct(type_):
         return sum(map(_bytes, array.flatten()))
