@@ -421,8 +421,8 @@ def test_wrong_arguments_are_refused_when_they_are_given(make: Callable[[], Any]
 @pytest.mark.parametrize(
     ("aggregate", "message"),
     [
-        (mr.any("s"), r"any of 's': values of type large_string are not true or false.*mr.any\(pl.col"),
-        (mr.var("s"), "var of 's': values of type large_string have no variance"),
+        (mr.any("s"), r"any of 's': values of type str are not true or false.*mr.any\(pl.col"),
+        (mr.var("s"), "var of 's': values of type str have no variance"),
         (mr.quantile("s", 0.5), "have no quantiles; cast"),
         (mr.approx_quantile("s", 0.5), "have no quantiles; cast"),
         (mr.histogram("s", [0, 1]), "are no numbers"),
