@@ -30,7 +30,16 @@ EXAMPLE_LINES_ALLOWED = {"examples/demo.py", "examples/generate_log.py"}
 
 PURE = (
     *("mr/errors.py", "mr/options.py", "mr/tasks.py", "mr/events.py", "mr/batch.py", "mr/program.py", "mr/plan.py"),
-    *("mr/stages.py", "mr/assignment.py", "mr/scheduler.py", "mr/progress.py", "mr/analysis.py", "mr/settling.py", "mr/fingerprint.py", "mr/explain.py"),
+    *(
+        "mr/stages.py",
+        "mr/assignment.py",
+        "mr/scheduler.py",
+        "mr/progress.py",
+        "mr/analysis.py",
+        "mr/settling.py",
+        "mr/fingerprint.py",
+        "mr/explain.py",
+    ),
     *("mr/parameters.py", "mr/dataset/arguments.py", "mr/aggregates/*.py", "mr/kernels/*.py", "mr/operators/*.py"),
     *("mr/formats/*.py", "mr/shuffle/run_file.py", "mr/shuffle/source.py", "mr/shuffle/ranges.py"),
     *("dfs/errors.py", "dfs/options.py", "dfs/ids.py", "dfs/paths.py", "dfs/chunking.py", "dfs/codec.py"),
