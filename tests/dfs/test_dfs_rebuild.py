@@ -302,9 +302,15 @@ def test_every_flipped_bit_and_every_end_of_a_checkpoint_is_found(root: Path, tm
         copies += [whole[: at // 8] + bytes([whole[at // 8] ^ 1 << at % 8]) + whole[at // 8 + 1 :] for at in bits]
         for number, copy in enumerate(copies):
             (tmp_path / "copy").write_bytes(copy)
-            with pytest.raises((StoreDamaged, Unsupported)):
-                restore(tmp_path / "copy", tmp_path / f"out{number}", Disk())
-            (tmp_path / f"out{number}").unlink(missing_ok=True)
+            out = tmp_path / f"out{number}"
+            try:
+                restore(tmp_path / "copy", out, Disk())
+            except (StoreDamaged, Unsupported):
+                pass
+            else:  # some bits of a zstd frame mean nothing
+                assert whole is not raw, "every bit of what is not compressed counts"
+                assert out.read_bytes() == raw[len(header.header) :]
+            out.unlink(missing_ok=True)
 
 
 def test_only_one_process_writes_checkpoints_or_rebuilds(root: Path) -> None:  # F20
