@@ -73,7 +73,7 @@ SORT_BLOCK_ROWS_MIN: Final = 256
 """... and at least every so many rows, so that the index of long keys stays small beside the rows."""
 
 PAGE_BYTES: Final = 256 * 1024
-"""Sorted runs are checked page by page: a range reads a part of each, and checks no more than it reads."""
+"""Runs are checked page by page: a task reads a part of each, and checks no more than it reads."""
 
 LOCAL_SPLIT_BYTES: Final = 16 * MIB
 """A splittable local file is cut about every so many bytes, then forward to the next record end."""
@@ -91,7 +91,7 @@ READ_BLOCK_BYTES: Final = 4 * MIB
 """Readers turn about so many bytes into one batch."""
 
 MERGE_BLOCK_BYTES: Final = 256 * 1024
-"""Batches inside a run file: what a bounded merge holds of each run."""
+"""Batches in which rows of a run are read where they are merged: what a bounded merge holds of each run."""
 
 PYTHON_BATCH_ROWS: Final = 8192
 """Rows handed to a user's Python function at a time: small enough to stay in cache, large enough to amortise."""
