@@ -24,7 +24,7 @@ import apsw.sqlite_extra
 from mr.errors import JournalError, JournalLocked
 from mr.fingerprint import Identity
 from mr.inputs import Range
-from mr.tasks import Output, PartFile, Segment, TaskResult
+from mr.tasks import Output, PartFile, Rejected, Segment, TaskResult
 
 APPLICATION_ID = 0x6D726A6C  # "mrjl"
 VERSION = 1
@@ -321,6 +321,7 @@ def result_from_json(text: str) -> TaskResult:
         out["schema"], out["sample"] = bytes.fromhex(out["schema"]), bytes.fromhex(out["sample"])
         outputs.append(Output(**out, segments=segments, parts=parts))
     counters = tuple((name, n) for name, n in raw.pop("counters"))
-    raw |= {name: tuple(raw[name]) for name in ("piece_lines", "rejected", "timing", "types")}
+    raw |= {name: tuple(raw[name]) for name in ("piece_lines", "timing", "types")}
+    raw["rejected"] = tuple(Rejected(*rejected) for rejected in raw["rejected"])
     raw["opened"] = tuple((path, digest) for path, digest in raw["opened"])
     return TaskResult(tuple(outputs), counters, **raw)

@@ -6,6 +6,7 @@ Tasks find out the types of their records one by one; here they are made one. Pu
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pyarrow as pa
 
@@ -13,6 +14,7 @@ from mr.assignment import hashed_apart, read_schema
 from mr.errors import JobFailed
 from mr.heads.splits import call_of
 from mr.kernels.types import unify
+from mr.operators.base import ErrorPolicy
 from mr.operators.python import PerRecord, described
 from mr.program import HashOutlet, PartOutlet, ReadHead
 from mr.stages import Stage
@@ -53,17 +55,23 @@ def check_types(stage: Stage, results: Sequence[TaskResult]) -> None:
 
 def check_rejects(stage: Stage, results: Sequence[TaskResult]) -> None:
     """Raise JobFailed when a reader or operator rejected more than its policy allows; shares are of what was read."""
-    makers = (stage.program.head, *(step.op for step in stage.program.steps))
     records = sum(result.records_in for result in results)
-    for i, maker in enumerate(makers):
-        if not isinstance(maker, ReadHead | PerRecord):
-            continue
-        most = maker.on_error.max_bad
-        rejected = sum(result.rejected[i] for result in results) if most is not None else 0
+    for i, (name, policy) in enumerate(_policies(stage)):
+        most, rejected = policy.max_bad, sum(result.rejected[i].records for result in results)
         if most is not None and rejected > (most * records if isinstance(most, float) else most):
-            name = call_of(maker.reader) if isinstance(maker, ReadHead) else described(maker.label, maker.fn)
             text = f"{name} rejected {rejected:,} of {records:,} records, more than max_bad_records={most}"
             raise JobFailed(text)
+
+
+def _policies(stage: Stage) -> list[tuple[str, ErrorPolicy]]:
+    """The name and the policy of head and steps, as `TaskResult.rejected` has them."""
+    head = stage.program.head
+    found = []
+    op: Any
+    for op in (getattr(head, "op", None), *(step.op for step in stage.program.steps)):
+        policy = getattr(op, "on_error", None)
+        found.append(("", ErrorPolicy()) if policy is None else (described(op.label, op.fn), policy))
+    return [(call_of(head.reader), head.on_error), *found[1:]] if isinstance(head, ReadHead) else found
 
 
 __all__ = ["check_rejects", "check_types", "settled_schemas"]

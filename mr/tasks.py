@@ -186,11 +186,21 @@ class Output:
     parts: tuple[PartFile, ...] = ()
 
 
+class Rejected(NamedTuple):
+    """How many records the head or a step of a task left out; where the first lay (see `operators.base.REJECTED`; -1:
+    unknown), and why it was left out."""
+
+    records: int = 0
+    offset: int = -1
+    line: int = -1
+    error: str = ""
+
+
 @dataclass(frozen=True)
 class TaskResult:
     """The recorded result of a task. `piece_lines` counts the records of each piece, for line numbers.
 
-    `rejected` counts the records that the head and then each step left out. `timing`: seconds by kind of work
+    `rejected`: what the head and then each step left out. `timing`: seconds by kind of work
     (`stopwatch.KINDS`); `spilled`: bytes written to scratch because they did not fit the attempt's memory. `opened`:
     the files that user code opened and the BLAKE3 of each ("": not there); `impure`: what else keeps the result from
     being reused ("opened a socket"; "": nothing). `types`: for each step that calls Python the schema of what it gave
@@ -203,7 +213,7 @@ class TaskResult:
     bytes_in: int = 0
     seconds: float = 0.0
     piece_lines: tuple[int, ...] = ()
-    rejected: tuple[int, ...] = ()
+    rejected: tuple[Rejected, ...] = ()
     timing: tuple[float, ...] = ()
     spilled: int = 0
     opened: tuple[tuple[str, str], ...] = ()

@@ -37,12 +37,14 @@ from mr.prints import prints_to
 from mr.program import HEAD, Outlet, PartOutlet, Port, Program
 from mr.scratch import attempt_tag
 from mr.stopwatch import Kind
-from mr.tasks import Attempt, PieceRef, TaskId, TaskResult, TaskSpec
+from mr.tasks import Attempt, PieceRef, Rejected, TaskId, TaskResult, TaskSpec
 
 PROGRAMS_KEPT = 64
 SIDES_KEPT = 8
 GROWTHS_MAX = 16
 PROGRESS_SECONDS = 0.2
+ERROR_LENGTH_MAX = 200
+"""Of an error that is kept beside a count of rejects."""
 
 Report = Callable[[AttemptProgress], None]
 
@@ -192,7 +194,7 @@ class _Task:
         self._outlets: list[OutletRun] = []
         self._watched: Iterator[Any] = iter(())
         self._steps = 0
-        self._rejected = [0] * len(self._program.steps)
+        self._rejected = {step: Rejected() for step in range(HEAD, len(self._program.steps))}
         os.makedirs(self.scratch, exist_ok=True)
         for i, outlet in enumerate(self._program.outlets):
             path = env.home / "runs" / f"{attempt.spec.fingerprint}.{i}"
@@ -216,6 +218,9 @@ class _Task:
 
     def count(self, name: str, n: int) -> None:
         self._counters[name] += n
+
+    def reject(self, rows: pa.RecordBatch) -> None:
+        self._leave_out(HEAD, rows)
 
     def where(self, origins: Origins | None, row: int | None) -> str:
         if origins is None or row is None or row >= len(origins) or self._spec.split is None:
@@ -243,7 +248,7 @@ class _Task:
         started = time.perf_counter()
         self._runs = [step.op.start(self, step.track) for step in self._program.steps]
         head, watch = self._program.head, self._reading.watch
-        records = records_of(head, self._spec, self, self._reading, self._reject_at_head)
+        records = records_of(head, self._spec, self, self._reading)
         for batch in watch.timed("user" if self._spec.split is None else "read", records):
             self._push(Port(), batch)
         for i, run in enumerate(self._runs):
@@ -257,15 +262,12 @@ class _Task:
         counters = tuple(sorted(self._counters.items()))
         seconds = time.perf_counter() - started
         reading, lines = self._reading, tuple(self._reading.piece_lines)
-        rejected = (self._counters["rejected records"] - sum(self._rejected), *self._rejected)
+        rejected = tuple(self._rejected.values())
         timing = watch.seconds()
         made = (run.types.serialize().to_pybytes() if isinstance(run, PythonRun) else b"" for run in self._runs)
         counts = (reading.records, reading.bytes, seconds, lines, rejected, timing)
         types = tuple(data.hex() for data in made)
         return TaskResult(tuple(outputs), counters, *counts, types=types, spilled=self.context.spilled)
-
-    def _reject_at_head(self, data: pa.RecordBatch) -> None:
-        self._push(Port(HEAD, rejects=True), Batch(data))
 
     def _push(self, port: Port, batch: Batch) -> None:
         for i in self._users.get(port, ()):
@@ -279,8 +281,17 @@ class _Task:
     def _drain(self, step: int) -> None:
         rejects, self._runs[step].rejects = self._runs[step].rejects, []
         for data in rejects:
-            self._rejected[step] += data.num_rows
-            self._push(Port(step, rejects=True), Batch(data))
+            self._leave_out(step, data)
+
+    def _leave_out(self, step: int, rows: pa.RecordBatch) -> None:
+        """Count rejects of the head or a step, and pass them on to whoever looks at them."""
+        before, records = self._rejected[step], sum(rows.column("records").to_pylist())
+        if not before.records:
+            first = rows.slice(0, 1).to_pylist()[0]
+            before = Rejected(0, first["offset"], first["line"], first["error"][:ERROR_LENGTH_MAX])
+        self._rejected[step] = before._replace(records=before.records + records)
+        self._counters["rejected records"] += records
+        self._push(Port(step, rejects=True), Batch(rows))
 
     def clean(self) -> None:
         """Remove temporary files; finished outlets stay."""

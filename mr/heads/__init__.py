@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -33,14 +33,12 @@ from mr.shuffle.merge import Merge
 from mr.tasks import TaskSpec
 
 
-def records_of(
-    head: Head, spec: TaskSpec, env: TaskEnv, reading: Reading, reject: Callable[[pa.RecordBatch], None]
-) -> Iterator[Batch]:
+def records_of(head: Head, spec: TaskSpec, env: TaskEnv, reading: Reading) -> Iterator[Batch]:
     """The records that a task starts from. Raises FetchFailed, InputError, RecordError."""
     match head:
         case ReadHead():
             assert spec.split is not None
-            yield from read_split(head, spec.split, env, reading, reject)
+            yield from read_split(head, spec.split, env, reading)
         case ItemsHead():
             assert spec.split is not None
             assert spec.split.items is not None

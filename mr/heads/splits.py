@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-import pyarrow as pa
 
 from mr.batch import Batch, Origins
 from mr.errors import CorruptInput, RecordError
@@ -31,7 +30,6 @@ class _Rejecting:
     head: ReadHead
     env: TaskEnv
     reading: Reading
-    reject: Callable[[pa.RecordBatch], None]
     shift: int  # what the piece's number adds to record numbers
 
     def __call__(self, origins: Origins, raws: list[bytes], errors: list[str]) -> None:
@@ -40,11 +38,9 @@ class _Rejecting:
         if policy.on_error == "fail":
             shown = raws[0][:200].decode("utf-8", "backslashreplace")
             raise RecordError(f"cannot parse{self.env.where(origins, 0)}: {errors[0]}: {shown}", 0)
-        self.env.count("rejected records", len(raws))
         self.reading.records += len(raws)
-        if policy.on_error == "quarantine":
-            rows = np.arange(len(raws), dtype=np.int64)
-            self.reject(reject_rows(origins, rows, call_of(self.head.reader), errors, raws))
+        rows = np.arange(len(raws), dtype=np.int64)
+        self.env.reject(reject_rows(origins, rows, call_of(self.head.reader), errors, raws))
 
     def rest(self, damage: CorruptInput) -> None:
         """The rest of the piece cannot be read; what came before it stays."""
@@ -54,14 +50,12 @@ class _Rejecting:
         self(np.array([[damage.offset, WHOLE_PIECE]], dtype=np.int64), [b""], [damage.reason])
 
 
-def read_split(
-    head: ReadHead, split: Split, env: TaskEnv, reading: Reading, reject: Callable[[pa.RecordBatch], None]
-) -> Iterator[Batch]:
-    """The records of a split; those that do not parse go to `reject`, or fail the task, as the policy says."""
+def read_split(head: ReadHead, split: Split, env: TaskEnv, reading: Reading) -> Iterator[Batch]:
+    """The records of a split; those that do not parse are left out, or fail the task, as the policy says."""
     for number, ref in enumerate(split.pieces):
         piece, before = OpenedPiece(ref, head.counts_lines), reading.bytes
         shift = number << PIECE_SHIFT
-        rejects = _Rejecting(head, env, reading, reject, shift)
+        rejects = _Rejecting(head, env, reading, shift)
         try:
             for batch in head.reader.read(piece, rejects, head.columns, head.track):
                 reading.records += batch.rows

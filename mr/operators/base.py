@@ -25,7 +25,7 @@ OnError = Literal["fail", "skip", "quarantine"]
 
 @dataclass(frozen=True)
 class ErrorPolicy:
-    """What happens to a record that cannot be processed. `max_bad`: a count (int) or a share of all records (float)."""
+    """What happens to records that cannot be processed. `max_bad`: a count (int) or a share of all records (float)."""
 
     on_error: OnError = "fail"
     max_bad: int | float | None = None
@@ -45,10 +45,12 @@ REJECTED = pa.schema(
         ("operator", pa.large_string()),
         ("error", pa.large_string()),
         ("raw", pa.large_binary()),
+        ("records", pa.int64()),
     ]
 )
-"""Rejected records inside a task. `raw`: the bytes of the file, or the record that a function was given (a str as
-UTF-8, other values as `repr` writes them). Positions count from the start of piece `line >> 40` of the split."""
+"""What a task left out, a row for each call that failed. `raw`: the bytes of the file, or the record that a function
+was given (`raw_of`). `records`: how many records it was given, more than one for a batch or a group. Positions count
+from the start of piece `line >> 40` of the split."""
 
 
 class TaskEnv(Protocol):
@@ -65,6 +67,10 @@ class TaskEnv(Protocol):
 
     def count(self, name: str, n: int) -> None:
         """Add to a counter of the task."""
+        ...
+
+    def reject(self, rows: pa.RecordBatch) -> None:
+        """Records (as `REJECTED`) that the head of the task left out. Narrow operators have `Run.rejects`."""
         ...
 
     def where(self, origins: Origins | None, row: int | None) -> str:
@@ -166,9 +172,14 @@ class Grouped(ABC):
 
 
 def reject_rows(
-    origins: Origins | None, rows: npt.NDArray[np.int64], operator: str, errors: list[str], raws: list[bytes]
+    origins: Origins | None,
+    rows: npt.NDArray[np.int64],
+    operator: str,
+    errors: list[str],
+    raws: list[bytes],
+    records: int = 1,
 ) -> pa.RecordBatch:
-    """Rejected records as a batch of schema `REJECTED`; origins are -1 where they mean nothing."""
+    """Rejects as a batch of schema `REJECTED`, each of so many records; origins are -1 where they mean nothing."""
     places = np.full((len(rows), 2), -1, dtype=np.int64) if origins is None else origins[rows]
     columns = [
         pa.array(places[:, 0]),
@@ -176,8 +187,18 @@ def reject_rows(
         pa.array([operator] * len(rows), pa.large_string()),
         pa.array(errors, pa.large_string()),
         pa.array(raws, pa.large_binary()),
+        pa.array([records] * len(rows), pa.int64()),
     ]
     return pa.RecordBatch.from_arrays(columns, schema=REJECTED)
+
+
+def raw_of(record: object) -> bytes:
+    """A record that a function was given, as `rejected()` shows it: bytes as they are, text in UTF-8, else its `repr`.
+
+    >>> raw_of("é"), raw_of(b"x"), raw_of((1, None))
+    (b'\\xc3\\xa9', b'x', b'(1, None)')
+    """
+    return record if isinstance(record, bytes) else (record if isinstance(record, str) else repr(record)).encode()
 
 
 def require_columns(given: Shape, names: Iterable[str], call: str) -> Shape:

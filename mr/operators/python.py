@@ -23,7 +23,7 @@ from mr.errors import FunctionFailed, PlanError, RecordError
 from mr.kernels.lines import Lines
 from mr.kernels.rows import Shape, from_python, to_python
 from mr.kernels.types import unify
-from mr.operators.base import ErrorPolicy, Narrow, Run, TaskEnv, reject_rows
+from mr.operators.base import ErrorPolicy, Narrow, Run, TaskEnv, raw_of, reject_rows
 from mr.operators.text import WordBatch, flat_mapped, mapped, strings_as_words
 from mr.options import PYTHON_BATCH_ROWS
 
@@ -36,9 +36,18 @@ def name_of(fn: object) -> str:
     >>> name_of(functools.partial(sorted))
     'sorted'
     """
-    while isinstance(fn, functools.partial):
-        fn = fn.func
-    return getattr(fn, "__qualname__", type(fn).__qualname__)
+    inner = inner_of(fn)
+    return getattr(inner, "__qualname__", type(inner).__qualname__)
+
+
+def inner_of(fn: object) -> object:
+    """The user's function behind `partial` and decorators.
+
+    >>> inner_of(functools.partial(functools.wraps(len)(lambda x: x)))
+    <built-in function len>
+    """
+    behind = fn.func if isinstance(fn, functools.partial) else getattr(fn, "__wrapped__", None)
+    return inner_of(behind) if callable(behind) else fn
 
 
 def described(label: str, fn: object) -> str:
@@ -47,10 +56,7 @@ def described(label: str, fn: object) -> str:
     >>> described("map", len), described("map", shorten).rpartition(":")[0]
     ('map len', 'map shorten (python.py')
     """
-    inner = fn
-    while isinstance(inner, functools.partial):
-        inner = inner.func
-    code = getattr(inner, "__code__", None)
+    code = getattr(inner_of(fn), "__code__", None)
     line = "" if code is None else f" ({PurePath(code.co_filename).name}:{code.co_firstlineno})"
     return f"{label} {name_of(fn)}{line}"
 
@@ -139,10 +145,8 @@ class PythonRun(Run):
             where = self.env.where(origins, row)
             text = f"{described(self.operator.label, self.operator.fn)} raised {message}"
             raise FunctionFailed(f"{text}{where} for record {shorten(record)}", row, error) from error
-        self.env.count("rejected records", 1)
-        raw = record if isinstance(record, bytes) else (record if isinstance(record, str) else repr(record)).encode()
         at = np.array([row], dtype=np.int64)
-        self.rejects.append(reject_rows(origins, at, name_of(self.operator.fn), [message], [raw]))
+        self.rejects.append(reject_rows(origins, at, name_of(self.operator.fn), [message], [raw_of(record)]))
 
     def batch_of(self, outputs: list[Any], origin_of: Callable[[int], str]) -> Batch:
         """Outputs as records whose origins nobody asks for."""
