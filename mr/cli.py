@@ -117,8 +117,6 @@ def submit(ctx: click.Context, /, words: tuple[str, ...], **options: Any) -> Non
     if not words or words[0] in ("-h", "--help"):
         click.echo(ctx.get_help() if words else ctx.get_usage())
         ctx.exit(0 if words else 2)
-    if options["on"] == "inline":
-        pin_hash_seed()
     with failures_shown(options["as_json"]), _session(options, _early(options, words)) as session:
         job = _load(words[0], session)
         run(job, words[1:], session, options, ctx.command_path + f" {words[0]}")
@@ -168,7 +166,8 @@ def _early(options: dict[str, Any], words: tuple[str, ...]) -> Executor | None:
     memory = options["memory"]
     sweep(scratch_root())
     bytes_total = default_memory_bytes() if memory is None else parse_bytes(memory)
-    return LocalExecutor(scratch_root(), options["workers"] or os.cpu_count() or 1, bytes_total)
+    workers = options["workers"] or os.cpu_count() or 1
+    return LocalExecutor(scratch_root(), workers, bytes_total, fork=_Entry.pinned)
 
 
 @contextmanager
@@ -176,11 +175,13 @@ def _session(options: dict[str, Any], executor: Executor | None = None) -> Itera
     from mr.quick_start import defer_pandas
 
     defer_pandas()
-    from mr.render import ProgressDisplay
     from mr.session import Session
 
-    shown = not options["quiet"] and not options["as_json"] and sys.stderr.isatty()
-    display = ProgressDisplay() if shown else None
+    display = None
+    if not options["quiet"] and not options["as_json"] and sys.stderr.isatty():
+        from mr.render import ProgressDisplay
+
+        display = ProgressDisplay()
     session = Session(
         options["on"],
         options["workers"],
@@ -343,24 +344,17 @@ def _finished(parameter: Parameter, value: Any) -> Any:
 # --- entry -----------------------------------------------------------------------------------------------------------
 
 
-def pin_hash_seed() -> None:
-    """Start this command again with the hash seed that workers have: inline tasks run in this very process."""
-    if os.environ.get("PYTHONHASHSEED") != "0" and _Entry.by_command:
-        sys.stdout.flush()
-        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, "PYTHONHASHSEED": "0"})
-
-
 class _Entry:
-    """Whether this process is the `mr` command itself, which may replace itself."""
+    """`pinned`: this Python was started for the command, as workers are, and nothing of the user's is in it yet."""
 
-    by_command = False
+    pinned = False
 
 
-def main() -> None:
-    """The `mr` command."""
+def main(*, pinned: bool = False) -> None:
+    """The `mr` command. `pinned`: see `mr.__main__`, which calls it so."""
     from mr import cli_info  # noqa: F401 - adds its commands
 
-    _Entry.by_command = True
+    _Entry.pinned = pinned
     try:
         cli(prog_name="mr")
     except SystemExit as end:
@@ -370,7 +364,3 @@ def main() -> None:
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(end.code or 0)  # all of ours is closed; taking the libraries down would cost a tenth of a second
-
-
-if __name__ == "__main__":
-    main()

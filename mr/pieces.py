@@ -9,14 +9,13 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any, BinaryIO
 
-import fsspec
 import pyarrow as pa
 from blake3 import blake3
 
 from mr.decoding import decoded
 from mr.errors import CorruptInput, InputError
 from mr.options import FILE_RECORD_BYTES_MAX
-from mr.storage import open_local, read_chunk, stamp_of, stamp_of_url, system_of
+from mr.storage import file_system, open_local, read_chunk, stamp_of, stamp_of_url, system_of
 from mr.tasks import PieceRef
 
 
@@ -121,7 +120,8 @@ class OpenedPiece:
         if system_of(self.path) == "local":
             return open_local(self.path)
         try:
-            opened: BinaryIO = fsspec.open(self.path, "rb").open()
+            system, name = file_system(self.path)
+            opened: BinaryIO = system.open(name, "rb")
             return opened
         except OSError as error:
             raise InputError(f"{self.path}: cannot be opened: {error}") from None

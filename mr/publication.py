@@ -18,7 +18,6 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-import fsspec
 from blake3 import blake3
 
 from mr.errors import OutputError, PlanError
@@ -29,6 +28,7 @@ from mr.storage import (
     copy_or_link,
     destination,
     exchange,
+    file_system,
     publish_to_store,
     store_bytes,
     store_names,
@@ -129,7 +129,7 @@ def version_of(target: Target) -> str | None:
 
 
 def _remote_files(target: Target) -> list[tuple[str, str]]:
-    system, root = fsspec.core.url_to_fs(target.path)
+    system, root = file_system(target.path)
     return [(name, str(system.ukey(name))) for name in sorted(system.find(root))] if system.exists(root) else []
 
 
@@ -384,7 +384,7 @@ def _upload(
     """Write parts under their final names; the removal of what was there comes first, `_SUCCESS` last."""
     if target.mode == "append":
         raise PlanError(f"{target.path}: append works for local folders and dfs:// only")
-    system, root = fsspec.core.url_to_fs(target.path)
+    system, root = file_system(target.path)
     parts = parts_of(target, outputs)
 
     def finish() -> None:

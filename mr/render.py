@@ -7,10 +7,6 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.live import Live
-from rich.table import Table
-
 from mr.errors import InputError
 from mr.explain import human_bytes
 from mr.journal import JobRow
@@ -19,6 +15,9 @@ from mr.results import JobResult
 from mr.storage import list_files
 
 if TYPE_CHECKING:
+    from rich.live import Live
+    from rich.table import Table
+
     from mr.dataset import Dataset
 
 LABEL_WIDTH = 60
@@ -28,26 +27,33 @@ class ProgressDisplay:
     """A live table on stderr, one line a stage: tasks done, records, bytes, rate."""
 
     def __init__(self) -> None:
-        self._console = Console(stderr=True)
-        self._live = Live(console=self._console, refresh_per_second=8, transient=True)
+        self._live: Live | None = None
         self._started = time.monotonic()
         self._shown_troubles = 0
-        self._live.start()
 
     def update(self, snapshot: Snapshot) -> None:
         """Show a new snapshot; troubles are printed above the table as they come."""
+        if self._live is None:  # not before workers have something to do
+            from rich.console import Console
+            from rich.live import Live
+
+            self._live = Live(console=Console(stderr=True), refresh_per_second=8, transient=True)
+            self._live.start()
         for line in snapshot.troubles[self._shown_troubles :]:
-            self._console.print(f"[yellow]{line}", highlight=False)
+            self._live.console.print(line, style="yellow", highlight=False, markup=False)
         self._shown_troubles = len(snapshot.troubles)
         self._live.update(progress_table(snapshot, time.monotonic() - self._started))
 
     def close(self) -> None:
         """Take the table away."""
-        self._live.stop()
+        if self._live is not None:
+            self._live.stop()
 
 
 def progress_table(snapshot: Snapshot, seconds: float) -> Table:
     """The stages of a running job as a table."""
+    from rich.table import Table
+
     table = Table(box=None, pad_edge=False, header_style="dim")
     for name in ("stage", "tasks", "records", "read", "rate"):
         table.add_column(name, justify="left" if name == "stage" else "right")
@@ -66,22 +72,24 @@ def progress_table(snapshot: Snapshot, seconds: float) -> Table:
 
 def print_result(name: str, result: JobResult) -> None:
     """What a job did, on stdout."""
-    console = Console(highlight=False, soft_wrap=True)
     tasks = f"{result.tasks_run} tasks run, {result.tasks_reused} reused"
-    console.print(f"{name}: {result.state} in {result.seconds:.2f} s, {tasks}")
+    print(f"{name}: {result.state} in {result.seconds:.2f} s, {tasks}")
     for key, output in result.outputs.items():
         size = f"{output.rows:,} rows, {output.files} files, {human_bytes(output.bytes)}"
-        console.print(f"  {key}: {output.path}  {size}  {output.digest[:16]}")
+        print(f"  {key}: {output.path}  {size}  {output.digest[:16]}")
     for counter, n in result.counters.items():
-        console.print(f"  {counter}: {n:,}")
+        print(f"  {counter}: {n:,}")
     for note in result.notes:
-        console.print(f"  {note}", markup=False)
+        print(f"  {note}")
     for trouble in result.troubles:
-        console.print(f"  survived: {trouble}")
+        print(f"  survived: {trouble}")
 
 
 def print_jobs(rows: Sequence[JobRow]) -> None:
     """Jobs as a table, the newest first."""
+    from rich.console import Console
+    from rich.table import Table
+
     table = Table(box=None, pad_edge=False, header_style="dim")
     for name in ("job", "name", "state", "started", "seconds", "run", "reused"):
         table.add_column(name)
@@ -94,6 +102,9 @@ def print_jobs(rows: Sequence[JobRow]) -> None:
 
 def print_status(row: JobRow, history: Sequence[str]) -> None:
     """One job in detail."""
+    from rich.console import Console
+    from rich.table import Table
+
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"job {row.id} {row.name}: {row.state}, started {_time(row.started)}, key {row.key[:16]}")
     table = Table(box=None, pad_edge=False, header_style="dim")

@@ -16,9 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Literal
-
-import fsspec
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 import dfs
 from mr.errors import InputError, InputNotFound, OutputError, PlanError
@@ -164,6 +162,8 @@ def _list_dfs(path: str) -> list[InputFile] | None:
     at = store.txn()
     store.hold(at)  # what is removed while the job runs stays readable
     if glob.has_magic(name) and not store.exists(name, at):
+        import fsspec
+
         system = fsspec.filesystem("dfs", store=str(store.path))
         names = [n.removeprefix(SCHEME).strip("/") for n in system.glob(name)]
         found = [info for n in names if _visible(n.rpartition("/")[2]) for info in store.find(n, at)]
@@ -183,8 +183,16 @@ def _list_dfs(path: str) -> list[InputFile] | None:
     return files
 
 
+def file_system(url: str) -> tuple[Any, str]:
+    """The fsspec file system of a URL, and the path in it."""
+    import fsspec
+
+    found: tuple[Any, str] = fsspec.core.url_to_fs(url)
+    return found
+
+
 def _list_fsspec(path: str) -> list[InputFile] | None:
-    system, root = fsspec.core.url_to_fs(path)
+    system, root = file_system(path)
     if glob.has_magic(root):
         names = [n for n in system.glob(root) if _visible(n.rpartition("/")[2])]
     elif system.isdir(root):
@@ -200,7 +208,7 @@ def _list_fsspec(path: str) -> list[InputFile] | None:
 
 def stamp_of_url(url: str) -> str:
     """What changes when the file behind an fsspec URL does."""
-    system, name = fsspec.core.url_to_fs(url)
+    system, name = file_system(url)
     return str(system.ukey(name))
 
 

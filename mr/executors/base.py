@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 from mr.errors import ExecutorError
 from mr.events import AttemptFailed, AttemptLost, AttemptProgress, AttemptSucceeded, FetchMissed
-from mr.options import ATTEMPT_MEMORY_BYTES_MIN, MASTER_MEMORY_BYTES, MIB, WORKER_MEMORY_BYTES
+from mr.options import ATTEMPT_MEMORY_BYTES_MIN, MASTER_MEMORY_BYTES, MIB, PINNED, WORKER_MEMORY_BYTES
 from mr.tasks import Attempt, AttemptId
 
 AttemptEvent = AttemptSucceeded | AttemptFailed | AttemptLost | AttemptProgress | FetchMissed
@@ -74,8 +74,7 @@ def worker_environment(environment: Mapping[str, str]) -> dict[str, str]:
     Workers find the modules that this process finds: those beside a script or notebook, too.
     """
     found = os.pathsep.join(dict.fromkeys(os.path.abspath(entry) for entry in sys.path if os.path.isdir(entry or ".")))
-    threads = ("POLARS_MAX_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-    return {**environment, "PYTHONPATH": found, "PYTHONHASHSEED": "0", **dict.fromkeys(threads, "1")}
+    return {**environment, "PYTHONPATH": found, **PINNED, "POLARS_MAX_THREADS": "1"}
 
 
 def default_memory_bytes() -> int:

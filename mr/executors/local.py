@@ -10,8 +10,6 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import subprocess
-import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -27,8 +25,8 @@ from mr.executors.base import (
     NodeInfo,
     attempt_memory_bytes,
     slots_within,
-    worker_environment,
 )
+from mr.executors.zygote import Zygote
 from mr.tasks import Attempt, AttemptId
 
 NODE = "local"
@@ -48,25 +46,18 @@ class LocalExecutor(Executor):
     """`workers` processes, ready in about a third of a second; fewer where `memory_bytes` has no room for so many.
 
     `memory_bytes` is for all processes together, this one included. Raises ExecutorError if it is too little for one.
+    `fork`: see `Zygote`.
     """
 
     can_kill = True
     isolates = True
 
-    def __init__(self, home: Path, workers: int, memory_bytes: int) -> None:
+    def __init__(self, home: Path, workers: int, memory_bytes: int, *, fork: bool = False) -> None:
         if workers < 1:
             raise ExecutorError("--workers must be at least 1")
         self._slots = slots_within(memory_bytes, workers)
         self._memory_bytes = attempt_memory_bytes(memory_bytes, workers)
-        ours, theirs = socket.socketpair()
-        command = [sys.executable, "-P", "-m", "mr.executors.zygote"]
-        arguments = [str(theirs.fileno()), str(home), str(self._memory_bytes)]
-        environment = worker_environment(os.environ)
-        self._zygote = subprocess.Popen(
-            [*command, *arguments], pass_fds=[theirs.fileno()], env=environment, stdin=subprocess.DEVNULL
-        )
-        theirs.close()
-        self._control = ours
+        self._zygote = Zygote(home, self._memory_bytes, fork=fork)
         self._unread = b""
         self._next = 0
         self._workers: dict[int, _Worker] = {}
@@ -78,7 +69,7 @@ class LocalExecutor(Executor):
         ours, theirs = connection.Pipe(duplex=True)
         self._next += 1
         try:
-            socket.send_fds(self._control, [f"fork {self._next:>32}".encode()], [theirs.fileno()])
+            socket.send_fds(self._zygote.control, [f"fork {self._next:>32}".encode()], [theirs.fileno()])
         except OSError:
             raise ExecutorError(f"the worker factory ended with code {self._zygote.wait()}; see its output") from None
         theirs.close()
@@ -103,12 +94,12 @@ class LocalExecutor(Executor):
 
     def wait(self, timeout_seconds: float) -> Sequence[AttemptEvent]:
         links = {w.link: w for w in self._workers.values() if not w.link.closed}
-        ready = connection.wait([*links, self._control], timeout_seconds)
+        ready = connection.wait([*links, self._zygote.control], timeout_seconds)
         events: list[AttemptEvent] = []
         for link in ready:
-            if link is not self._control:
+            if link is not self._zygote.control:
                 self._receive(links[link], events)
-        if self._control in ready:
+        if self._zygote.control in ready:
             self._hear(events)
         return events
 
@@ -129,7 +120,7 @@ class LocalExecutor(Executor):
 
     def _hear(self, events: list[AttemptEvent]) -> None:
         try:
-            data = self._control.recv(65536)
+            data = self._zygote.control.recv(65536)
         except ConnectionResetError:
             data = b""
         if not data:
@@ -179,12 +170,7 @@ class LocalExecutor(Executor):
         self._closed = True
         for worker in self._workers.values():
             worker.link.close()
-        self._control.close()  # the zygote kills what is left of the workers and ends
-        try:
-            self._zygote.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            self._zygote.kill()
-            self._zygote.wait()
+        self._zygote.close()
 
 
 def serve(fd: int, home: str, memory_bytes: int) -> None:

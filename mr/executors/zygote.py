@@ -1,8 +1,11 @@
 """The process that workers are forked from.
 
-It imports what every worker needs once and then forks a worker in milliseconds whenever it is asked, before any thread
-exists in it (forking after Polars or Arrow started threads can hang). It waits for its children and reports how each
-ended, with its peak memory. When its owner goes away, it and all workers end.
+It imports what every worker needs once and then forks a worker in milliseconds whenever it is asked, before Polars or
+Arrow start the threads that they compute with (forking after that can hang). It waits for its children and reports how
+each ended, with its peak memory. When its owner goes away, it and all workers end.
+
+It is itself forked from the `mr` command, once that has imported the engine and before it loads anything of the user's;
+any other process (a script, a notebook) may hold anything, and starts it as a fresh Python.
 
 Protocol, over a Unix socket: the owner sends "fork <number>" (FORK_BYTES long) with one socket attached; the zygote
 answers with lines "started <number> <pid>" and later "ended <number> <exit code or -signal> <peak KiB>".
@@ -11,28 +14,108 @@ answers with lines "started <number> <pid>" and later "ended <number> <exit code
 from __future__ import annotations
 
 import ctypes
+import gc
+import importlib
 import os
 import select
 import signal
 import socket
 import sys
+import time
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
+from mr.executors.base import worker_environment
 from mr.options import KEPT_MEMORY_BYTES_MAX
 
 FORK_BYTES = 37
+CLOSE_SECONDS = 5
+CONTROL_FD = 3
+# By name, as most lie above this room: what workers need, and what a job's own modules need when a worker imports them.
+ENGINE = (
+    *("mr.worker", "mr.operators.columns", "mr.formats.parquet", "mr.formats.text", "mr.readers", "mr.session"),
+    "numpy.ma",  # pyarrow asks it for every array of NumPy's
+)
 
 
-def main(control_fd: int, home: str, memory_bytes: int) -> None:
-    """Serve forks until the owner closes its end."""
+class Zygote:
+    """The owner's side of a new zygote; `control` is its end of the socket.
+
+    `home` and `memory_bytes` (of one attempt) are for the workers. `fork`: this process has not imported the engine,
+    has no threads, nothing of the user's, and was started as workers are (`options.PINNED`).
+    """
+
+    def __init__(self, home: Path, memory_bytes: int, *, fork: bool) -> None:
+        self.control, theirs = socket.socketpair()
+        arguments = (theirs.fileno(), str(home), memory_bytes)
+        self._pid = _fork(*arguments) if fork else _spawn(*arguments)
+        self._code: int | None = None
+        theirs.close()
+
+    def wait(self, seconds: float | None = None) -> int | None:
+        """Its exit code (or minus its signal) once it has ended; None if it lives on after `seconds`."""
+        deadline = None if seconds is None else time.monotonic() + seconds
+        while self._code is None and (deadline is None or time.monotonic() < deadline):
+            try:
+                pid, status = os.waitpid(self._pid, 0 if deadline is None else os.WNOHANG)
+            except ChildProcessError:  # somebody else in this process waits for all children
+                pid, status = self._pid, 0
+            if pid:
+                self._code = os.waitstatus_to_exitcode(status)
+            else:
+                time.sleep(0.001)
+        return self._code
+
+    def close(self) -> None:
+        """End it and all its workers."""
+        self.control.close()  # it kills what is left of the workers and ends
+        if self.wait(CLOSE_SECONDS) is None:
+            os.kill(self._pid, signal.SIGKILL)
+            self.wait()
+
+
+def _fork(control_fd: int, home: str, memory_bytes: int) -> int:
+    _import_engine()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        os.environ.update(worker_environment(os.environ))
+        devnull = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(devnull, 0)
+        os.closerange(3, control_fd)
+        os.closerange(control_fd + 1, os.sysconf("SC_OPEN_MAX"))
+        serve(control_fd, home, memory_bytes)
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        os._exit(1)
+
+
+def _spawn(control_fd: int, home: str, memory_bytes: int) -> int:
+    command = [sys.executable, "-P", "-m", "mr.executors.zygote", str(CONTROL_FD), home, str(memory_bytes)]
+    opened = (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)
+    passed = (os.POSIX_SPAWN_DUP2, control_fd, CONTROL_FD)
+    return os.posix_spawn(sys.executable, command, worker_environment(os.environ), file_actions=[opened, passed])
+
+
+def _import_engine() -> None:
     from mr.quick_start import defer_pandas
 
+    gc.disable()  # nothing that modules make is garbage
     defer_pandas()
-    import mr.operators.columns
-    import mr.shuffle
-    import mr.worker  # noqa: F401
+    for name in ENGINE:
+        importlib.import_module(name)
+    gc.enable()
 
+
+def serve(control_fd: int, home: str, memory_bytes: int) -> None:
+    """Fork workers as the owner asks, until it closes its end; never returns."""
     os.dup2(2, 1)  # stdout is for the command's data; what user code prints goes to stderr
     control = socket.socket(fileno=control_fd)
     children: dict[int, int] = {}
@@ -127,4 +210,5 @@ def keep_freed_memory(memory_bytes: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
+    _import_engine()
+    serve(int(sys.argv[1]), sys.argv[2], int(sys.argv[3]))

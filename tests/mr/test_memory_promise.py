@@ -149,7 +149,7 @@ def test_a_sort_and_a_grouping_of_more_than_memory_stay_within_it(line_bytes: in
     (tmp_path / "in.txt").write_bytes(lines.tobytes())
     (tmp_path / "job.py").write_text(JOB)
     command = [sys.executable, "-m", "benchmarks.peak_memory", "--json", str(tmp_path / "figures.json"), "--"]
-    command += [sys.executable, "-m", "mr.cli", "submit", str(tmp_path / "job.py"), "--memory", "720MiB", "--"]
+    command += [sys.executable, "-m", "mr", "submit", str(tmp_path / "job.py"), "--memory", "720MiB", "--"]
     command += ["--input", str(tmp_path / "in.txt")]
     command += ["--sorted", str(tmp_path / "sorted"), "--grouped", str(tmp_path / "grouped")]
     root = Path(__file__).parents[2]
