@@ -7,10 +7,11 @@ Mapped pages are the page cache's, so this costs no memory that counts.
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +22,8 @@ from mr.kernels.types import cast, list_bounds
 from mr.options import MERGE_BLOCK_BYTES, PAGE_BYTES, RUNS_MAPPED_MAX
 from mr.shuffle.run_file import Damaged, RunIndex, decode_index, pieces
 from mr.tasks import Segment
+
+_PREFIX: Final = struct.Struct("<Ii")
 
 
 class RunReader:
@@ -97,19 +100,29 @@ class _Run:
         self._data = data
         self._digests = digests
         self._verified = bytearray(len(digests) // 16)
-        self._verify(0, 1)  # what says where the rows lie
+        self._verify_heads()
         try:
             self._batch = pa.ipc.open_stream(data).read_next_batch()
-        except (pa.ArrowInvalid, StopIteration) as error:
+        except (pa.ArrowException, OSError, ValueError, StopIteration) as error:
             raise Damaged(f"it cannot be decoded: {error}") from error
-        buffers = [buffer for column in self._batch.columns for buffer in column.buffers() if buffer is not None]
-        self._verify(0, min((buffer.address for buffer in buffers), default=data.address + data.size) - data.address)
 
     def rows(self, start: int, stop: int) -> pa.RecordBatch:
         part = self._batch.slice(start, max(0, stop - start))
         for column in part.columns:
             self._verify_column(column)
         return part
+
+    def _verify_heads(self) -> None:
+        """Check what says where the rows lie before it is decoded: the schema message, and the batch's up to its body.
+
+        Each begins with 4 bytes FF and its length in 4 bytes (https://arrow.apache.org/docs/format/Columnar.html).
+        """
+        end = 0
+        for _ in ("schema", "batch"):
+            self._verify(end, end + _PREFIX.size)
+            _, length = _PREFIX.unpack(self._data.slice(end, _PREFIX.size))
+            end += _PREFIX.size + length
+            self._verify(0, end)
 
     def _verify_column(self, column: Any) -> None:
         """Check all bytes that the rows of a sliced column are made of."""

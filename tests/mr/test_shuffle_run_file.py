@@ -237,6 +237,19 @@ def test_every_truncation_is_found_on_opening(tmp_path):
             RunReader(tmp_path / "m")
 
 
+def test_damage_to_a_schema_of_several_pages_is_found_before_it_is_decoded(tmp_path):
+    names = [f"{i}{'x' * 500}" for i in range(700)]
+    data = pa.RecordBatch.from_arrays([pa.array([i]) for i in range(len(names))], names)
+    with RunWriter(tmp_path / "m", "a", data.schema) as writer:
+        writer.append_run(data, [0, 1])
+        (run,) = writer.finish().runs.to_pylist()
+    good = (tmp_path / "m").read_bytes()
+    for place in range(run["offset"] + PAGE_BYTES, run["offset"] + run["bytes"], 4001):
+        (tmp_path / "m").write_bytes(good[:place] + bytes([good[place] ^ 0x10]) + good[place + 1 :])
+        with pytest.raises(FetchFailed, match=r"run 0: the checksum of page \d+ is wrong"):
+            RunReader(tmp_path / "m").rows(0, 0, 1)
+
+
 def test_a_damaged_page_does_not_keep_segments_on_others_from_being_read(tmp_path):
     index = written(tmp_path / "m", [words(70_000)])
     (run,) = index.runs.to_pylist()
