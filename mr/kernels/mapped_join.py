@@ -13,9 +13,10 @@ import numpy as np
 import pyarrow as pa
 
 from mr.kernels.frames import concat
-from mr.kernels.join import build, find, key_columns
+from mr.kernels.join import build
 from mr.kernels.joined import JoinLayout, Matches, Source, joined_entries, joined_rows, left_rows, right_rows, row_bytes
 from mr.kernels.keys import Ints
+from mr.kernels.lookup import find, key_columns
 
 
 @dataclass(frozen=True)

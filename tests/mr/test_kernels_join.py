@@ -14,7 +14,7 @@ from kernel_oracle import POOLS, columns, expected_order, identity
 
 import mr.kernels.joined
 from mr.errors import PlanError
-from mr.kernels import join
+from mr.kernels import lookup
 from mr.kernels.join import Chunk, build, join_chunks, probe, right_names
 from mr.kernels.joined import HOWS, JoinLayout
 
@@ -98,7 +98,7 @@ def test_chunks_give_matches_in_key_order_whatever_order_they_come_in(both, how,
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(mr.kernels.joined, "JOIN_BLOCK_BYTES", block_bytes)
         if collide:  # the path for keys whose hashes are equal
-            patch.setattr(join, "hashes", lambda data, names: np.zeros(data.num_rows, np.uint64))
+            patch.setattr(lookup, "hashes", lambda data, names: np.zeros(data.num_rows, np.uint64))
         found = chunked(left, right, layout_of(names, how))
     expected = by_key(left, right, names, nested_loops(left, right, names, how))
     assert rows_of(found, how) == expected
@@ -130,9 +130,9 @@ def test_the_rows_are_those_of_a_sql_join(left, right, how):
 
 
 def test_equal_hashes_of_different_keys_do_not_match(monkeypatch):
-    monkeypatch.setattr(join, "hashes", lambda data, names: np.zeros(data.num_rows, np.uint64))
-    left = pa.RecordBatch.from_pydict({"k": ["a", "b", "x"]})
-    right = pa.RecordBatch.from_pydict({"k": ["b", "c", "a", "b", None], "b": [1, 2, 3, 4, 5]})
+    monkeypatch.setattr(lookup, "hashes", lambda data, names: np.zeros(data.num_rows, np.uint64))
+    left = pa.RecordBatch.from_pydict({"k": ["a", "bb", "x"]})
+    right = pa.RecordBatch.from_pydict({"k": ["bb", "c", "a", "bb", None], "b": [1, 2, 3, 4, 5]})
     layout = layout_of(["k"], "left")
     assert build(right, layout).index.collide
     assert probed(left, right, layout)["b"].to_pylist() == [3, 1, 4, None]
@@ -154,13 +154,13 @@ def test_many_keys_are_all_found():
     assert found["b"].to_pylist() == [place.get(key) for key in wanted.tolist()]
 
 
-@pytest.mark.parametrize("length", [3, 17, 100])  # of one length: compared as such up to 64 bytes
+@pytest.mark.parametrize("length", [12, 17, 100])  # of one length: compared as such up to 64 bytes
 def test_keys_of_one_length_are_compared_byte_for_byte(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
     def digests(data: pa.RecordBatch, names: list[str]) -> Any:  # equal for keys that differ in the last byte only
         return np.array([int.from_bytes(key.encode()[:3], "little") << 40 for key in data.column(0).to_pylist()], "u8")
 
-    monkeypatch.setattr(join, "hashes", digests)
-    values = [f"{n:03}".ljust(length, "x") for n in range(6)]
+    monkeypatch.setattr(lookup, "hashes", digests)
+    values = [f"{n:03}".ljust(length - 1, "x") + str(n) for n in range(6)]  # too far apart to be packed
     keys = pa.array(["short", *values, values[1][:-1] + "y"], pa.large_string())
     right = pa.RecordBatch.from_arrays([keys.slice(2, 4), pa.array(range(4))], ["k", "b"])
     layout = layout_of(["k"], "inner")

@@ -1,0 +1,239 @@
+"""Keys looked up among keys: by number where they fit a word, else by hash.
+
+Where keys are looked up by hash they are compared, too: a hash alone never decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import pyarrow as pa
+
+from mr.kernels.keys import Ints, Leaf, Mask, Words, canonical, codes, hashes, leaves_of
+from mr.kernels.packed import Packing, packed, packing_of
+from mr.kernels.sort import number_part, order_by
+
+_FIXED_BYTES_MAX = 64
+"""Longer keys gain nothing when they are compared as binaries of fixed size."""
+_SPARE_BITS = 2
+"""A directory of four to eight places a key: most lookups then end at their first key."""
+_ROUNDS_MAX = 16
+"""Numbers that many others are in front of, which somebody must have constructed, are found by bisection."""
+
+
+@dataclass(frozen=True)
+class KeyIndex:
+    """Distinct keys without nulls, ready to be looked up; made by `index_keys`."""
+
+    packing: Packing | None
+    """How keys become numbers; None: these are their hashes."""
+    keys: pa.RecordBatch
+    """The keys, to be compared; of packed ones only the types."""
+    numbers: Words
+    """The number of each key, ascending, and the largest number once more at the end."""
+    directory: npt.NDArray[np.int32]
+    """For each value of the top bits of a number, the first key with such a number or a larger one."""
+    collide: bool
+    """Two keys have the same hash: all keys must be compared. Then keys are in no order."""
+
+    @cached_property
+    def compared(self) -> list[_Values]:
+        """The leaves of the keys in the forms in which they are compared."""
+        return _values(self.keys)
+
+
+def index_keys(keys: pa.RecordBatch) -> tuple[KeyIndex, Ints, Ints]:
+    """An index of the distinct keys, the rows without a null by key, in row order within a key, and where keys start.
+
+    >>> index, rows, starts = index_keys(pa.RecordBatch.from_pydict({"k": [1, None, 2, 1]}))
+    >>> sorted(part.tolist() for part in np.split(rows, starts[1:]))
+    [[0, 3], [2]]
+    """
+    nulls = _any_null(keys)
+    rows = np.arange(keys.num_rows) if nulls is None else np.flatnonzero(~nulls)
+    valid = keys if nulls is None else keys.take(pa.array(rows))
+    packing, numbers = _numbers(valid)
+    by_number = order_by(len(rows), [number_part(numbers)])
+    numbers = numbers[by_number]
+    starts = np.flatnonzero(np.concatenate([np.ones(min(1, len(rows)), bool), numbers[1:] != numbers[:-1]]))
+    collide = packing is None and len(starts) < len(rows) and _collide(valid, by_number, numbers)
+    if collide:  # one hash, several keys: gather the rows of each
+        groups, _ = codes(valid.take(pa.array(by_number)), keys.schema.names)
+        by_key = order_by(len(rows), [number_part(groups.view(np.uint64))])
+        by_number, numbers = by_number[by_key], numbers[by_key]
+        starts = np.flatnonzero(np.diff(groups[by_key], prepend=-1))
+    apart = len(starts) == len(rows)
+    heads = by_number if apart else by_number[starts]
+    compared = valid.slice(0, 0) if packing is not None else valid.take(pa.array(heads))
+    index = _index(packing, compared, numbers if apart else numbers[starts], collide)
+    return index, by_number if nulls is None else rows[by_number], starts
+
+
+def _numbers(keys: pa.RecordBatch) -> tuple[Packing | None, Words]:
+    """The numbers by which keys without nulls are looked up, and how they are packed, if they are."""
+    parts = [leaf for column in keys.columns for leaf in leaves_of(column)]
+    packing = packing_of(parts[0]) if len(parts) == 1 else None
+    if packing is None:
+        return None, hashes(keys, keys.schema.names)
+    return packing, packed(parts[0], packing)[0]
+
+
+def _collide(keys: pa.RecordBatch, rows: Ints, found: Words) -> bool:
+    """Whether rows of one hash have several keys."""
+    same = np.flatnonzero(found[1:] == found[:-1])
+    one, other = keys.take(pa.array(rows[same])), keys.take(pa.array(rows[same + 1]))
+    return not _equal(_values(one), _values(other), None).all()
+
+
+def _index(packing: Packing | None, keys: pa.RecordBatch, ascending: Words, collide: bool) -> KeyIndex:
+    bits = len(ascending).bit_length() + _SPARE_BITS
+    tops = (ascending >> np.uint64(64 - bits)).view(np.int64)
+    directory = np.zeros((1 << bits) + 1, np.int32)
+    np.cumsum(np.bincount(tops, minlength=1 << bits), out=directory[1:])
+    return KeyIndex(packing, keys, np.append(ascending, ~np.uint64(0)), directory, collide)
+
+
+def find(keys: pa.RecordBatch, index: KeyIndex) -> Ints:
+    """The number of each key in the index, -1 where it is not there or holds a null.
+
+    >>> index, rows, starts = index_keys(pa.RecordBatch.from_pydict({"k": ["b", "a"]}))
+    >>> found = find(pa.RecordBatch.from_pydict({"k": ["a", None, "c"]}), index)
+    >>> rows[found[0]], found[1:].tolist()
+    (np.int64(1), [-1, -1])
+    """
+    if index.collide:
+        return _find_by_value(keys, index)
+    nulls = _any_null(keys)
+    if index.packing is not None:
+        (leaf,) = (leaf for column in keys.columns for leaf in leaves_of(column))
+        numbers, possible = packed(leaf, index.packing)
+        found = _find_number(numbers, index)
+        if possible is not None:
+            found[~possible] = -1
+    else:
+        found = _find_number(hashes(keys, keys.schema.names), index)
+    if nulls is not None:
+        found[nulls] = -1
+    missing = found < 0
+    if index.packing is not None or missing.all():  # as all are where the keys of a side are null and so have no type
+        return found
+    same = _equal(_values(keys), index.compared, np.where(missing, 0, found))
+    found[missing | ~same] = -1
+    return found
+
+
+def same_types(one: pa.RecordBatch, other: pa.RecordBatch) -> tuple[pa.RecordBatch, pa.RecordBatch]:
+    """Keys under one schema: a side whose keys are all null may have no type."""
+    fields = [b if pa.types.is_null(a.type) else a for a, b in zip(one.schema, other.schema, strict=True)]
+    schema = pa.schema([pa.field(f.name, f.type) for f in fields])
+    return one.cast(schema), other.cast(schema)
+
+
+def key_columns(data: pa.RecordBatch, names: Sequence[str]) -> pa.RecordBatch:
+    """The key columns as they are compared, named by their places."""
+    columns = [canonical(data.column(name)) for name in names]
+    return pa.RecordBatch.from_arrays(columns, [str(i) for i in range(len(names))])
+
+
+def _any_null(keys: pa.RecordBatch) -> Mask | None:
+    """Which keys hold a null; None: none does."""
+    masks = [leaf.nulls for column in keys.columns for leaf in leaves_of(column) if leaf.nulls is not None]
+    return np.logical_or.reduce(masks) if masks else None
+
+
+def _find_number(wanted: Words, index: KeyIndex) -> Ints:
+    """The key with each number, -1 where there is none."""
+    bits = (len(index.directory) - 1).bit_length() - 1
+    at = index.directory.take((wanted >> np.uint64(64 - bits)).view(np.int64))
+    here = index.numbers.take(at)
+    rows = np.flatnonzero(here != wanted)
+    found = at.astype(np.int64)
+    found[rows] = -1
+    rows = rows[here[rows] < wanted[rows]]
+    at, wanted = at[rows] + 1, wanted[rows]
+    for _ in range(_ROUNDS_MAX):  # few keys for each value of the top bits; the last number ends all of them
+        if not len(rows):
+            break
+        here = index.numbers.take(at)
+        equal = here == wanted
+        found[rows[equal]] = at[equal]
+        on = here < wanted
+        rows, at, wanted = rows[on], at[on] + 1, wanted[on]
+    if len(rows):
+        places = np.searchsorted(index.numbers, wanted)
+        found[rows] = np.where(index.numbers.take(places) == wanted, places, -1)
+    found[found == len(index.numbers) - 1] = -1  # no key, only the end
+    return found
+
+
+def _find_by_value(keys: pa.RecordBatch, index: KeyIndex) -> Ints:
+    """As `find`, exact without hashes: for keys whose hashes collide, which somebody must have constructed."""
+    theirs, mine = same_types(index.keys, keys)
+    numbers, _ = codes(pa.concat_batches([theirs, mine]), theirs.schema.names)
+    known = theirs.num_rows
+    found = np.where(numbers[known:] < known, numbers[known:], -1)
+    nulls = _any_null(keys)
+    if nulls is not None:
+        found[nulls] = -1
+    return found
+
+
+@dataclass(frozen=True)
+class _Values:
+    """A leaf of keys, to be compared."""
+
+    leaf: Leaf
+
+    @cached_property
+    def views(self) -> pl.Series:
+        """Strings and binaries as Polars has them: quicker to gather and compare than Arrow's."""
+        return pl.Series(self.leaf.values)
+
+    @cached_property
+    def fixed(self) -> Any:
+        """Strings and binaries that all have one length as a `pa.FixedSizeBinaryArray`, quicker still; else None."""
+        array = self.leaf.values
+        if array.null_count or not len(array):
+            return None
+        offsets = np.frombuffer(array.buffers()[1], np.int64, len(array) + 1, array.offset * 8)
+        width = int(offsets[1] - offsets[0])
+        if not 0 < width <= _FIXED_BYTES_MAX or (np.diff(offsets) != width).any():
+            return None
+        data = array.buffers()[2].slice(int(offsets[0]), width * len(array))
+        return pa.Array.from_buffers(pa.binary(width), len(array), [None, data])
+
+
+def _values(keys: pa.RecordBatch) -> list[_Values]:
+    return [_Values(leaf) for column in keys.columns for leaf in leaves_of(column)]
+
+
+def _equal(one: Sequence[_Values], other: Sequence[_Values], rows: Ints | None) -> Mask:
+    """Whether each key of `one`, without nulls, equals the same of `other`, or that at `rows` of it."""
+    same: Mask | None = None
+    for a, b in zip(one, other, strict=True):
+        if a.leaf.kind != "bytes":
+            values = b.leaf.values
+            equal = a.leaf.values == (values if rows is None else values[rows])
+            equal = equal.all(axis=1) if equal.ndim == 2 else equal
+        elif b.fixed is not None and a.fixed is not None and a.fixed.type == b.fixed.type:
+            equal = _equal_fixed(a.fixed, b.fixed if rows is None else b.fixed.take(pa.array(rows)))
+        else:
+            theirs = b.views if rows is None else b.views.gather(rows)
+            equal = (a.views == theirs).fill_null(False).to_numpy()
+        same = equal if same is None else same & equal
+    assert same is not None
+    return same
+
+
+def _equal_fixed(one: Any, other: Any) -> Mask:
+    """Whether each of some binaries of one length equals the other in its place."""
+    width, equal = one.type.byte_width, np.ones(len(one), bool)
+    a, b = (np.frombuffer(side.buffers()[1], np.uint8, width * len(side), width * side.offset) for side in (one, other))
+    equal[np.flatnonzero(a != b) // width] = False
+    return equal

@@ -1,0 +1,105 @@
+"""Keys looked up among keys: against a dict, packed into words or hashed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mr.kernels.distinct import MULTIPLIERS
+from mr.kernels.keys import leaves_of
+from mr.kernels.lookup import find, index_keys
+from mr.kernels.packed import packed, packing_of
+
+
+def batch(keys: list[str | None] | np.ndarray) -> pa.RecordBatch:
+    return pa.RecordBatch.from_arrays([keys if isinstance(keys, pa.Array) else pa.array(keys)], ["0"])
+
+
+def texts(values: list[str | None]) -> pa.Array:
+    return pa.array(["?", *values], pa.large_string()).slice(1)  # a slice, as what comes from a shuffle is
+
+
+def looked_up(keys: pa.Array, wanted: pa.Array) -> list[list[int]]:
+    """The rows of `keys` that each of `wanted` finds."""
+    index, rows, starts = index_keys(batch(keys))
+    parts = np.split(rows, starts[1:])
+    return [parts[i].tolist() if i >= 0 else [] for i in find(batch(wanted), index).tolist()]
+
+
+def known(keys: pa.Array, wanted: pa.Array) -> list[list[int]]:
+    values = keys.to_pylist()
+    return [[row for row, value in enumerate(values) if value == key and key is not None] for key in wanted.to_pylist()]
+
+
+@st.composite
+def formatted(draw: st.DrawFn) -> tuple[list[str | None], list[str | None]]:
+    """Keys of one length and a common beginning and end, and what is wanted of them: others, too."""
+    before, after = draw(st.text("ab", max_size=12)), draw(st.text("ab", max_size=12))
+    middle = st.text("xy\0", min_size=(width := draw(st.integers(0, 10))), max_size=width)
+    keys = [before + text + after for text in draw(st.lists(middle, max_size=12))]
+    other = st.builds(
+        lambda text, start, end: start + text + end,
+        middle,
+        st.sampled_from([before, "b" * len(before)]),
+        st.sampled_from([after, "b" * len(after), after + "a"]),
+    )
+    wanted = draw(st.lists(st.one_of(st.sampled_from([None, "", *keys]), other), max_size=12))
+    nulls = draw(st.booleans())
+    return [*keys, None] if nulls else list(keys), wanted
+
+
+@settings(max_examples=300, deadline=None)
+@given(formatted())
+def test_formatted_strings_find_exactly_their_equals(sides: tuple[list[str | None], list[str | None]]) -> None:
+    keys, wanted = map(texts, sides)
+    assert looked_up(keys, wanted) == known(keys, wanted)
+
+
+@pytest.mark.parametrize(
+    ("keys", "fits"),
+    [
+        (["order-00012345-x", "order-99912345-x"], True),
+        (["a0000000", "b0000001"], True),
+        (["a00000000", "b00000001"], False),
+        (["a", "bc"], False),
+        (["a", "b"], True),
+        (["", ""], True),
+        (["x" * 63 + "1", "x" * 63 + "2"], True),
+        (["x" * 64 + "1", "x" * 64 + "2"], False),
+        ([1, 2], True),
+        ([1.5, 2.5], True),
+        ([True], True),
+    ],
+)
+def test_what_fits_a_word_is_neither_hashed_nor_compared(keys: list[object], fits: bool) -> None:
+    given = pa.array(keys, pa.large_string()) if isinstance(keys[0], str) else pa.array(keys)
+    index, _, _ = index_keys(batch(given))
+    assert (index.packing is not None) == fits
+    assert (index.keys.num_rows == 0) == fits
+    assert looked_up(given, given) == known(given, given)
+
+
+def test_numbers_of_different_keys_differ() -> None:
+    leaf = leaves_of(pa.array(np.arange(100_000) * (1 << 40) + np.arange(100_000) % 3))[0]
+    packing = packing_of(leaf)
+    assert packing is not None
+    assert len(np.unique(packed(leaf, packing)[0])) == 100_000
+
+
+def unscrambled(numbers: np.ndarray) -> np.ndarray:
+    """The words that are scrambled to `numbers`."""
+    inverses = [np.uint64(pow(int(m), -1, 1 << 64)) for m in MULTIPLIERS[:2]]
+    words = numbers * inverses[1]
+    words ^= words >> np.uint64(32)
+    return words * inverses[0]
+
+
+def test_keys_made_to_have_one_place_are_found_all_the_same() -> None:
+    last = ~np.uint64(0) - np.arange(2_000, dtype=np.uint64)  # the largest number ends the index, too
+    numbers = np.concatenate([np.arange(2_000, dtype=np.uint64), last])
+    keys = pa.array(unscrambled(numbers))
+    wanted = pa.array(unscrambled(np.concatenate([numbers[::-7], np.arange(1_990, 2_500, dtype=np.uint64)])))
+    assert looked_up(keys, wanted) == known(keys, wanted)
