@@ -14,8 +14,9 @@ from mr.batch import Batch, with_kind
 from mr.errors import PlanError
 from mr.formats.base import Cut, Reader
 from mr.formats.blocks import UNDECODABLE, is_utf8, needed, origins_of, record_blocks, whole_lines
-from mr.kernels.access_log import TYPES, Mask, parse_line, parse_lines
-from mr.kernels.lines import Offsets, line_bounds
+from mr.kernels.access_lines import ParsedLines, parse_lines
+from mr.kernels.access_log import TYPES, parse_line
+from mr.kernels.lines import line_bounds
 from mr.task_context import counter
 
 if TYPE_CHECKING:
@@ -65,31 +66,33 @@ class AccessLogReader(Reader):
         schema = with_kind(pa.schema([schema.field(name) for name in needed(schema, columns)]), "rows")
         number = 0
         for data, offset in record_blocks(piece, whole_lines):
-            starts, ends = line_bounds(data)
-            origins = origins_of(starts + offset, number)
-            number += len(starts)
-            parsed_data, parsed = self._parse(data, starts, ends, schema)
+            batch, parsed, starts, ends = self._parse(data, schema)
             if not parsed.all():
                 bad = np.flatnonzero(~parsed)
                 raws = [data[starts[i] : ends[i]] for i in bad.tolist()]
-                rejects(origins[bad], raws, [f"not a line of the {self._title()} format"] * len(raws))
-            if parsed_data.num_rows:
-                yield Batch(parsed_data, origins[parsed] if track else None)
+                origins = origins_of(starts + offset, number)[bad]
+                rejects(origins, raws, [f"not a line of the {self._title()} format"] * len(raws))
+            if batch.num_rows:
+                yield Batch(batch, origins_of(starts + offset, number)[parsed] if track else None)
+            number += len(starts)
 
     def _title(self) -> str:
         return self.format if self.format in FORMATS else "given"
 
-    def _parse(self, data: bytes, starts: Offsets, ends: Offsets, schema: pa.Schema) -> tuple[pa.RecordBatch, Mask]:
+    def _parse(self, data: bytes, schema: pa.Schema) -> ParsedLines:
         if not is_utf8(data):  # replacing keeps newlines, so the lines stay the same ones
-            bad = sum(not is_utf8(data[start:end]) for start, end in zip(starts.tolist(), ends.tolist(), strict=True))
-            counter(UNDECODABLE).add(bad)
-            data = data.decode(errors="replace").encode()
             starts, ends = line_bounds(data)
+            beyond_ascii = np.flatnonzero(np.frombuffer(data, np.uint8) >= 0x80)
+            some = np.flatnonzero(np.diff(np.searchsorted(beyond_ascii, starts), append=len(beyond_ascii)))
+            counter(UNDECODABLE).add(sum(not is_utf8(data[starts[i] : ends[i]]) for i in some.tolist()))
+            mended = self._parse(data.decode(errors="replace").encode(), schema)
+            return mended._replace(starts=starts, ends=ends)
         if self.format in FORMATS:
-            batch, parsed = parse_lines(data, starts, ends, self.format == "combined", schema.names)
-            return batch.replace_schema_metadata(schema.metadata), parsed
+            found = parse_lines(data, self.format == "combined", schema.names)
+            return found._replace(batch=found.batch.replace_schema_metadata(schema.metadata))
         pattern = re.compile(self.format, re.ASCII)
+        starts, ends = line_bounds(data)
         bounds = zip(starts.tolist(), ends.tolist(), strict=True)
         rows = [parse_line(data[start:end].decode(), pattern) for start, end in bounds]
-        kept = [row for row in rows if row is not None]
-        return pa.RecordBatch.from_pylist(kept, schema=schema), np.array([row is not None for row in rows], np.bool_)
+        batch = pa.RecordBatch.from_pylist([row for row in rows if row is not None], schema=schema)
+        return ParsedLines(batch, np.array([row is not None for row in rows], np.bool_), starts, ends)

@@ -112,13 +112,22 @@ def line_bounds(data: bytes, delimiter: bytes = b"\n") -> tuple[Offsets, Offsets
     >>> starts.tolist(), ends.tolist()
     ([0, 5, 6], [3, 5, 9])
     """
-    array = np.frombuffer(data, np.uint8)
-    ends = np.flatnonzero(array == delimiter[0])
+    ends = np.flatnonzero(np.frombuffer(data, np.uint8) == delimiter[0])
     if data and not data.endswith(delimiter):
         ends = np.append(ends, len(data))
+    return bounds_of(data, ends, delimiter)
+
+
+def bounds_of(data: bytes, ends: Offsets, delimiter: bytes = b"\n") -> tuple[Offsets, Offsets]:
+    r"""As `line_bounds`, for lines whose delimiters (the last may lack its own) were found at `ends` already.
+
+    >>> bounds_of(b"one\r\n\ntwo", np.array([4, 5, 9]))[1].tolist()
+    [3, 5, 9]
+    """
     starts = np.zeros(len(ends), np.int64)
     np.add(ends[:-1], 1, out=starts[1:])
     if delimiter == b"\n" and b"\r" in data:  # one byte is found ten times faster than two
+        array = np.frombuffer(data, np.uint8)
         closed = (ends < len(data)) & (ends > starts)  # has a newline, and a byte before it
         ends = ends - (closed & (array[np.maximum(ends - 1, 0)] == ord("\r")))
     return starts, ends

@@ -296,6 +296,16 @@ def test_text_that_was_mended_is_counted(folder: Path) -> None:
     assert mr.read_text("in", encoding_errors="strict", on_error="skip").take_all() == ["é", "plain", "plain"]
 
 
+def test_lines_of_a_log_that_were_mended_are_counted(folder: Path) -> None:
+    line = '{} - - [17/May/2015:12:05:03 +0200] "GET / HTTP/1.1" 200 12'.format
+    (folder / "a.log").write_bytes(
+        b"\n".join([line("a").encode(), line("é").encode(), line("\xe4").encode("latin-1"), b"\xff"])
+    )
+    hits = mr.read_access_log("in", format="common", on_error="skip")
+    assert [row.host for row in hits.take_all()] == ["a", "é", "\ufffd"]
+    assert dict(hits.write_json("a").counters)["undecodable records"] == 2
+
+
 def test_rejected_bytes_can_be_written_as_text(folder: Path) -> None:
     (folder / "a.txt").write_bytes(b"ok\n\xff\\n\n")
     bad = mr.read_text("in", encoding_errors="strict", on_error="quarantine").rejected().select("raw")

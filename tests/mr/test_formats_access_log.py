@@ -15,8 +15,7 @@ from pieces import Collected, batches, origins, read_all, shared
 import mr.formats.blocks
 from mr.errors import PlanError, RecordError
 from mr.formats.access_log import AccessLogReader
-from mr.kernels import access_log
-from mr.kernels.lines import line_bounds
+from mr.kernels import access_lines
 
 QUOTED = r'"((?:[^"\\]|\\.)*)"'
 COMMON = r"(\S+) (\S+) (\S+) \[([^\]]*)\] " + QUOTED + r" (\d{3}) (\d{1,18}|-)"
@@ -274,11 +273,10 @@ def test_each_column_alone(column: str) -> None:
 def test_many_lines_are_plain() -> None:
     """The way by position takes real lines; the expression on each would be ten times slower."""
     data = shared("weblog/apache_logs.log.zst")
-    starts, ends = line_bounds(data)
     with pytest.MonkeyPatch.context() as patch:
         one_by_one: list[str] = []
-        patch.setattr(access_log, "parse_line", lambda line, pattern: one_by_one.append(line))
-        access_log.parse_lines(data, starts, ends, True, ["url"])
+        patch.setattr(access_lines, "parse_line", lambda line, pattern: one_by_one.append(line))
+        access_lines.parse_lines(data, True, ["url"])
     assert len(one_by_one) < 100
 
 
