@@ -6,26 +6,32 @@ fingerprints are the same wherever the job runs.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import Final
+from typing import Final, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 
 from mr.errors import PlanError, TypeConflict
 from mr.fingerprint import Identity, Unfingerprintable, combine, digest, program_identity
+from mr.graph import Graph, Stage
 from mr.joining import HotKey, hot_keys, isolated, shares
 from mr.kernels.frames import to_ipc
+from mr.kernels.keys import Ints
 from mr.kernels.types import cast, display, unify
-from mr.options import BUCKETS, REDUCE_RANGE_BYTES_MAX
+from mr.options import REDUCE_RANGE_BYTES_MAX
 from mr.program import GatherHead, HashOutlet, JoinHead, ResolveHead, SortHead
 from mr.shuffle.ranges import Boundary, ranges
-from mr.stages import Graph, Stage
 from mr.tasks import Cut, ExchangeInput, Output, Place, Segment, SourceFile, Split, TaskId
 
 BEHIND: Final = 1 << 62
 """As the producer of a cut: behind all rows of its key."""
+
+PIECES_PER_SHARE: Final = 8
+"""The rows of a hot key are dealt out in so many pieces for each task: shares differ by an eighth at most."""
 
 
 @dataclass(frozen=True)
@@ -77,64 +83,118 @@ def draft_tasks(
     inputs = [produced[e] for e in stage.inputs]
     spec = graph.exchanges[stage.inputs[0]].spec
     assert isinstance(spec, HashOutlet)
+    held = [_Side.of(items, spec.places) for items in inputs]
     if spec.partitions is not None:
         ranges = [(i, i + 1) for i in range(spec.partitions)]
     else:
-        sizes = [0] * BUCKETS
-        for item in (item for items in inputs for item in items):
-            for segment in item.output.segments:
-                sizes[segment.bucket] += segment.bytes
-        ranges = bucket_ranges(sizes, REDUCE_RANGE_BYTES_MAX)
-    hot = _hot_keys(head, inputs) if isinstance(head, JoinHead) and spec.partitions is None else {}
-    ranges = isolated(ranges, hot)
-    schemas = [exchange_schema(items) for items in inputs]
+        ranges = bucket_ranges(np.sum([side.sizes() for side in held], axis=0).tolist(), REDUCE_RANGE_BYTES_MAX)
+    hot = _hot_keys(head, inputs, spec.places) if isinstance(head, JoinHead) and spec.partitions is None else {}
     for e, items in zip(stage.inputs, inputs, strict=True):
         _check_keys(items, graph.exchanges[e].spec.keys)  # type: ignore[union-attr]
-    held = [[_by_bucket(item, spec.partitions or BUCKETS) for item in items] for items in inputs]
-    given = list(zip(inputs, held, schemas, strict=True))
     drafts = []
-    for low, high in ranges:
+    for low, high in isolated(ranges, hot):
         if low in hot:
-            drafts += [Draft(exchanges=pair, sides=sides) for pair in _split_bucket(given, low, hot[low])]
+            drafts += [Draft(exchanges=pair, sides=sides) for pair in _split_bucket(held, low, hot[low])]
         else:
-            drafts.append(Draft(exchanges=tuple(_buckets(*side, (low, high)) for side in given), sides=sides))
+            drafts.append(Draft(exchanges=tuple(side.reads(low, high) for side in held), sides=sides))
     return drafts
 
 
-def _hot_keys(head: JoinHead, inputs: Sequence[Sequence[Produced]]) -> dict[int, list[HotKey]]:
+@dataclass(frozen=True)
+class _Side:
+    """One side of a hash shuffle into `total` buckets: its producers and, in bucket order, the segments of each."""
+
+    producers: Sequence[Produced]
+    segments: Sequence[Sequence[Segment]]
+    buckets: Sequence[Sequence[int]]  # of these segments
+    schema: bytes
+    total: int
+
+    @classmethod
+    def of(cls, items: Sequence[Produced], total: int) -> _Side:
+        ordered = [sorted(item.output.segments, key=lambda segment: segment.bucket) for item in items]
+        buckets = [[segment.bucket for segment in segments] for segments in ordered]
+        return cls(items, ordered, buckets, exchange_schema(items), total)
+
+    def sizes(self) -> Ints:
+        """The bytes of each bucket."""
+        found = np.zeros(self.total, np.int64)
+        for buckets, segments in zip(self.buckets, self.segments, strict=True):
+            np.add.at(found, buckets, [segment.bytes for segment in segments])
+        return found
+
+    def held(self, low: int, high: int) -> list[tuple[Produced, Sequence[Segment]]]:
+        """The producers that have rows of the buckets low <= b < high, and the segments that hold them."""
+        found = []
+        for item, segments, buckets in zip(self.producers, self.segments, self.buckets, strict=True):
+            start = bisect_left(buckets, low)
+            if start < (end := bisect_left(buckets, high, start)):
+                found.append((item, segments[start:end]))
+        return found
+
+    def reads(self, low: int, high: int, some: slice = slice(None)) -> ExchangeInput:
+        """What a task of these buckets reads, from `some` of the producers that have rows of them."""
+        kept = self.held(low, high)[some]
+        # equal segments in another number of buckets would come in another order
+        identity = digest(self.schema, self.total, [[segment.digest for segment in found] for _, found in kept])
+        size = sum(segment.bytes for _, found in kept for segment in found)
+        return ExchangeInput(tuple(_file(item) for item, _ in kept), self.schema, size, identity, (low, high))
+
+
+def _hot_keys(head: JoinHead, inputs: Sequence[Sequence[Produced]], total: int) -> dict[int, list[HotKey]]:
     """The keys whose left rows are worth several tasks, by bucket."""
-    left, right = (
-        _cast_samples(
-            [pa.ipc.open_stream(item.output.sample).read_next_batch() for item in items if item.output.sample]
-        )
-        for items in inputs
-    )
+    left, right = (_cast_samples(_samples(items)) for items in inputs)
     layout = head.op.layout
     found: dict[int, list[HotKey]] = {}
-    for hot in hot_keys(left, right, layout.left_on, layout.right_on):
+    for hot in hot_keys(left, right, layout.left_on, layout.right_on, total):
         found.setdefault(hot.bucket, []).append(hot)
     return found
 
 
-Side = tuple[Sequence[Produced], Sequence[Sequence[Sequence[Segment]]], bytes]
-"""What one side of a shuffle is made of: its producers, their segments by bucket, and the schema of all."""
-
-
-def _split_bucket(sides: Sequence[Side], bucket: int, hot: Sequence[HotKey]) -> Iterator[tuple[ExchangeInput, ...]]:
-    """One bucket cut before and behind each hot key, whose left rows are dealt out by producer."""
-    whole = [_buckets(*side, (bucket, bucket + 1)) for side in sides]
+def _split_bucket(sides: Sequence[_Side], bucket: int, hot: Sequence[HotKey]) -> Iterator[tuple[ExchangeInput, ...]]:
+    """One bucket cut before and behind each hot key, whose left rows are dealt out in their order."""
+    whole = [side.reads(bucket, bucket + 1) for side in sides]
     below: Cut | None = None
     for one in hot:
         key = to_ipc(one.key)
         before, behind = Cut(key, 0, 0, 0), Cut(key, BEHIND, 0, 0)
         yield tuple(_between(given, below, before) for given in whole)
-        producers, segments, schema = sides[0]
-        sizes = [sum(segment.bytes for segment in found[bucket]) for found in segments]
-        for start, end in shares(sizes, one.tasks):
-            part = _buckets(producers[start:end], segments[start:end], schema, (bucket, bucket + 1))
-            yield _between(part, before, behind), *(_between(given, before, behind) for given in whole[1:])
+        for share in _shares_of(sides[0], bucket, key, one.tasks):
+            yield share, *(_between(given, before, behind) for given in whole[1:])
         below = behind
     yield tuple(_between(given, below, None) for given in whole)
+
+
+class _Piece(NamedTuple):
+    """Rows of a segment, from `row` of its run on; `producer` counts those that have rows of the bucket."""
+
+    producer: int
+    run: int
+    row: int
+    bytes: int
+
+
+def _shares_of(side: _Side, bucket: int, key: bytes, tasks: int) -> Iterator[ExchangeInput]:
+    """The rows of one key in so many shares, cut between producers, or between rows of one that has many.
+
+    Where its rows lie in a segment nobody knows here, but a hot key has most of one: segments are cut evenly.
+    """
+    pieces: list[_Piece] = []
+    held = side.held(bucket, bucket + 1)
+    each = 1 + sum(segment.bytes for _, found in held for segment in found) // (tasks * PIECES_PER_SHARE)
+    for producer, (_, segments) in enumerate(held):
+        for one in segments:
+            parts = min(one.rows, -(-one.bytes // each))
+            rows = (one.start + one.rows * i // parts for i in range(parts))
+            pieces += [_Piece(producer, one.run, row, one.bytes // parts) for row in rows]
+    for start, end in shares([piece.bytes for piece in pieces], tasks):
+        first, last = pieces[start], pieces[end - 1]
+        upper = Cut(key, BEHIND, 0, 0)
+        if end < len(pieces) and pieces[end].producer == last.producer:
+            upper = Cut(key, last.producer - first.producer, pieces[end].run, pieces[end].row)
+        read = side.reads(bucket, bucket + 1, slice(first.producer, last.producer + 1))
+        size = sum(piece.bytes for piece in pieces[start:end])
+        yield _between(replace(read, bytes=size), Cut(key, 0, first.run, first.row), upper)
 
 
 def _between(given: ExchangeInput, lower: Cut | None, upper: Cut | None) -> ExchangeInput:
@@ -243,31 +303,6 @@ def _whole(items: Sequence[Produced], places: bool = False) -> ExchangeInput:
     identity = digest(schema, [[s.digest for s in item.output.segments] for item in kept], [p.pieces for p in where])
     size = sum(item.output.bytes for item in kept)
     return ExchangeInput(tuple(map(_file, kept)), schema, size, identity, places=where)
-
-
-def _by_bucket(item: Produced, total: int) -> list[list[Segment]]:
-    """The segments of each bucket, in the order in which they were written."""
-    found: list[list[Segment]] = [[] for _ in range(total)]
-    for segment in item.output.segments:
-        found[segment.bucket].append(segment)
-    return found
-
-
-def _buckets(
-    items: Sequence[Produced],
-    by_bucket: Sequence[Sequence[Sequence[Segment]]],
-    schema: bytes,
-    buckets: tuple[int, int],
-) -> ExchangeInput:
-    low, high = buckets
-    chosen = [
-        (item, [segment for one in found[low:high] for segment in one])
-        for item, found in zip(items, by_bucket, strict=True)
-    ]
-    kept = [(item, segments) for item, segments in chosen if segments]
-    identity = digest(schema, [[s.digest for s in segments] for _, segments in kept])
-    size = sum(s.bytes for _, segments in kept for s in segments)
-    return ExchangeInput(tuple(_file(item) for item, _ in kept), schema, size, identity, buckets)
 
 
 def _sorted_ranges(items: Sequence[Produced], head: SortHead) -> list[ExchangeInput]:

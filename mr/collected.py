@@ -11,12 +11,13 @@ from mr.assignment import Produced, exchange_schema, read_schema
 from mr.batch import kind_of
 from mr.errors import JobFailed
 from mr.fingerprint import digest
+from mr.graph import Graph
 from mr.heads import gathered
 from mr.heads.materialized import lost_files
+from mr.joining import partitioning_of
 from mr.kernels.frames import concat
 from mr.kernels.rows import Shape
 from mr.plan import Materialized, Node, walk
-from mr.stages import Graph, partitioning_of
 from mr.tasks import ExchangeInput, Output, Place, SourceFile, TaskId
 
 

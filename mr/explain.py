@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 from mr.analysis import StageFigures
 from mr.assignment import Draft, bucket_ranges, task_identity
 from mr.fingerprint import Identity, Unfingerprintable, program_identity
+from mr.graph import Graph, Stage
 from mr.options import BUCKETS, REDUCE_RANGE_BYTES_MAX
 from mr.plan import Read
 from mr.program import GatherHead, GatherOutlet, HashOutlet, OutletSpec, PartOutlet, RangeOutlet, ResolveHead
 from mr.purity import FileDigests, why_stale
-from mr.stages import Graph, Stage
 from mr.stopwatch import KINDS
 from mr.tasks import Split
 
@@ -121,7 +121,7 @@ def _tasks(graph: Graph, stage: Stage, size: int) -> str:
     if isinstance(spec, HashOutlet) and spec.partitions is not None:
         return f"{spec.partitions} tasks, as asked for"
     if isinstance(spec, HashOutlet):
-        count = len(bucket_ranges([size // BUCKETS] * BUCKETS, REDUCE_RANGE_BYTES_MAX))
+        count = len(bucket_ranges([size // spec.buckets] * spec.buckets, REDUCE_RANGE_BYTES_MAX))
     else:
         count = -(-size // REDUCE_RANGE_BYTES_MAX)
     return f"1 to {count} tasks by size" if count > 1 else "1 task by size"
@@ -191,6 +191,7 @@ def _how(spec: OutletSpec) -> str:
         case HashOutlet():
             text = f"shuffled by {', '.join(spec.keys)}"
             text += f", {spec.partitions} partitions" if spec.partitions else ""
+            text += f", {spec.buckets:,} buckets for the size of the input" if spec.buckets != BUCKETS else ""
             return text + (", combined by blocks" if spec.combiner else "")
         case RangeOutlet():
             return f"in ranges of {', '.join(spec.by)}"

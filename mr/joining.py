@@ -7,7 +7,7 @@ the cluster, so a plan gives the same rows in the same order wherever it runs.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Final
@@ -25,7 +25,8 @@ from mr.operators.grouped import AggregateBy, Distinct, TopByKey
 from mr.operators.joins import layout_of
 from mr.operators.ordered import AggregateOrdered
 from mr.options import BROADCAST_BYTES_MAX, HOT_JOIN_ROWS, REDUCE_RANGE_BYTES_MAX
-from mr.plan import Apply, GroupBy, Items, Join, Materialized, Node, Read, Repartition, Sort, walk
+from mr.plan import Apply, GroupBy, Join, Materialized, Node, Repartition, Sort, walk
+from mr.sizing import SizeOf, known_size
 from mr.tasks import ExchangeInput
 
 KEEPS_KEYS = (AggregateBy, AggregateOrdered, Distinct, TopByKey)
@@ -33,8 +34,6 @@ KEEPS_KEYS = (AggregateBy, AggregateOrdered, Distinct, TopByKey)
 
 Needs = dict[int, frozenset[str] | None]
 """By id of a node, the columns that anything behind it looks at; None: all."""
-
-SizeOf = Callable[[Read], int | None]
 
 ALIKE: Final = "both sides are partitioned alike by the keys"
 
@@ -87,20 +86,6 @@ def trimmed(join: Join, wanted: frozenset[str] | None) -> tuple[JoinLayout, tupl
         mine = join.left_on[:1]  # a batch without columns would not know its number of rows
     columns = tuple(name for name in left.names if name in mine or name in join.left_on)
     return replace(layout, right=theirs, left=mine), columns
-
-
-def known_size(node: Node, size_of: SizeOf) -> int | None:
-    """Bytes of a side that is read from files or memory and only mapped since."""
-    match node:
-        case Read():
-            return size_of(node)
-        case Items():
-            return int(node.data.nbytes)
-        case Materialized():
-            return sum(part.bytes for part in node.parts)
-        case Apply():
-            return known_size(node.input, size_of)
-    return None
 
 
 def partitioning_of(node: Node) -> tuple[tuple[str, ...], int] | None:
@@ -211,9 +196,13 @@ class HotKey:
 
 
 def hot_keys(
-    left: Sequence[pa.RecordBatch], right: Sequence[pa.RecordBatch], left_on: Sequence[str], right_on: Sequence[str]
+    left: Sequence[pa.RecordBatch],
+    right: Sequence[pa.RecordBatch],
+    left_on: Sequence[str],
+    right_on: Sequence[str],
+    total: int,
 ) -> list[HotKey]:
-    """The keys to split, in (bucket, key) order, from the frequent keys of all map tasks of both sides.
+    """The keys to split, in (bucket of `total`, key) order, from the frequent keys of all map tasks of both sides.
 
     Only keys known to be on the left: a task without left rows of its key could not tell whether others have some.
     """
@@ -229,7 +218,7 @@ def hot_keys(
         key = mine.select(list(left_on)).slice(row, 1)
         matches = rows * many.get(int(numbers[row]), 1)
         if matches >= 2 * HOT_JOIN_ROWS and not any(column.null_count for column in key.columns):
-            found.append(HotKey(int(buckets(key, left_on)[0]), key, matches))
+            found.append(HotKey(int(buckets(key, left_on, total)[0]), key, matches))
     return sorted(found, key=lambda hot: (hot.bucket, SortedKeys(hot.key, left_on).at(0)))
 
 

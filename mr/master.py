@@ -29,6 +29,7 @@ from mr.assignment import (
 from mr.errors import JobCancelled, JobFailed, PlanError
 from mr.executors.base import AttemptEvent, Executor
 from mr.fingerprint import Identity, Unfingerprintable, program_identity
+from mr.graph import Graph, Stage
 from mr.joining import skew_notes
 from mr.journal import Journal
 from mr.outlets import digest_file
@@ -37,7 +38,6 @@ from mr.progress import Snapshot, StageProgress
 from mr.purity import FileDigests, why_stale
 from mr.scheduler import Scheduler, StageShape
 from mr.settling import check_rejects, check_types, settled_schemas
-from mr.stages import Graph, Stage
 from mr.storage import store_keep
 from mr.tasks import Attempt, Output, Place, Split, TaskId, TaskResult, TaskSpec
 

@@ -15,6 +15,7 @@ from mr.kernels.rows import Shape
 from mr.operators.base import Combiner, ErrorPolicy, Grouped, Narrow
 from mr.operators.cogroups import CoGroups
 from mr.operators.joins import MergeJoin
+from mr.options import BUCKETS
 
 HEAD = -1
 
@@ -121,8 +122,9 @@ class Step:
 class HashOutlet:
     """Rows into hash buckets of `keys`, sorted by (bucket, keys, `sort_by`), combined by blocks first.
 
-    `partitions` replaces the constant buckets by so many; `partitioner(key, partitions)` then chooses among them.
-    `frequent`: the most frequent keys are reported, as the sample of the output.
+    `buckets` are constant for a class of input sizes (`sizing.bucket_count`). `partitions` replaces them by so many;
+    `partitioner(key, partitions)` then chooses among those. `frequent`: the most frequent keys are reported, as the
+    sample of the output.
     """
 
     keys: tuple[str, ...]
@@ -132,6 +134,12 @@ class HashOutlet:
     partitions: int | None = None
     partitioner: Callable[[object, int], int] | None = None
     frequent: bool = False
+    buckets: int = BUCKETS
+
+    @property
+    def places(self) -> int:
+        """How many buckets rows are really put into."""
+        return self.buckets if self.partitions is None else self.partitions
 
 
 @dataclass(frozen=True)

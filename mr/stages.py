@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
+from functools import cache
 
 import polars as pl
 
 from mr.errors import PlanError
-from mr.joining import ALIKE, Needs, SizeOf, alike, choose, lying, needs_of, partitioning_of, trimmed
+from mr.graph import Exchange, Feed, Graph, Sink, Stage
+from mr.joining import ALIKE, Needs, alike, choose, lying, needs_of, trimmed
 from mr.kernels.rows import Shape
 from mr.operators.columns import FilterExpr, Select, WithColumns
 from mr.operators.joins import BroadcastJoin, MergeJoin, joined_shape
@@ -56,76 +58,7 @@ from mr.program import (
     SortHead,
     Step,
 )
-
-
-@dataclass(frozen=True)
-class Feed:
-    """An outlet of a stage."""
-
-    stage: int
-    outlet: int
-
-
-@dataclass(frozen=True)
-class Exchange:
-    """Records on their way from the tasks of some stages, in order, to those of another."""
-
-    id: int
-    spec: OutletSpec
-    feeds: tuple[Feed, ...]
-
-
-@dataclass(frozen=True)
-class Stage:
-    """Tasks that run one program. `source` is the node read (None behind a shuffle); `inputs` are exchanges.
-
-    `sides` are exchanges that every task reads whole; task i reads part i of each of `parts`; `limit_rows`: see
-    `scheduler.StageShape`; `note` explains a choice to the user.
-    """
-
-    id: int
-    label: str
-    program: Program
-    source: Read | Items | Materialized | None
-    inputs: tuple[int, ...]
-    sides: tuple[int, ...]
-    limit_rows: int | None
-    note: str = ""
-    parts: tuple[Materialized, ...] = ()
-
-    @property
-    def single(self) -> bool:
-        """Whether the stage always is one task."""
-        return isinstance(self.program.head, GatherHead | ResolveHead)
-
-
-@dataclass(frozen=True)
-class Sink:
-    """An output and the outlets whose parts it is made of, in order."""
-
-    node: Write
-    feeds: tuple[Feed, ...]
-
-
-@dataclass(frozen=True)
-class Graph:
-    """A compiled plan. `collects` are the exchanges that hold the records of `Collect` nodes, in their order."""
-
-    stages: tuple[Stage, ...]
-    exchanges: tuple[Exchange, ...]
-    sinks: tuple[Sink, ...]
-    collects: tuple[int, ...]
-
-    def upstream(self, stage: Stage) -> tuple[int, ...]:
-        """The stages that `stage` reads."""
-        reads = (*stage.inputs, *stage.sides)
-        return tuple(sorted({feed.stage for e in reads for feed in self.exchanges[e].feeds}))
-
-    def publishes(self, stage: Stage) -> bool:
-        """Whether files of the stage are needed beyond the job: parts of an output, or collected records."""
-        ends = {feed.stage for sink in self.sinks for feed in sink.feeds}
-        ends |= {feed.stage for e in self.collects for feed in self.exchanges[e].feeds}
-        return stage.id in ends
+from mr.sizing import SizeOf, bucket_count, source_bytes
 
 
 @dataclass
@@ -163,7 +96,7 @@ def compile_plan(roots: tuple[Node, ...], size_of: SizeOf, store_of: StoreOf) ->
 
 class _Compiler:
     def __init__(self, size_of: SizeOf, store_of: StoreOf) -> None:
-        self._size_of = size_of
+        self._size_of = cache(size_of)  # asked for each join and shuffle; files may be many
         self._store_of = store_of
         self._drafts: list[_Draft] = []
         self._exchanges: list[Exchange] = []
@@ -213,6 +146,12 @@ class _Compiler:
             draft.labels.append(label)
             out.append((draft, Port(len(draft.steps) - 1)))
         return tuple(out)
+
+    def _classed(self, spec: HashOutlet, *read: Node) -> HashOutlet:
+        """With as many buckets as suit what `read` is made of; both sides of a join need the same."""
+        if spec.partitions is not None:
+            return spec
+        return replace(spec, buckets=bucket_count(source_bytes(read, self._size_of)))
 
     def _upstream(self, draft: _Draft) -> set[int]:
         """The stages that `draft` depends on, itself included."""
@@ -274,15 +213,15 @@ class _Compiler:
                 ports, GatherOutlet(node.op.combiner, node.input.shape), GatherHead(node.op), node.label
             )
         sort_by, descending = node.op.order
-        spec = HashOutlet(node.op.keys, sort_by, descending, node.op.combiner, node.partitions, node.partitioner)
+        fixed = HashOutlet(node.op.keys, sort_by, descending, node.op.combiner, node.partitions, node.partitioner)
+        spec = self._classed(fixed, node.input)
         return self._behind(ports, spec, GroupHead(node.op), node.label)
 
     def _cogroup(self, node: CoGroup) -> tuple[_Draft, Port]:
         sides = ((node.left, node.op.left_on), (node.right, node.op.right_on))
-        ids = tuple(
-            self._exchange(self._emit(side), HashOutlet(on, partitions=node.op.partitions)) for side, on in sides
-        )
-        return self._stage(CoGroupHead(node.op), node.label, inputs=ids), Port()
+        specs = [self._classed(HashOutlet(on, partitions=node.op.partitions), *node.inputs) for _, on in sides]
+        ids = tuple(self._exchange(self._emit(side), spec) for (side, _), spec in zip(sides, specs, strict=True))
+        return self._stage(CoGroupHead(replace(node.op, buckets=specs[0].buckets)), node.label, inputs=ids), Port()
 
     def _first(self, node: First) -> Ports:
         ports = self._append(self._emit(node.input), lambda _: node.op, node.label)
@@ -317,10 +256,10 @@ class _Compiler:
                 return BroadcastJoin(layout, shapes[1], output, side=len(draft.sides) - 1)
 
             return self._append(left, op_for, "join (broadcast)")
-        ids = tuple(
-            self._exchange(ports, HashOutlet(on, partitions=node.partitions, frequent=node.partitions is None))
-            for ports, on in ((left, node.left_on), (right, node.right_on))
-        )
+        count = node.partitions
+        specs = (HashOutlet(on, partitions=count, frequent=count is None) for on in (node.left_on, node.right_on))
+        pairs = zip((left, right), specs, strict=True)
+        ids = tuple(self._exchange(ports, self._classed(spec, *node.inputs)) for ports, spec in pairs)
         head = JoinHead(MergeJoin(layout, *shapes, output))
         return ((self._stage(head, "join (sort-merge)", inputs=ids, note=f"sort-merge join: {why}"), Port()),)
 
@@ -397,4 +336,4 @@ def _needed_columns(draft: _Draft, port: Port) -> tuple[str, ...] | None:
     return tuple(sorted(needed)) or None  # a batch without columns would not know its number of rows
 
 
-__all__ = ["Exchange", "Feed", "Graph", "Sink", "Stage", "compile_plan", "partitioning_of"]
+__all__ = ["Graph", "compile_plan"]

@@ -32,6 +32,9 @@ PURE = (
     *("mr/errors.py", "mr/options.py", "mr/tasks.py", "mr/events.py", "mr/batch.py", "mr/program.py", "mr/plan.py"),
     *(
         "mr/stages.py",
+        "mr/graph.py",
+        "mr/sizing.py",
+        "mr/joining.py",
         "mr/assignment.py",
         "mr/scheduler.py",
         "mr/progress.py",

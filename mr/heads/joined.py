@@ -1,8 +1,8 @@
 """Both sides of a join, in pairs that hold all rows of their keys, within the memory of an attempt.
 
-A range of buckets that fits is one pair, not even sorted: the kernel orders keys, not rows. Else each bucket that fits
-is one. Else both sides of the bucket are merged in key order and cut at keys, block by block; one key with more rows
-than a block is handed on by itself, its right rows in a file if they are many.
+Buckets are taken together as far as they fit: one pair, not even sorted, as the kernel orders keys, not rows. Of a
+bucket that does not fit both sides are merged in key order and cut at keys, block by block; one key with more rows than
+a block is handed on by itself, its right rows in a file if they are many.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -23,15 +23,16 @@ from mr.heads.materialized import in_order
 from mr.heads.reading import Reading, counted
 from mr.kernels.frames import concat
 from mr.kernels.join import Chunk
+from mr.kernels.keys import Ints
 from mr.kernels.sort import Key, SortedKeys
 from mr.operators.base import Narrow, Run, TaskEnv
 from mr.operators.joins import Aligned, HotKey
 from mr.options import MERGE_BLOCK_BYTES
 from mr.program import JoinHead
 from mr.shuffle.merge import sorted_rows
-from mr.shuffle.run_file import pieces
+from mr.shuffle.run_file import Span, pieces
 from mr.spills import spill_file
-from mr.tasks import Cut, ExchangeInput, Segment, TaskSpec
+from mr.tasks import Cut, ExchangeInput, TaskSpec
 
 _COPIES = 2
 """A pair that is joined at once holds its rows, and at most once more the keys and a block of what comes out ..."""
@@ -40,7 +41,7 @@ _ROW_BYTES = 120
 _SHARES = 8
 """Of the memory: two for the merge of each side, one for what is held of each, the rest for joining that."""
 
-Stored = tuple[CastSource, Segment]
+SIZES: Final = ("bytes", "rows")
 
 
 def is_part(spec: TaskSpec) -> bool:
@@ -61,16 +62,30 @@ def pairs(head: JoinHead, spec: TaskSpec, env: TaskEnv, reading: Reading) -> Ite
         yield from _aligned((left.narrowed(ops[0]), left.on), (right.narrowed(ops[1]), right.on), env)
         return
 
-    def fits(low: int, high: int) -> bool:
-        return not left.bounded and left.cost(low, high) + right.cost(low, high) <= env.memory_bytes
-
     low, high = spec.exchanges[0].buckets
-    ranges = [(low, high)] if fits(low, high) else [(bucket, bucket + 1) for bucket in range(low, high)]
-    for start, end in ranges:
-        if fits(start, end):
-            yield left.chunk(start, end), right.chunk(start, end)
+    costs = left.costs(low, high) + right.costs(low, high)
+    for start, end, cost in fitting(costs, env.memory_bytes):
+        if left.bounded or cost > env.memory_bytes:
+            bucket = low + start
+            yield from _aligned((left.merged(bucket), left.on), (right.merged(bucket), right.on), env)
         else:
-            yield from _aligned((left.merged(start), left.on), (right.merged(start), right.on), env)
+            yield left.chunk(low + start, low + end), right.chunk(low + start, low + end)
+
+
+def fitting(costs: Ints, most: int) -> Iterator[tuple[int, int, int]]:
+    """Neighbours taken together as long as they cost at most so much, or one that costs more: (first, end, cost).
+
+    >>> list(fitting(np.array([2, 3, 0, 9, 0, 0, 1]), 5))
+    [(0, 3, 5), (3, 4, 9), (4, 7, 1)]
+    """
+    sums, start = np.cumsum(costs), 0
+    while start < len(costs):
+        before = int(sums[start - 1]) if start else 0
+        end = max(start + 1, int(np.searchsorted(sums, before + most, "right")))
+        cost = int(sums[end - 1]) - before
+        if cost:
+            yield start, end, cost
+        start = end
 
 
 class _Side:
@@ -82,36 +97,42 @@ class _Side:
         self._env = env
         self._reading = reading
         self._sources = sources_of(given, Path(env.home))
+        self._lower, self._upper = (_bound(cut, on) for cut in (given.lower, given.upper))
 
     @property
     def bounded(self) -> bool:
         """Whether there are bounds."""
-        return self._given.lower is not None or self._given.upper is not None
+        return self._lower is not None or self._upper is not None
 
-    def _stored(self, low: int, high: int) -> list[Stored]:
-        found = [(source, segment) for source in self._sources for segment in source.segments(low, high)]
-        return sorted(found, key=lambda item: item[1].bucket)  # stable: sources in order, and the runs within each
+    def costs(self, low: int, high: int) -> Ints:
+        """The memory that joining each of these buckets at once takes for this side."""
+        found = np.zeros(high - low, np.int64)
+        for index in (source.index for source in self._sources):
+            buckets = index.column("bucket")
+            wanted = (buckets >= low) & (buckets < high)
+            each = index.column("bytes") * _COPIES + index.column("rows") * _ROW_BYTES
+            np.add.at(found, buckets[wanted] - low, each[wanted])
+        return found
 
-    def cost(self, low: int, high: int) -> int:
-        """The memory that joining these buckets at once takes for this side."""
-        stored = self._stored(low, high)
-        return sum(segment.bytes * _COPIES + segment.rows * _ROW_BYTES for _, segment in stored)
+    def _spans(self, low: int, high: int) -> list[_Stored]:
+        sources = enumerate(self._sources)
+        return [_Stored(number, source, span) for number, source in sources for span in source.index.spans(low, high)]
 
     def chunk(self, low: int, high: int) -> Chunk:
-        """All rows of these buckets, in (bucket, producer, run, row) order: those of a key are in their final order."""
-        stored = self._stored(low, high)
-        batches = chain.from_iterable(source.batches(segment) for source, segment in stored)
+        """All rows of these buckets: those of a key are in their final order, (producer, run, row)."""
+        stored = self._spans(low, high)
+        batches = (one.source.cast(one.source.rows(one.span.run, one.span.start, one.span.stop)) for one in stored)
         data = concat(list(counted(batches, self._reading)), schema_of(self._given))
-        if high - low == 1:
+        if high - low == 1 or not stored:
             return Chunk(data)
-        ids = np.repeat([segment.bucket for _, segment in stored], [segment.rows for _, segment in stored])
-        return Chunk(data, ids.astype(np.int64))
+        buckets, rows = (np.concatenate([getattr(one.span, what) for one in stored]) for what in ("buckets", "rows"))
+        return Chunk(data, np.repeat(buckets, rows))
 
     def merged(self, bucket: int) -> Iterator[pa.RecordBatch]:
         """The rows of one bucket within the bounds, in (key, producer, run, row) order."""
-        stored = self._stored(bucket, bucket + 1)
-        streams = [self._within(source, segment) for source, segment in stored]
-        size, rows = (sum(getattr(segment, what) for _, segment in stored) for what in ("bytes", "rows"))
+        indexes = [source.index for source in self._sources]
+        size, rows = (sum(int(i.column(what)[i.column("bucket") == bucket].sum()) for i in indexes) for what in SIZES)
+        streams = [self._within(one) for one in self._spans(bucket, bucket + 1)]
         down = (False,) * len(self.on)
         memory, scratch = self._env.memory_bytes * 2 // _SHARES, Path(self._env.scratch)
         return counted(sorted_rows(streams, size, rows, self.on, down, memory, scratch), self._reading)
@@ -127,22 +148,64 @@ class _Side:
         except FetchFailed as error:  # of another run: the session makes it again
             raise FetchFailed(error.path, f"a materialized result is lost: {error.reason}") from None
 
-    def _within(self, source: CastSource, segment: Segment) -> Iterator[pa.RecordBatch]:
-        lower, upper = (_bound(cut, self.on) for cut in (self._given.lower, self._given.upper))
-        for batch in source.batches(segment):
+    def _looked_at(self, stored: _Stored) -> tuple[int, int]:
+        """The rows of a run among which those within the bounds are: of one key that tasks share, only the task's."""
+        row, stop = stored.span.start, stored.span.stop
+        if self._lower is None or self._upper is None or self._lower.key != self._upper.key:
+            return row, stop
+        here = stored.producer, stored.span.run
+        if here <= self._lower.place:
+            row = max(row, self._lower.cut.row) if here == self._lower.place else stop
+        if here >= self._upper.place:
+            stop = min(stop, self._upper.cut.row) if here == self._upper.place else row
+        return row, max(row, stop)
+
+    def _within(self, stored: _Stored) -> Iterator[pa.RecordBatch]:
+        row, stop = self._looked_at(stored)
+        for piece in pieces(stored.source.rows(stored.span.run, row, stop), MERGE_BLOCK_BYTES):
+            batch = stored.source.cast(piece)
             keys = SortedKeys(batch, self.on)
-            start = 0 if lower is None else keys.cut(*lower)
-            end = batch.num_rows if upper is None else keys.cut(*upper, start)
+            start = 0 if self._lower is None else self._lower.rows_before(keys, stored, row, batch.num_rows)
+            end = batch.num_rows if self._upper is None else self._upper.rows_before(keys, stored, row, batch.num_rows)
+            row += batch.num_rows
             if end > start:
                 yield batch.slice(start, end - start)
 
 
-def _bound(cut: Cut | None, on: Sequence[str]) -> tuple[Key, Literal["left", "right"]] | None:
-    """A key, and whether its own rows lie behind (left) or before (right) the cut: no cut goes through them."""
+class _Stored(NamedTuple):
+    """Rows of one bucket or several in a run of the file of a producer, by its place among the files."""
+
+    producer: int
+    source: CastSource
+    span: Span
+
+
+class _Bound(NamedTuple):
+    """A cut and its key."""
+
+    key: Key
+    cut: Cut
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """The producer and the run that the cut goes through."""
+        return self.cut.producer, self.cut.run
+
+    def rows_before(self, keys: SortedKeys, stored: _Stored, first: int, rows: int) -> int:
+        """How many of the rows with these keys, which begin at row `first` of their run, lie before the cut."""
+        here, there = (stored.producer, stored.span.run), self.place
+        low = keys.cut(self.key, "left") if here >= there else 0
+        if here > there:
+            return low
+        high = keys.cut(self.key, "right", low)
+        return high if here < there else min(max(self.cut.row - first, low), high)
+
+
+def _bound(cut: Cut | None, on: Sequence[str]) -> _Bound | None:
     if cut is None:
         return None
     key = pa.ipc.open_stream(cut.key).read_next_batch()
-    return SortedKeys(key, key.schema.names).at(0), "left" if cut.producer == 0 else "right"
+    return _Bound(SortedKeys(key, key.schema.names).at(0), cut)
 
 
 class _Cursor:

@@ -10,15 +10,17 @@ import pyarrow as pa
 
 from mr.errors import FetchFailed
 from mr.heads.exchanges import sources_of
+from mr.options import MERGE_BLOCK_BYTES
+from mr.shuffle.run_file import pieces
 from mr.tasks import ExchangeInput, SourceFile, Split
 
 
 def in_order(given: ExchangeInput, home: Path) -> Iterator[pa.RecordBatch]:
-    """The rows of a range of buckets in (producer, bucket, run, row) order."""
+    """The rows of a range of buckets in (producer, run, row) order."""
     low, high = given.buckets
     for source in sources_of(given, home):
-        for segment in source.segments(low, high):
-            yield from source.batches(segment)
+        for span in source.index.spans(low, high):
+            yield from map(source.cast, pieces(source.rows(span.run, span.start, span.stop), MERGE_BLOCK_BYTES))
 
 
 def materialized(split: Split, home: Path) -> Iterator[pa.RecordBatch]:

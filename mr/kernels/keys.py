@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 
 from mr.errors import TypeConflict
 from mr.kernels.distinct import binary_rows, first_equal, first_equal_bytes, first_in_arrow, numbered
+from mr.options import BUCKETS
 
 Words = npt.NDArray[np.uint64]
 Ints = npt.NDArray[np.int64]
@@ -267,13 +268,15 @@ def hashes(data: pa.RecordBatch, names: Sequence[str]) -> Words:
     return _combined([_hash(data.column(name)) for name in names], data.num_rows, struct=len(names) != 1)
 
 
-def buckets(data: pa.RecordBatch, names: Sequence[str]) -> npt.NDArray[np.uint8]:
-    """The bucket, 0 to 255 as uint8[rows], of each row's key: the top 8 bits of its hash.
+def buckets(data: pa.RecordBatch, names: Sequence[str], total: int = BUCKETS) -> npt.NDArray[np.unsignedinteger[Any]]:
+    """The bucket of each row's key, one of `total`, a power of two up to 65,536: so many top bits of its hash.
 
-    >>> buckets(pa.RecordBatch.from_pydict({"k": ["a", "b", "a"]}), ["k"]).tolist()
-    [230, 87, 230]
+    >>> batch = pa.RecordBatch.from_pydict({"k": ["a", "b", "a"]})
+    >>> buckets(batch, ["k"]).tolist(), buckets(batch, ["k"], 65_536).tolist()
+    ([230, 87, 230], [59078, 22362, 59078])
     """
-    return (hashes(data, names) >> np.uint64(56)).astype(np.uint8)
+    bits = total.bit_length() - 1
+    return (hashes(data, names) >> np.uint64(64 - bits)).astype(np.uint8 if bits <= 8 else np.uint16)
 
 
 def _hash(array: Any) -> Words:

@@ -1,7 +1,7 @@
 """Partition: rows into buckets, sorted by key within each, ready to be written as one run.
 
 The rows come out in (bucket, key, input row) order, or (bucket, key, sort columns, input row). The bucket is the top
-byte of the key's hash, or any id that the caller gives (a user's partitioner, `num_partitions`).
+bits of the key's hash, or any id that the caller gives (a user's partitioner, `num_partitions`).
 """
 
 from __future__ import annotations
@@ -23,18 +23,20 @@ def sort_into_buckets(
     key_names: Sequence[str],
     sort_names: Sequence[str] = (),
     descending: Sequence[bool] = (),
+    buckets_total: int = BUCKETS,
 ) -> tuple[pa.RecordBatch, Ints]:
     """Sort `data` by (hash bucket, keys ascending, `sort_names` in their directions, row).
 
-    Returns (sorted data, offsets int64[257]): bucket b is rows offsets[b] to offsets[b + 1]. The values are not
-    changed: call `keys.normalise_keys` first where the key that comes out matters.
+    Returns (sorted data, offsets int64[buckets_total + 1]): bucket b is rows offsets[b] to offsets[b + 1]. The values
+    are not changed: call `keys.normalise_keys` first where the key that comes out matters.
 
     >>> batch = pa.RecordBatch.from_pydict({"k": ["b", "a", "b"]})
     >>> data, offsets = sort_into_buckets(batch, ["k"])
     >>> sorted(data["k"].to_pylist()), int(offsets[-1])
     (['a', 'b', 'b'], 3)
     """
-    return bucket_by(data, buckets(data, key_names), BUCKETS, key_names, sort_names, descending)
+    ids = buckets(data, key_names, buckets_total)
+    return bucket_by(data, ids, buckets_total, key_names, sort_names, descending)
 
 
 def bucket_by(

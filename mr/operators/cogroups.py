@@ -16,9 +16,9 @@ import pyarrow as pa
 from mr.kernels.keys import buckets
 from mr.kernels.rows import Shape, row_class
 from mr.kernels.sort import Key, SortedKeys
-from mr.operators.base import TaskEnv
-from mr.operators.pygroups import OnePass, Part, batched, parted, stream
-from mr.operators.python import Function, built, described
+from mr.operators.base import ErrorPolicy, TaskEnv
+from mr.operators.pygroups import OnePass, Part, Sides, batches_of, parted
+from mr.operators.python import Function, built
 from mr.options import BUCKETS
 
 Place = tuple[int, Key]
@@ -28,7 +28,7 @@ Group = tuple[Place, Part, OnePass]
 
 @dataclass(frozen=True)
 class CoGroups:
-    """`fn(key, left records, right records)` for each key of either side."""
+    """`fn(key, left records, right records)` for each key of either side. `partitions`, `buckets`: see `HashOutlet`."""
 
     left_on: tuple[str, ...]
     right_on: tuple[str, ...]
@@ -36,16 +36,16 @@ class CoGroups:
     partitions: int | None = None
     declared: Shape | None = None
     pure: bool = True
+    on_error: ErrorPolicy = ErrorPolicy()
+    buckets: int = BUCKETS
     label: ClassVar[str] = "cogroup"
 
     def reduce(
         self, left: Iterator[pa.RecordBatch], right: Iterator[pa.RecordBatch], env: TaskEnv
     ) -> Iterator[pa.RecordBatch]:
         """The output for the sorted rows of both sides."""
-        call = described(self.label, self.fn)
-        fn = built(self.fn)
         pairs = self._pairs(self._groups(left, self.left_on, env), self._groups(right, self.right_on, env))
-        yield from batched(stream(pairs, lambda key, both: fn(key, *both), call), self.declared, call)
+        return batches_of(self, built(self.fn), self.declared, pairs, env)
 
     def _groups(self, rows: Iterator[pa.RecordBatch], keys: tuple[str, ...], env: TaskEnv) -> Iterator[Group]:
         """The groups of one side and their places."""
@@ -53,13 +53,13 @@ class CoGroups:
         for part, records in parted(rows, keys, None, env):
             if part.keys is not known:
                 known, order = part.keys, SortedKeys(part.keys, keys)
-                numbers = buckets(part.keys, keys).astype(np.int64)
+                numbers = buckets(part.keys, keys, self.buckets).astype(np.int64)
                 if self.partitions is not None:
-                    numbers = numbers * self.partitions // BUCKETS
+                    numbers = numbers * self.partitions // self.buckets
                 numbers_of = numbers.tolist()
             yield (numbers_of[part.number], order.at(part.number)), part, records
 
-    def _pairs(self, lefts: Iterator[Group], rights: Iterator[Group]) -> Iterator[tuple[Any, tuple[OnePass, OnePass]]]:
+    def _pairs(self, lefts: Iterator[Group], rights: Iterator[Group]) -> Iterator[tuple[Any, Sides]]:
         left, right = next(lefts, None), next(rights, None)
         while left is not None or right is not None:
             takes_left = left is not None and (right is None or left[0] <= right[0])

@@ -84,7 +84,7 @@ class HashRun(RunOutlet):
     def append(self, writer: RunWriter, data: pa.RecordBatch) -> None:
         spec = self._spec
         if spec.partitions is None:
-            rows, offsets = sort_into_buckets(data, spec.keys, spec.sort_by, spec.descending)
+            rows, offsets = sort_into_buckets(data, spec.keys, spec.sort_by, spec.descending, spec.buckets)
         else:
             ids = self._partition_ids(data, spec.partitions)
             self._rows += data.num_rows

@@ -50,15 +50,15 @@ def test_a_key_is_hot_by_its_matches_and_only_if_the_left_has_it() -> None:
     million = 1 << 20
     left, right = counts(many=9 * million, few=3000, lone=8 * million - 1), counts(few=3000, right=99 * million)
     renamed = right.rename_columns(["id", ROWS])
-    found = hot_keys([left], [renamed, renamed], ["k"], ["id"])
+    found = hot_keys([left], [renamed, renamed], ["k"], ["id"], 256)
     assert {hot.key["k"][0].as_py(): (hot.matches, hot.tasks) for hot in found} == {
         "many": (9 * million, 3),
         "few": (3000 * 6000, 5),
     }
     assert [hot.bucket for hot in found] == sorted(hot.bucket for hot in found)
-    assert hot_keys([], [renamed], ["k"], ["id"]) == []
+    assert hot_keys([], [renamed], ["k"], ["id"], 256) == []
     nulls = pa.RecordBatch.from_pydict({"k": pa.array([None], pa.large_string()), ROWS: [99 * million]})
-    assert hot_keys([nulls], [], ["k"], ["id"]) == []
+    assert hot_keys([nulls], [], ["k"], ["id"], 256) == []
 
 
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=20), st.integers(1, 8))
@@ -82,6 +82,25 @@ def test_what_was_done_about_skew_is_told() -> None:
         f"bucket 9 has {big:,} bytes, mostly of few keys: a task of its own streams it",
         "hot key 'hot': its rows on the left are split over 2 tasks",
     )
+
+
+def test_a_hot_key_that_one_task_made_is_split_within_its_run(tmp_path: Path) -> None:  # F47
+    left, right = ["a", *["hot"] * 400, "z"], ["hot"] * 3
+    found = []
+    for split in (True, False):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(mr.kernels.skew, "FREQUENT_ROWS_MIN", 1)
+            patch.setattr(mr.joining, "HOT_JOIN_ROWS", 200 if split else 1 << 40)
+            with mr.Session(executor=InlineExecutor(tmp_path, 1 << 30), reuse=False, home=tmp_path):
+                mine = mr.from_items(list(enumerate(left)), names={"n": int, "k": str})
+                theirs = mr.from_items(list(enumerate(right)), names={"m": int, "k": str})
+                kept = mine.join(theirs, on="k", strategy="sort_merge").materialize()
+                assert isinstance(kept._node, Materialized)
+                sizes = kept.map_partitions(lambda rows: [sum(1 for _ in rows)], names="n").take_all()
+                found.append((kept.take_all(), [size for size in sizes if size]))
+    assert found[0][0] == found[1][0]
+    assert len(found[0][1]) == 1200 // 200, "one map task made all of them"
+    assert max(found[0][1]) <= 2 * min(found[0][1])
 
 
 WORDS = st.lists(st.sampled_from([None, "a", "b", "c", "hot", "hotter"]), max_size=10)

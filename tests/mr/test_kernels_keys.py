@@ -76,6 +76,7 @@ def test_the_hash_is_the_documented_one(batch):
         expected.append(parts[0] if len(parts) == 1 else xxh(struct.pack(f"<{len(parts)}Q", *parts)))
     assert hashes(batch, names).tolist() == expected
     assert buckets(batch, names).tolist() == [value >> 56 for value in expected]
+    assert buckets(batch, names, 4096).tolist() == [value >> 52 for value in expected]
 
 
 def test_the_hash_of_no_columns_is_one_bucket():

@@ -23,10 +23,11 @@ from mr.assignment import (
 from mr.errors import PlanError, TypeConflict
 from mr.explain import explain_graph
 from mr.fingerprint import program_identity
+from mr.graph import Graph, Stage
 from mr.options import BROADCAST_BYTES_MAX, BUCKETS, REDUCE_RANGE_BYTES_MAX
 from mr.plan import Collect, Write, validate
 from mr.program import GatherHead, GatherOutlet, GroupHead, HashOutlet, JoinHead, PartOutlet, RangeOutlet, ReadHead
-from mr.stages import Graph, Stage, compile_plan
+from mr.stages import compile_plan
 from mr.tasks import Output, PieceRef, Place, Segment, Split, TaskId
 
 SIZES = {"small": 1000, "big": BROADCAST_BYTES_MAX + 1, "limit": BROADCAST_BYTES_MAX}
