@@ -12,12 +12,12 @@ import pyarrow as pa
 
 from mr.assignment import hashed_apart, read_schema
 from mr.errors import JobFailed
+from mr.graph import Stage
 from mr.heads.splits import call_of
 from mr.kernels.types import unify
 from mr.operators.base import ErrorPolicy
 from mr.operators.python import PerRecord, described
 from mr.program import HashOutlet, PartOutlet, ReadHead
-from mr.stages import Stage
 from mr.tasks import TaskResult
 
 
