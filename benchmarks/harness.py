@@ -68,6 +68,7 @@ def run_once(contestant: Contestant) -> float:
     """Run a contestant and return the seconds it took. Raises BenchmarkFailed with the end of what it printed."""
     LOG.parent.mkdir(exist_ok=True)
     contestant.prepare()
+    os.sync()  # nobody waits for what the one before him wrote
     with LOG.open("wb") as log:
         start = time.perf_counter()
         code = subprocess.run(
@@ -169,7 +170,8 @@ def millrace(
 ) -> Contestant:
     """Millrace running `jobs/<job>` (FILE or FILE:JOB) with its `options`, on `local` unless `flags` say else.
 
-    `flags` are options of `mr submit`: on, workers, memory. `output`: other than a folder of its own.
+    `flags` are options of `mr submit`: on, workers, memory. `output`: other than a folder of its own. Each round is a
+    first run: what the last left in MR_HOME is taken away before it, as the outputs of all contestants are.
     """
     target = WORK / ("out-" + re.sub(r"\W+", "-", name))
     engine = {"on": "local", "workers": str(CORES), **flags}
@@ -177,7 +179,12 @@ def millrace(
     command += [f"--{flag}={value}" for flag, value in engine.items()]
     command += ["--output", output or str(target), *options]
     home = {"MR_HOME": str(WORK / "home")}
-    return Contestant(name, command, lambda: result(target), home, lambda: remove(target), ours=True)
+
+    def clear() -> None:
+        remove(target)
+        remove(WORK / "home" / "runs")
+
+    return Contestant(name, command, lambda: result(target), home, clear, ours=True)
 
 
 def remove(path: Path) -> None:
