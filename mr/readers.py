@@ -23,9 +23,9 @@ from mr.formats.parquet import ParquetReader, infer_parquet
 from mr.formats.text import TextFileReader, TextReader
 from mr.formats.warc import WarcReader
 from mr.inputs import first_piece
+from mr.kernels.declared import arrow_type
 from mr.kernels.frames import plain
 from mr.kernels.rows import Shape, from_python, shape_of
-from mr.kernels.types import arrow_type
 from mr.operators.base import ErrorPolicy, OnError
 from mr.operators.columns import named
 from mr.partitions import partitioned, told_by_folders

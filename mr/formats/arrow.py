@@ -13,9 +13,10 @@ from mr.batch import Batch, kind_of, with_kind
 from mr.errors import CorruptInput, InputError, PlanError, TypeConflict
 from mr.formats.base import Cut, Reader, Writer
 from mr.formats.blocks import needed, origins_of
+from mr.formats.columns import travelling
 from mr.kernels.canonical import canonical
 from mr.kernels.frames import concat
-from mr.kernels.types import cast_column, display, holds_objects, join_types, plain
+from mr.kernels.types import cast_column, display, holds_objects, join_types
 from mr.options import ARROW_BATCH_ROWS
 
 if TYPE_CHECKING:
@@ -30,11 +31,10 @@ Compression = Literal["lz4", "zstd"]
 def infer_arrow(file: BinaryIO, path: str) -> pa.Schema:
     """The schema in which the rows of an IPC file or stream travel, with the metadata that the file has.
 
-    Raises `InputError` naming `path` when `file` is neither.
+    Raises `InputError` naming `path` when `file` is neither, or has columns that cannot travel.
     """
     with _open(file, path) as reader:
-        fields = [(field.name, plain(field.type)) for field in reader.schema]
-        return pa.schema(fields, reader.schema.metadata)
+        return travelling(reader.schema, path)
 
 
 def batch_sizes(file: BinaryIO, path: str) -> list[int]:
@@ -99,10 +99,11 @@ class ArrowReader(Reader):
                 yield Batch(pa.RecordBatch.from_arrays(arrays, schema=schema), origins)
 
     def _check(self, found: pa.Schema, path: str) -> None:
+        given = travelling(found, path)
         for field in self.pinned:
-            if field.name not in found.names:
+            if field.name not in given.names:
                 raise InputError(f"{path}: has no column {field.name!r}; the first file has. Read them separately")
-            has = plain(found.field(field.name).type)
+            has = given.field(field.name).type
             if join_types(field.type, has) != field.type:
                 types = f"{display(has)} here and {display(field.type)} in the first file"
                 raise InputError(f"{path}: column {field.name!r} is {types}. Read them separately, then cast")
@@ -131,8 +132,6 @@ def _valid(batch: pa.RecordBatch) -> pa.RecordBatch:
 
 def _cast(array: pa.Array, field: pa.Field, path: str) -> pa.Array:
     try:
-        if pa.types.is_dictionary(array.type):
-            array = array.dictionary_decode()
         return cast_column(array, field.type, field.name)
     except (TypeConflict, pa.ArrowException) as error:
         raise InputError(f"{path}: {error}") from error

@@ -16,9 +16,10 @@ from mr.batch import Batch, kind_of, with_kind
 from mr.errors import CorruptInput, InputError, PlanError, TypeConflict
 from mr.formats.base import Cut, Reader, Writer
 from mr.formats.blocks import needed, origins_of
+from mr.formats.columns import travelling
 from mr.kernels.escapes import check_text
 from mr.kernels.sizes import logical_bytes
-from mr.kernels.types import cast_column, display, holds_objects, is_list, join_types, plain
+from mr.kernels.types import cast_column, display, holds_objects, is_list, join_types
 from mr.options import DICTIONARY_SAMPLE_ROWS, READ_BLOCK_BYTES, ROW_GROUP_BYTES_MAX, ROW_GROUP_ROWS
 
 if TYPE_CHECKING:
@@ -33,14 +34,9 @@ Compression = Literal["zstd", "snappy", "lz4", "none"]
 def infer_parquet(file: BinaryIO, path: str) -> pa.Schema:
     """The schema in which a Parquet file's rows travel, with the metadata that the file has.
 
-    Raises `InputError` naming `path` when `file` is no Parquet file.
+    Raises `InputError` naming `path` when `file` is no Parquet file, or has columns that cannot travel.
     """
-    found = _open(file, path).schema_arrow
-    return pa.schema([(field.name, plain(field.type)) for field in found], found.metadata)
-
-
-def _plain_schema(schema: pa.Schema) -> pa.Schema:
-    return with_kind(pa.schema([(field.name, plain(field.type)) for field in schema]), kind_of(schema))
+    return travelling(_open(file, path).schema_arrow, path)
 
 
 def _open(file: BinaryIO, path: str) -> pq.ParquetFile:
@@ -81,7 +77,7 @@ class ParquetReader(Reader):
 
     def _rows(self, stored: BinaryIO, piece: Piece, columns: tuple[str, ...] | None, track: bool) -> Iterator[Batch]:
         file = _open(stored, piece.path)
-        schema = self._schema_for(_plain_schema(file.schema_arrow), piece.path)
+        schema = self._schema_for(travelling(file.schema_arrow, piece.path), piece.path)
         wanted = needed(schema, columns)
         schema = with_kind(pa.schema([schema.field(name) for name in wanted]), kind_of(schema))
         groups = range(file.num_row_groups) if piece.row_groups is None else piece.row_groups

@@ -44,7 +44,7 @@ def check_text(array: pa.Array) -> None:
 
     >>> check_text(pa.array(["é"], pa.large_string()))
     """
-    if pa.types.is_nested(array.type):
+    if pa.types.is_nested(array.type) or pa.types.is_string_view(array.type):
         array.validate(full=True)
     elif pa.types.is_large_string(array.type) or pa.types.is_string(array.type):
         data = array.buffers()[2]

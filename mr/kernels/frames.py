@@ -32,17 +32,19 @@ def from_polars(frame: pl.DataFrame, kind: Kind = "rows") -> pa.RecordBatch:
 
 
 def plain(column: pa.ChunkedArray | pa.Array) -> pa.Array:
-    """One contiguous array without dictionary, view or nanosecond-time types.
+    """One contiguous array of a type that travels (`types.plain`).
 
-    Raises TypeConflict for a value that the type here does not hold, such as one of single nanoseconds.
+    Raises TypeConflict for a type that does not, or a value that the type here does not hold, such as a time of single
+    nanoseconds.
     """
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    if pa.types.is_dictionary(array.type):
-        array = array.dictionary_decode()
+    lost = types.homeless(array.type)
+    if lost is not None:
+        raise TypeConflict(f"values of type {lost} have no place here; cast them to a str or a number first")
     target = types.plain(array.type)
     try:
-        return array if target == array.type else array.cast(target)
-    except pa.ArrowInvalid as error:
+        return types.converted(array, target)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise TypeConflict(f"values of type {array.type} become {types.display(target)} here: {error}") from None
 
 

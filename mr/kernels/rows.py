@@ -20,7 +20,8 @@ import pyarrow as pa
 from mr.batch import Kind, kind_of, with_kind
 from mr.errors import PlanError, RecordError
 from mr.kernels.columns import from_list, to_list
-from mr.kernels.types import PICKLE, arrow_type, fields_of
+from mr.kernels.declared import arrow_type, fields_of
+from mr.kernels.types import PICKLE
 
 Names = str | Sequence[str] | Mapping[str, Any]
 

@@ -1,29 +1,29 @@
-"""Types of columns: from Python, Arrow and Polars types to the few Arrow types that travel between operators.
+"""Types of columns: from all of Arrow's to the few that travel between operators.
 
 Operators exchange plain columns only: large_string, large_binary and large_list instead of their small, view and
-dictionary forms, so that any two batches of one dataset can be concatenated. Python objects that Arrow cannot hold
+dictionary forms, and nothing that Polars would give back as something else, so that any two batches of one dataset can
+be concatenated. Python objects that Arrow cannot hold
 travel as the extension type `mr.pickle`, between tasks only.
 """
 
 from __future__ import annotations
 
-import collections.abc as abc
-import dataclasses
-import datetime as dt
-import decimal
-import types
-import typing
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from mr.batch import kind_of, with_kind
-from mr.errors import PlanError, TypeConflict
+from mr.errors import TypeConflict
 
 DECIMAL: Final = pa.decimal128(38, 18)
 """One decimal type for all of them: a scale taken from the data would differ from batch to batch."""
+
+
+_DIGITS_MAX: Final = 38
+"""Of a decimal: Polars has no more."""
 
 
 class PickleType(pa.ExtensionType):  # type: ignore[misc]
@@ -53,157 +53,69 @@ except pa.ArrowKeyError:  # the module was imported a second time in this proces
     pa.unregister_extension_type("mr.pickle")
     pa.register_extension_type(PICKLE)
 
-_SCALARS: Final[dict[object, pa.DataType]] = {
-    int: pa.int64(),
-    float: pa.float64(),
-    str: pa.large_string(),
-    bytes: pa.large_binary(),
-    bool: pa.bool_(),
-    dt.datetime: pa.timestamp("us"),
-    dt.date: pa.date32(),
-    dt.time: pa.time64("us"),
-    dt.timedelta: pa.duration("us"),
-    decimal.Decimal: DECIMAL,
-    type(None): pa.null(),
-}
-
-_NUMPY: Final[list[tuple[type, pa.DataType]]] = [
-    (np.timedelta64, pa.duration("us")),  # before np.integer, of which it is a subclass
-    (np.integer, pa.int64()),
-    (np.floating, pa.float64()),
-    (np.bool_, pa.bool_()),
-    (np.str_, pa.large_string()),
-    (np.bytes_, pa.large_binary()),
-    (np.datetime64, pa.timestamp("us")),
-]
-
-
-def arrow_type(declared: Any) -> pa.DataType | None:
-    """The column type for a declared Python, Arrow or Polars type; None where it says nothing (`Any`, None).
-
-    `T | None` is T; `int | float` is float; a tuple or NamedTuple is a struct, a list a large_list, a dict a map; any
-    other class travels pickled. Datetimes are in microseconds; declare `pl.Datetime("us", "UTC")` or an Arrow
-    type for one with a time zone.
-
-    Raises `PlanError` when `declared` is not a type.
-
-    >>> arrow_type(int), arrow_type(list[str]), arrow_type(str | None)
-    (DataType(int64), LargeListType(large_list<item: large_string>), DataType(large_string))
-    """
-    if declared is Any or declared is None or isinstance(declared, typing.TypeVar):
-        return None
-    if isinstance(declared, pa.DataType):
-        return plain(declared)
-    polars_type = _from_polars(declared)
-    if polars_type is not None:
-        return polars_type
-    if isinstance(declared, abc.Hashable) and declared in _SCALARS:
-        return _SCALARS[declared]
-    origin, args = typing.get_origin(declared), typing.get_args(declared)
-    if origin is typing.Annotated:
-        return arrow_type(args[0])
-    if origin in (typing.Union, types.UnionType):
-        return _union(args)
-    if origin is typing.Literal:
-        return _union(tuple({type(arg) for arg in args}))
-    if isinstance(declared, typing.NewType):
-        return arrow_type(declared.__supertype__)
-    if origin is not None or declared in (list, tuple, dict):
-        return _nested(origin or declared, args)
-    fields = fields_of(declared)
-    if fields is not None and isinstance(declared, type) and issubclass(declared, tuple):
-        return _struct(list(fields), list(fields.values()))
-    if isinstance(declared, type):
-        return next((to for numpy_type, to in _NUMPY if issubclass(declared, numpy_type)), PICKLE)
-    raise PlanError(
-        f"{declared!r} is not a type: use a Python type (int, str, list[int], ...), an Arrow or a Polars type"
-    )
-
-
-def _union(args: tuple[Any, ...]) -> pa.DataType | None:
-    members = [arg for arg in args if arg is not type(None)]
-    if len(members) == 1:
-        return arrow_type(members[0])
-    return pa.float64() if set(members) == {int, float} else PICKLE
-
-
-def _nested(origin: Any, args: tuple[Any, ...]) -> pa.DataType | None:
-    if origin is list:
-        item = arrow_type(args[0]) if args else None
-        return None if item is None else pa.large_list(item)
-    if origin is dict:
-        inner = [arrow_type(arg) for arg in args]
-        return pa.map_(*inner) if len(inner) == 2 and None not in inner else None
-    if origin is tuple:
-        if not args or args[-1] is Ellipsis:
-            return None
-        return _struct([str(i) for i in range(len(args))], list(args))
-    return PICKLE
-
-
-def _struct(names: list[str], declared: list[Any]) -> pa.DataType | None:
-    inner = [arrow_type(one) for one in declared]
-    return None if None in inner else pa.struct(list(zip(names, inner, strict=True)))
-
-
-def _from_polars(declared: Any) -> pa.DataType | None:
-    modules = {type(declared).__module__.partition(".")[0], str(getattr(declared, "__module__", "")).partition(".")[0]}
-    if "polars" not in modules:
-        return None
-    import polars as pl
-
-    if not isinstance(declared, (pl.DataType, type(pl.Int64))):
-        return None
-    if declared == pl.Object:
-        return PICKLE
-    return plain(pl.Series([], dtype=declared).to_arrow().type)
-
-
-def fields_of(declared: Any) -> dict[str, Any] | None:
-    """Field names and types of a NamedTuple, dataclass or TypedDict class; None for any other object.
-
-    >>> from typing import NamedTuple
-    >>> fields_of(NamedTuple("Hit", [("host", str), ("n", int)]))
-    {'host': <class 'str'>, 'n': <class 'int'>}
-    """
-    if not isinstance(declared, type):
-        return None
-    if dataclasses.is_dataclass(declared):
-        names = [field.name for field in dataclasses.fields(declared)]
-    elif issubclass(declared, tuple) and isinstance(getattr(declared, "_fields", None), tuple):
-        names = list(declared._fields)  # type: ignore[attr-defined]
-    elif typing.is_typeddict(declared):
-        names = list(declared.__annotations__)
-    else:
-        return None
-    try:
-        hints = typing.get_type_hints(declared)
-    except (NameError, TypeError, AttributeError):  # a forward reference that only a type checker can follow
-        hints = {}
-    return {name: hints.get(name, Any) for name in names}
-
 
 def plain(type_: pa.DataType) -> pa.DataType:
-    """The form in which a type travels: small, view and dictionary encodings are widened, also when nested.
+    """The form in which a type travels, also when nested: small, view and dictionary encodings are widened, and so is
+    what Polars has in a wider form only; an extension type is its storage.
 
-    >>> plain(pa.list_(pa.dictionary(pa.int8(), pa.string())))
-    LargeListType(large_list<item: large_string>)
+    >>> plain(pa.list_(pa.dictionary(pa.int8(), pa.string()))), plain(pa.timestamp("s"))
+    (LargeListType(large_list<item: large_string>), TimestampType(timestamp[ms]))
     """
-    if pa.types.is_string(type_) or pa.types.is_string_view(type_):
+    t = pa.types
+    if isinstance(type_, pa.BaseExtensionType):
+        return type_ if isinstance(type_, PickleType) else plain(type_.storage_type)
+    if t.is_string(type_) or t.is_string_view(type_):
         return pa.large_string()
-    if pa.types.is_binary(type_) or pa.types.is_binary_view(type_) or pa.types.is_fixed_size_binary(type_):
+    if t.is_binary(type_) or t.is_binary_view(type_) or t.is_fixed_size_binary(type_):
         return pa.large_binary()
-    if pa.types.is_dictionary(type_) or pa.types.is_run_end_encoded(type_):
+    if t.is_dictionary(type_) or t.is_run_end_encoded(type_):
         return plain(type_.value_type)
-    if pa.types.is_time(type_):
-        return pa.time64("us")
-    if pa.types.is_map(type_):
+    if t.is_decimal(type_) and type_.precision <= _DIGITS_MAX:
+        return pa.decimal128(type_.precision, type_.scale)
+    if t.is_time(type_) or t.is_date64(type_):
+        return pa.time64("us") if t.is_time(type_) else pa.date32()
+    if (t.is_timestamp(type_) or t.is_duration(type_)) and type_.unit == "s":
+        return pa.timestamp("ms", type_.tz) if t.is_timestamp(type_) else pa.duration("ms")
+    if t.is_map(type_):
         return pa.map_(plain(type_.key_type), plain(type_.item_type))
     if is_list(type_):
         return pa.large_list(plain(type_.value_type))
-    if pa.types.is_struct(type_):
+    if t.is_struct(type_):
         return pa.struct([(field.name, plain(field.type)) for field in type_])
     return type_
+
+
+def homeless(type_: pa.DataType) -> pa.DataType | None:
+    """The first type in `type_` whose values no operator takes, at any depth: unions, intervals of months, structs of
+    nothing, decimals of more than 38 digits.
+
+    >>> homeless(pa.list_(pa.month_day_nano_interval()))
+    MonthDayNanoIntervalType(month_day_nano_interval)
+    """
+    if isinstance(type_, pa.BaseExtensionType):
+        return homeless(type_.storage_type)
+    if pa.types.is_dictionary(type_) or pa.types.is_run_end_encoded(type_):
+        return homeless(type_.value_type)
+    large = pa.types.is_decimal(type_) and type_.precision > _DIGITS_MAX
+    if large or pa.types.is_union(type_) or type_ in (pa.month_day_nano_interval(), pa.struct([])):
+        return type_
+    inner = (homeless(type_.field(i).type) for i in range(type_.num_fields))
+    return next((found for found in inner if found is not None), None)
+
+
+def decoded(array: pa.Array) -> pa.Array:
+    """`array` without dictionary, run-end or extension type of its own; its values may still be of small or view types.
+
+    >>> decoded(pa.array(["a"]).dictionary_encode()).type
+    DataType(string)
+    """
+    if isinstance(array, pa.ExtensionArray) and not isinstance(array.type, PickleType):
+        return decoded(array.storage)
+    if pa.types.is_dictionary(array.type):
+        return decoded(array.dictionary_decode())
+    if pa.types.is_run_end_encoded(array.type):
+        return decoded(pc.run_end_decode(array))
+    return array
 
 
 def is_list(type_: pa.DataType) -> bool:
@@ -343,34 +255,45 @@ def cast(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
 
 
 def cast_column(array: pa.Array, type_: pa.DataType, column: str) -> pa.Array:
-    """`array` as `type_` (null < T, int64 < float64, encodings that `plain` widens), at any depth.
-
-    Raises `TypeConflict` naming `column` where a value would change.
+    """`converted`, with an error that a user can read: raises `TypeConflict` naming `column`.
 
     >>> cast_column(pa.array([None, None]), pa.large_list(pa.int64()), "xs").type
     LargeListType(large_list<item: int64>)
+    """
+    try:
+        return converted(array, type_)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        kinds = f"{display(array.type)} and {display(type_)}"
+        raise TypeConflict(f"column {column!r} holds {kinds} values that differ when converted: {error}") from None
+
+
+def converted(array: pa.Array, type_: pa.DataType) -> pa.Array:
+    """`array` as `type_` (null < T, int64 < float64, encodings that `plain` widens), at any depth.
+
+    Raises `pa.ArrowInvalid` where a value would change, `pa.ArrowNotImplementedError` where there is no way.
+
+    >>> converted(pa.array(["a"]).dictionary_encode(), pa.large_string()).to_pylist()
+    ['a']
     """
     if array.type.equals(type_):
         return array
     if pa.types.is_null(array.type):
         return nulls(len(array), type_)
+    array = decoded(array)
     if pa.types.is_struct(type_) and pa.types.is_struct(array.type):
-        inner = [cast_column(array.field(i), field.type, column) for i, field in enumerate(type_)]
+        inner = [converted(child, field.type) for child, field in zip(array.flatten(), type_, strict=True)]
         return pa.StructArray.from_arrays(inner, fields=list(type_), mask=array.is_null())
-    if pa.types.is_large_list(type_) and pa.types.is_large_list(array.type):
-        offsets, start, stop = list_bounds(array)
-        values = cast_column(array.values[start:stop], type_.value_type, column)
+    if pa.types.is_large_list(type_) and is_list(array.type):  # pyarrow's own cast of a list view loses items
+        sizes = pc.if_else(array.is_valid(), pc.list_value_length(array), 0).to_numpy(zero_copy_only=False)
+        offsets = pa.array(np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes, dtype=np.int64)]))
+        values = converted(array.flatten(), type_.value_type)
         return pa.LargeListArray.from_arrays(offsets, values, type=type_, mask=array.is_null())
     if pa.types.is_map(type_) and pa.types.is_map(array.type):
         offsets, start, stop = list_bounds(array)
-        keys = cast_column(array.keys[start:stop], type_.key_type, column)
-        items = cast_column(array.items[start:stop], type_.item_type, column)
+        keys = converted(array.keys[start:stop], type_.key_type)
+        items = converted(array.items[start:stop], type_.item_type)
         return pa.MapArray.from_arrays(offsets, keys, items, type=type_, mask=array.is_null())
-    try:
-        return array.cast(type_, safe=True)
-    except pa.ArrowInvalid as error:
-        kinds = f"{display(array.type)} and {display(type_)}"
-        raise TypeConflict(f"column {column!r} holds {kinds} values that differ when converted: {error}") from None
+    return array if array.type.equals(type_) else array.cast(type_, safe=True)
 
 
 def list_bounds(array: pa.Array) -> tuple[pa.Array, int, int]:

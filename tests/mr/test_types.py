@@ -11,12 +11,25 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mr.batch import kind_of, with_kind
 from mr.errors import PlanError, TypeConflict
-from mr.kernels.types import PICKLE, arrow_type, cast, display, holds_objects, join_types, nulls, plain, unify
+from mr.kernels.declared import arrow_type
+from mr.kernels.frames import plain as plain_column
+from mr.kernels.types import (
+    PICKLE,
+    cast,
+    converted,
+    display,
+    holds_objects,
+    homeless,
+    join_types,
+    nulls,
+    plain,
+    unify,
+)
 
 
 class Hit(NamedTuple):
@@ -165,3 +178,89 @@ def test_cast_refuses_ints_that_floats_cannot_hold() -> None:
     batch = pa.record_batch({"n": [2**53 + 1]})
     with pytest.raises(TypeConflict, match=r"'n'.*int and float"):
         cast(batch, schema(n=pa.float64()))
+
+
+# --- what travels -----------------------------------------------------------------------------------------------------
+
+_ITEMS: dict[pa.DataType, st.SearchStrategy[Any]] = {
+    pa.int64(): st.integers(0, 9),
+    pa.string(): st.sampled_from(["", "é", "a text of more than twelve bytes"]),
+    pa.string_view(): st.sampled_from(["", "é", "a text of more than twelve bytes"]),
+    pa.binary(2): st.just(b"\0\xff"),
+    pa.dictionary(pa.int8(), pa.string()): st.sampled_from(["x", "y"]),
+    pa.decimal32(5, 2): st.decimals(-9, 9, places=2),
+    pa.timestamp("s"): st.datetimes().map(lambda moment: moment.replace(microsecond=0)),
+    pa.date64(): st.dates(),
+    pa.time32("s"): st.times().map(lambda moment: moment.replace(microsecond=0)),
+    pa.null(): st.none(),
+}
+
+
+def _columns(depth: int) -> st.SearchStrategy[tuple[pa.DataType, st.SearchStrategy[Any]]]:
+    flat = st.sampled_from(list(_ITEMS.items()))
+    if not depth:
+        return flat
+    inner = _columns(depth - 1)
+    outer = (pa.list_, pa.large_list, pa.list_view, pa.large_list_view)
+    lists = st.tuples(st.sampled_from(outer), inner).map(
+        lambda p: (p[0](p[1][0]), st.lists(p[1][1] | st.none(), max_size=3))
+    )
+    pairs = inner.map(lambda one: (pa.list_(one[0], 2), st.lists(one[1] | st.none(), min_size=2, max_size=2)))
+    structs = st.tuples(inner, inner).map(
+        lambda two: (
+            pa.struct([("a", two[0][0]), ("b", two[1][0])]),
+            st.fixed_dictionaries({"a": two[0][1] | st.none(), "b": two[1][1] | st.none()}),
+        )
+    )
+    maps = inner.map(
+        lambda one: (
+            pa.map_(pa.string(), one[0]),
+            st.dictionaries(st.sampled_from("ab"), one[1] | st.none()).map(lambda found: list(found.items())),
+        )
+    )
+    return flat | lists | pairs | structs | maps
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data(), st.integers(0, 5), st.integers(0, 5))
+def test_what_travels_is_what_was_there(data: st.DataObject, start: int, rows: int) -> None:
+    type_, values = data.draw(_columns(2))
+    array = pa.array(data.draw(st.lists(values | st.none(), max_size=6)), type_).slice(start, rows)
+    found = converted(array, plain(type_))
+    found.validate(full=True)
+    assert found.type == plain(type_) == plain(plain(type_))
+    assert found.to_pylist() == array.to_pylist()
+
+
+def test_items_of_a_list_view_are_not_lost() -> None:
+    """pyarrow 26 casts this one to [[1, 2], None, [], []]."""
+    array = pa.array([[1, 2], None, [], [3]], pa.list_view(pa.int64()))
+    assert plain_column(array).to_pylist() == [[1, 2], None, [], [3]]
+
+
+def test_extension_types_and_run_ends_travel_as_what_they_hold() -> None:
+    uuids = pa.ExtensionArray.from_storage(pa.uuid(), pa.array([b"0" * 16, None], pa.binary(16)))
+    assert plain_column(uuids).to_pylist() == [b"0" * 16, None]
+    runs = pa.array([1, 1, None], pa.run_end_encoded(pa.int32(), pa.int64()))
+    assert plain_column(runs).to_pylist() == [1, 1, None]
+    assert plain(PICKLE) == PICKLE
+
+
+@pytest.mark.parametrize(
+    "type_",
+    [pa.month_day_nano_interval(), pa.decimal256(39, 0), pa.struct([]), pa.dense_union([pa.field("a", "int8")])],
+)
+def test_types_that_no_operator_takes_are_refused(type_: pa.DataType) -> None:
+    for around in (type_, pa.list_(type_), pa.struct([("a", type_)]), pa.map_(pa.string(), type_)):
+        assert homeless(around) == type_
+        with pytest.raises(PlanError, match="no column can be declared"):
+            arrow_type(around)
+    if not pa.types.is_union(type_):
+        with pytest.raises(TypeConflict, match="have no place here"):
+            plain_column(pa.nulls(1, type_))
+
+
+def test_what_polars_has_in_wider_forms_only_is_widened_before() -> None:
+    for type_ in (pa.decimal32(5, 2), pa.decimal64(18, 3), pa.decimal256(38, 1), pa.timestamp("s", "UTC"), pa.date64()):
+        series = pl.from_arrow(pa.nulls(1, plain(type_)))
+        assert plain(series.to_arrow().type) == plain(type_)  # type: ignore[union-attr]

@@ -21,7 +21,7 @@ from hypothesis import given, settings
 import mr
 import mr.formats.arrow
 import mr.outlets.part
-from mr.errors import PlanError
+from mr.errors import InputError, JobFailed, PlanError
 from mr.formats.arrow import ArrowWriter
 from mr.formats.base import Writer
 from mr.formats.compression import _EvenBlocks, compressed
@@ -374,3 +374,57 @@ def test_notebooks_see_columns_and_plan_and_nothing_runs(inline: mr.Session, mon
     assert "stage 0" in shown
     lost = data.join(mr.read_text("nowhere", include_path=True), left_on="host", right_on="text")
     assert "no plan: no input at nowhere" in lost._repr_html_()
+
+
+def arrow_file(path: Path, table: pa.Table) -> str:
+    with pa.ipc.new_file(str(path), table.schema) as writer:
+        writer.write_table(table)
+    return str(path)
+
+
+def test_types_that_only_files_have_behave_as_others(inline: mr.Session, tmp_path: Path) -> None:
+    """Polars gave these back as other types: a column was not of the type of itself any more."""
+    columns = {
+        "d": pa.array([Decimal("1.25"), None], pa.decimal32(5, 2)),
+        "t": pa.array([dt.datetime(2026, 1, 1), None], pa.timestamp("s")),
+        "y": pa.array([dt.date(2026, 1, 1), None], pa.date64()),
+        "u": pa.ExtensionArray.from_storage(pa.uuid(), pa.array([b"0" * 16, None], pa.binary(16))),
+        "l": pa.array([[1, 2], [3]], pa.list_view(pa.int64())),
+    }
+    data = mr.read_arrow(arrow_file(tmp_path / "in.arrow", pa.table(columns)))
+    first = data.take(1)[0]
+    assert first == (Decimal("1.25"), dt.datetime(2026, 1, 1), dt.date(2026, 1, 1), b"0" * 16, [1, 2])
+    for key in "dtyu":
+        assert data.join(data.select(key, other=pl.col("l")), on=key).take_all() == [(*first, [1, 2])]
+        assert data.group_by(key).count().agg(n=mr.count()).first().n == 2
+    data.write_parquet(str(tmp_path / "out.parquet"))
+    assert mr.read_parquet(str(tmp_path / "out.parquet")).take_all() == data.take_all()
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (pa.table([pa.array([1]), pa.array([2])], ["a", "a"]), "every column needs a name of its own"),
+        (pa.table([pa.array([1]), pa.array([2])], ["a", ""]), "every column needs a name of its own"),
+        (pa.table({"x": pa.nulls(1, pa.decimal256(50, 0))}), "column 'x' is of type decimal256"),
+        (pa.table({"x": pa.nulls(1, pa.month_day_nano_interval())}), "column 'x' is of type month_day_nano"),
+    ],
+)
+def test_columns_that_cannot_travel_are_refused_before_anything_runs(
+    inline: mr.Session, tmp_path: Path, table: pa.Table, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        mr.read_arrow(arrow_file(tmp_path / "in.arrow", table))
+    if not pa.types.is_interval(table.schema.types[0]):
+        pq.write_table(table, tmp_path / "in.parquet")
+        with pytest.raises(InputError, match=message):
+            mr.read_parquet(str(tmp_path / "in.parquet"))
+
+
+def test_text_that_is_not_utf8_is_found_whatever_its_type_in_the_file(inline: mr.Session, tmp_path: Path) -> None:
+    """Taken on trust, it crashes Polars."""
+    views = pa.array([b"\xff\xfe", b"ok"]).cast(pa.binary_view())
+    table = pa.table({"x": pa.Array.from_buffers(pa.string_view(), 2, views.buffers())})
+    pq.write_table(table, tmp_path / "in.parquet")
+    with pytest.raises(JobFailed, match="column 'x' holds bytes that are not text"):
+        mr.read_parquet(str(tmp_path / "in.parquet")).with_columns(y=pl.col("x").str.to_uppercase()).take_all()
