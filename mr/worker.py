@@ -200,7 +200,7 @@ class _Task:
             path = env.home / "runs" / f"{attempt.spec.fingerprint}.{i}"
             schema = settled[i] if i < len(settled) else None
             share = env.memory_bytes // len(self._program.outlets)
-            self._outlets.append(open_outlet(i, outlet.spec, path, tag, schema, share))
+            self._outlets.append(open_outlet(i, outlet.spec, path, tag, schema, share, self.identity))
             self._leaving.setdefault(outlet.source, []).append(i)
         for i, step in enumerate(self._program.steps):
             self._users.setdefault(step.source, []).append(i)

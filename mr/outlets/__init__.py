@@ -19,12 +19,21 @@ from mr.program import GatherOutlet, HashOutlet, OutletSpec, PartOutlet, RangeOu
 
 
 def open_outlet(
-    index: int, spec: OutletSpec, path: Path, attempt: str, settled: pa.Schema | None, memory_bytes: int
+    index: int,
+    spec: OutletSpec,
+    path: Path,
+    attempt: str,
+    settled: pa.Schema | None,
+    memory_bytes: int,
+    identity: str,
 ) -> OutletRun:
-    """The outlet `index` of a program at work, writing to `path`; `memory_bytes` is its share of the attempt's."""
+    """The outlet `index` of a program at work, writing to `path`; `memory_bytes` is its share of the attempt's.
+
+    `identity` names what the task reads.
+    """
     match spec:
         case HashOutlet():
-            return HashRun(index, path, attempt, settled, spec, memory_bytes // 4)
+            return HashRun(index, path, attempt, settled, spec, memory_bytes // 4, identity)
         case RangeOutlet():
             return RangeRun(index, path, attempt, settled, spec, memory_bytes // 4)
         case GatherOutlet():

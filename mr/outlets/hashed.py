@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import xxhash
 
 from mr.aggregates.sums import Count
 from mr.batch import Batch, CodedBatch, decoded
@@ -40,11 +41,18 @@ class HashRun(RunOutlet):
     """Runs sorted by (bucket, keys, sort columns)."""
 
     def __init__(
-        self, index: int, path: Path, attempt: str, settled: pa.Schema | None, spec: HashOutlet, memory_bytes: int
+        self,
+        index: int,
+        path: Path,
+        attempt: str,
+        settled: pa.Schema | None,
+        spec: HashOutlet,
+        memory_bytes: int,
+        identity: str,
     ) -> None:
         super().__init__(index, path, attempt, settled, spec.combiner, memory_bytes)
         self._spec = spec
-        self._rows = 0
+        self._turn = xxhash.xxh3_64_intdigest(identity.encode()) % (spec.partitions or 1)
         self._word_counts = WordCounts()
         self._frequent: list[pa.RecordBatch] = []
 
@@ -87,7 +95,6 @@ class HashRun(RunOutlet):
             rows, offsets = sort_into_buckets(data, spec.keys, spec.sort_by, spec.descending, spec.buckets)
         else:
             ids = self._partition_ids(data, spec.partitions)
-            self._rows += data.num_rows
             rows, offsets = bucket_by(data, ids, spec.partitions, spec.keys, spec.sort_by, spec.descending)
         writer.append_run(rows, offsets)
         if spec.frequent:
@@ -95,8 +102,9 @@ class HashRun(RunOutlet):
 
     def _partition_ids(self, data: pa.RecordBatch, partitions: int) -> np.ndarray[Any, np.dtype[np.int64]]:
         spec = self._spec
-        if not spec.keys:  # dealt out in turn, counted from the split's start
-            return np.arange(self._rows, self._rows + data.num_rows, dtype=np.int64) % partitions
+        if not spec.keys:  # dealt out in turn; tasks begin at different partitions, for many may have few rows each
+            first, self._turn = self._turn, self._turn + data.num_rows
+            return np.arange(first, self._turn, dtype=np.int64) % partitions
         if spec.partitioner is None:
             return buckets(data, spec.keys).astype(np.int64) * partitions // BUCKETS
         chosen = [spec.partitioner(key, partitions) for key in key_values(data, spec.keys)]

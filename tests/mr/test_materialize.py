@@ -65,8 +65,30 @@ def test_a_partition_by_key_holds_the_rows_of_its_buckets_in_order(rows: list[tu
 @given(count=st.integers(0, 40), n=st.integers(1, 9))
 def test_without_a_key_each_task_deals_its_records_out_in_turn(count: int, n: int) -> None:
     split = 4  # as the kit shrinks it
-    parts = mr.from_items(list(range(count)), names="i").repartition(n).map_partitions(lambda r: [list(r)], names="p")
-    assert parts.take_all() == [[i for i in range(count) if i % split % n == p] for p in range(n)]
+    data = mr.from_items(list(range(count)), names="i").repartition(n)
+    found = data.map_partitions(lambda r: [list(r)], names="p").take_all()
+    assert len(found) == n
+    assert all(part == sorted(part) for part in found)
+    place = {i: p for p, part in enumerate(found) for i in part}
+    assert sorted(place) == list(range(count))
+    for first in range(0, count, split):
+        turns = [(place[i] - place[first]) % n for i in range(first, min(count, first + split))]
+        assert turns == [turn % n for turn in range(len(turns))]
+    again = data.map_partitions(lambda r: [list(r)], names="p").take_all()
+    assert again == found
+
+
+def test_small_tasks_begin_to_deal_at_different_partitions(inline: mr.Session, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for name in range(60):
+        (tmp_path / "in" / f"{name:02}.txt").write_text(f"only line of {name}\n")
+    sizes = (
+        mr.read_text_files(str(tmp_path / "in"))
+        .map(lambda row: row.text, names="text")
+        .repartition(4)
+        .map_partitions(lambda rows: [sum(1 for _ in rows)], names="n")
+    )
+    assert min(sizes.take_all()) >= 60 // 4 // 2, "not all in partition 0"
 
 
 def test_repartition_checks_its_arguments_and_keeps_kind_and_shape() -> None:

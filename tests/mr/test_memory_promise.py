@@ -75,7 +75,7 @@ def test_what_waits_for_a_run_stays_within_the_budget_and_gives_the_same_bytes(
     monkeypatch.setattr(mr.outlets.base, "COMBINE_BLOCK_ROWS", 4000)
     data, found = batches(60, 2000), []
     for memory in (1 << 40, 1 * MIB, 0):
-        outlet = open_outlet(0, spec, tmp_path / f"m-{memory}", "1-0.0#1", None, memory)
+        outlet = open_outlet(0, spec, tmp_path / f"m-{memory}", "1-0.0#1", None, memory, "")
         before, held = pa.total_allocated_bytes(), 0
         for batch in data:
             outlet.take(Batch(batch.take(pa.array(range(batch.num_rows)))))
@@ -93,7 +93,7 @@ def test_a_run_of_narrow_rows_ends_before_sorting_it_takes_too_much(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(mr.outlets.base, "RUN_ROWS_MAX", 1000)
-    outlet = open_outlet(0, RangeOutlet(("n",), (False,)), tmp_path / "m", "1-0.0#1", None, 1 << 30)
+    outlet = open_outlet(0, RangeOutlet(("n",), (False,)), tmp_path / "m", "1-0.0#1", None, 1 << 30, "")
     for start in range(0, 5000, 500):
         outlet.take(Batch(pa.RecordBatch.from_pydict({"n": np.arange(start, start + 500)})))
     assert [segment.rows for segment in outlet.finish().segments] == [1000] * 5
