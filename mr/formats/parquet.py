@@ -18,7 +18,7 @@ from mr.formats.base import Cut, Reader, Writer
 from mr.formats.blocks import needed, origins_of
 from mr.formats.columns import travelling
 from mr.kernels.escapes import check_text
-from mr.kernels.sizes import logical_bytes
+from mr.kernels.sizes import logical_bytes, rows_filling
 from mr.kernels.types import cast_column, display, holds_objects, is_list, join_types
 from mr.options import DICTIONARY_SAMPLE_ROWS, READ_BLOCK_BYTES, ROW_GROUP_BYTES_MAX, ROW_GROUP_ROWS
 
@@ -196,7 +196,7 @@ def _row_groups(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
     rows_left, bytes_left = ROW_GROUP_ROWS, ROW_GROUP_BYTES_MAX
     for batch in batches:
         while batch.num_rows:
-            part = batch.slice(0, _filling(batch.slice(0, rows_left), bytes_left))
+            part = batch.slice(0, rows_filling(batch.slice(0, rows_left), bytes_left))
             batch = batch.slice(part.num_rows)
             pending.append(part)
             rows_left, bytes_left = rows_left - part.num_rows, bytes_left - logical_bytes(part)
@@ -205,15 +205,3 @@ def _row_groups(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
                 pending, rows_left, bytes_left = [], ROW_GROUP_ROWS, ROW_GROUP_BYTES_MAX
     if pending:
         yield pa.Table.from_batches(pending).combine_chunks()
-
-
-def _filling(batch: pa.RecordBatch, bytes_left: int) -> int:
-    """The least number of rows, at least one, that has `bytes_left` bytes; all if they have fewer."""
-    low, high = 1, int(batch.num_rows)
-    if logical_bytes(batch) < bytes_left:
-        return high
-    while low < high:
-        middle = (low + high) // 2
-        full = logical_bytes(batch.slice(0, middle)) >= bytes_left
-        low, high = (low, middle) if full else (middle + 1, high)
-    return low

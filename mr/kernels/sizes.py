@@ -5,6 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mr.kernels.gather import bytes_of
 from mr.kernels.types import is_list, list_bounds
 
 
@@ -18,9 +19,30 @@ def logical_bytes(data: pa.RecordBatch) -> int:
     return sum(map(_bytes, data.columns))
 
 
+def rows_filling(data: pa.RecordBatch, bytes_wanted: int) -> int:
+    """The least number of rows, at least one, that has so many `logical_bytes`; all if they have fewer.
+
+    >>> batch = pa.record_batch({"n": [1, 2, 3]})
+    >>> rows_filling(batch, 9), rows_filling(batch, 16), rows_filling(batch, 100)
+    (2, 2, 3)
+    """
+    low, high = 1, int(data.num_rows)
+    if logical_bytes(data) < bytes_wanted:
+        return high
+    while low < high:
+        middle = (low + high) // 2
+        full = logical_bytes(data.slice(0, middle)) >= bytes_wanted
+        low, high = (low, middle) if full else (middle + 1, high)
+    return low
+
+
 def _bytes(array: pa.Array) -> int:
+    if isinstance(array, pa.ExtensionArray):
+        return _bytes(array.storage)
     type_ = array.type
     t = pa.types
+    if (t.is_large_string(type_) or t.is_large_binary(type_)) and not array.null_count:
+        return 8 * len(array) + len(bytes_of(array)[1])
     if t.is_large_string(type_) or t.is_large_binary(type_) or t.is_string(type_) or t.is_binary(type_):
         return 8 * len(array) + (pc.sum(pc.binary_length(array)).as_py() or 0)
     if pa.types.is_struct(type_):

@@ -90,7 +90,7 @@ def homeless(type_: pa.DataType) -> pa.DataType | None:
     nothing, decimals of more than 38 digits.
 
     >>> homeless(pa.list_(pa.month_day_nano_interval()))
-    MonthDayNanoIntervalType(month_day_nano_interval)
+    DataType(month_day_nano_interval)
     """
     if isinstance(type_, pa.BaseExtensionType):
         return homeless(type_.storage_type)

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from mr.batch import Batch, decoded, kind_of, with_kind
 from mr.kernels.frames import concat, to_ipc
+from mr.kernels.sizes import logical_bytes, rows_filling
 from mr.kernels.types import cast, unify
 from mr.operators.base import Combiner
 from mr.options import COMBINE_BLOCK_ROWS, RECOMBINE_SHARE_MAX, RUN_BYTES_MAX, RUN_ROWS_MAX
@@ -71,8 +72,12 @@ class Pending:
             self.schema = unify(self.schema, data.schema, self._where)
         self._batches.append(data)
         self._held_bytes += data.nbytes
-        self.bytes += data.nbytes
+        self.bytes += logical_bytes(data)
         self.rows += data.num_rows
+
+    def room(self, data: pa.RecordBatch) -> int:
+        """How many of these rows fill the run that is gathered; all if they do not."""
+        return rows_filling(data.slice(0, RUN_ROWS_MAX - self.rows), RUN_BYTES_MAX - self.bytes)
 
     def spill(self, path: Path, held_bytes_max: int) -> None:
         """If more than so many bytes are held in memory, put them into a file at `path`, mapped and without a name."""
@@ -157,6 +162,14 @@ class RunOutlet(OutletRun):
         return data
 
     def _add(self, data: pa.RecordBatch) -> None:
+        """Take rows for runs, each ending with the row that fills it: batches of a shuffle end where its reader's memory
+        does. What was combined comes in blocks that do not, and a run ends with one."""
+        while self._combiner is None and (rows := self._pending.room(data)) < data.num_rows:
+            self._gather(data.slice(0, rows))
+            data = data.slice(rows)
+        self._gather(data)
+
+    def _gather(self, data: pa.RecordBatch) -> None:
         self._pending.add(data)
         if self._pending.bytes >= RUN_BYTES_MAX or self._pending.rows >= RUN_ROWS_MAX:
             self._flush()

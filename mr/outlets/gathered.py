@@ -21,12 +21,11 @@ class GatherRun(RunOutlet):
     ) -> None:
         super().__init__(index, path, attempt, settled, spec.combiner, memory_bytes)
         self._spec = spec
-        self._combined = False
 
     def append(self, writer: RunWriter, data: pa.RecordBatch) -> None:
         writer.append_run(data, [0, data.num_rows])
 
     def finish(self) -> Output:
-        if self._combiner is not None and not self._block and self._writer is None and not self._pending.bytes:
+        if self._combiner is not None and not self._block and self._writer is None and not len(self._pending):
             self._block = [empty_batch(self._spec.shape)]  # the aggregate of no rows is a row
         return super().finish()

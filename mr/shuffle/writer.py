@@ -17,6 +17,7 @@ import pyarrow as pa
 import xxhash
 
 from mr.kernels.keys import Ints
+from mr.kernels.sizes import logical_bytes
 from mr.options import PAGE_BYTES, SORT_BLOCK_BYTES, SORT_BLOCK_ROWS_MIN
 from mr.shuffle.run_file import (
     ALIGNMENT_BYTES,
@@ -164,11 +165,11 @@ class _PagedSink:
 
 
 def _sample(data: pa.RecordBatch, by: Sequence[str], run: int) -> pa.RecordBatch:
-    """The first rows of the blocks of a sorted run."""
-    each = max(SORT_BLOCK_ROWS_MIN, SORT_BLOCK_BYTES * data.num_rows // max(1, data.nbytes))
+    """The first rows of the blocks of a sorted run. Where ranges begin depends on it, so it depends on the rows alone."""
+    each = max(SORT_BLOCK_ROWS_MIN, SORT_BLOCK_BYTES * data.num_rows // max(1, logical_bytes(data)))
     rows = range(0, data.num_rows, each)
     sample = data.select(list(by)).take(pa.array(rows, pa.int64()))
-    positions = {RUN: [run] * len(rows), ROW: rows, BYTES: [data.slice(row, each).nbytes for row in rows]}
+    positions = {RUN: [run] * len(rows), ROW: rows, BYTES: [logical_bytes(data.slice(row, each)) for row in rows]}
     for name, values in positions.items():
         sample = sample.append_column(name, pa.array(values, pa.int64()))
     return sample
