@@ -162,8 +162,10 @@ class RunOutlet(OutletRun):
         return data
 
     def _add(self, data: pa.RecordBatch) -> None:
-        """Take rows for runs, each ending with the row that fills it: batches of a shuffle end where its reader's memory
-        does. What was combined comes in blocks that do not, and a run ends with one."""
+        """Take rows for runs, each ending with the row that fills it: batches of a shuffle end where memory does.
+
+        What was combined comes in blocks that do not, and a run ends with one.
+        """
         while self._combiner is None and (rows := self._pending.room(data)) < data.num_rows:
             self._gather(data.slice(0, rows))
             data = data.slice(rows)

@@ -165,7 +165,7 @@ class _PagedSink:
 
 
 def _sample(data: pa.RecordBatch, by: Sequence[str], run: int) -> pa.RecordBatch:
-    """The first rows of the blocks of a sorted run. Where ranges begin depends on it, so it depends on the rows alone."""
+    """The first rows of the blocks of a sorted run: a function of the rows, for it says where ranges begin."""
     each = max(SORT_BLOCK_ROWS_MIN, SORT_BLOCK_BYTES * data.num_rows // max(1, logical_bytes(data)))
     rows = range(0, data.num_rows, each)
     sample = data.select(list(by)).take(pa.array(rows, pa.int64()))
