@@ -1,8 +1,8 @@
 """Files -> splits. Where a split begins and ends, and its identity, depend on content alone.
 
-A chunk of a store's line file is a split. Local line files are cut about every LOCAL_SPLIT_BYTES and then forward to
-the next record end; the identity is the BLAKE3 of exactly those bytes. Small files are packed with their neighbours.
-Compressed files and formats that cannot be cut are one piece.
+A chunk of a store's line file is a split. Local line files are cut about every LOCAL_SPLIT_BYTES (large ones every
+two) and then forward to the next record end; the identity is the BLAKE3 of exactly those bytes. Small files are packed
+with their neighbours. Compressed files and formats that cannot be cut are one piece.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from blake3 import blake3
 from mr.errors import CorruptInput, InputError, InputNotFound
 from mr.fingerprint import digest
 from mr.formats.base import Reader
-from mr.options import LOCAL_SPLIT_BYTES, PACK_BYTES_MAX, PACK_CLOSE_BITS, PACKED_FILE_BYTES_MAX
+from mr.options import LARGE_FILE_BYTES, LOCAL_SPLIT_BYTES, PACK_BYTES_MAX, PACK_CLOSE_BITS, PACKED_FILE_BYTES_MAX
 from mr.pieces import OpenedPiece
 from mr.plan import Items, Materialized, Read
 from mr.storage import InputFile, list_files, open_local
@@ -204,7 +204,7 @@ def _whole(file: InputFile, memo: Memo) -> str:
 
 def _ranges(file: InputFile, record_end: bytes, memo: Memo) -> tuple[Range, ...]:
     """The ranges of a local file, cut behind `record_end` (empty: not cut), from memory if the file is unchanged."""
-    stamp = f"{file.stamp}:{record_end!r}"
+    stamp = f"{file.stamp}:{record_end!r}:{_split_bytes(file.size)}"
     known = memo.ranges_of(file.path, stamp)
     if known is not None:
         return known
@@ -229,12 +229,17 @@ def _cut(file: InputFile, record_end: bytes) -> tuple[Range, ...]:
 
 
 def _bounds(fd: int, size: int, record_end: bytes) -> list[int]:
-    """Where ranges begin, and the end: LOCAL_SPLIT_BYTES and up to the next `record_end`, or all if that is empty."""
+    """Where ranges begin, and the end: `_split_bytes` and up to the next `record_end`, or all if that is empty."""
     found = [0]
     while len(found) == 1 or found[-1] < size:
-        stop = found[-1] + LOCAL_SPLIT_BYTES
+        stop = found[-1] + _split_bytes(size)
         found.append(_behind(fd, stop, size, record_end) if record_end and stop < size else size)
     return found
+
+
+def _split_bytes(size: int) -> int:
+    """How long the splits of a file of lines of `size` bytes are: see docs/decisions/0044."""
+    return LOCAL_SPLIT_BYTES if size < LARGE_FILE_BYTES else 2 * LOCAL_SPLIT_BYTES
 
 
 def _behind(fd: int, stop: int, size: int, record_end: bytes) -> int:

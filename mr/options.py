@@ -82,7 +82,11 @@ PAGE_BYTES: Final = 256 * 1024
 """Runs are checked page by page: a task reads a part of each, and checks no more than it reads."""
 
 LOCAL_SPLIT_BYTES: Final = 16 * MIB
-"""A splittable local file is cut about every so many bytes, then forward to the next record end."""
+"""A splittable local file is cut about every so many bytes, then forward to the next record end ..."""
+
+LARGE_FILE_BYTES: Final = 512 * MIB
+"""... and one of so many bytes into splits of lines twice as long: it has enough of them for every core, and a task
+counts on its own, so that half as many leave fewer counts to be merged."""
 
 PACK_BYTES_MAX: Final = 64 * MIB
 """Small files are packed into one split up to this many bytes ..."""

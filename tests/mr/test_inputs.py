@@ -139,6 +139,17 @@ def test_compressed_files_and_other_formats_are_one_piece(folder: Path, cut: Any
     assert [(p.offset, p.compression) for split in whole for p in split.pieces] == [(0, None)]
 
 
+def test_a_large_file_has_splits_twice_as_long(folder: Path, cut: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mr.inputs, "LARGE_FILE_BYTES", 60)
+    cut(10)
+    memo = Memo()
+    for lines, sizes in ((11, [10] * 5 + [5]), (12, [20] * 3), (13, [20] * 3 + [5])):
+        (folder / "a.txt").write_text("line\n" * lines)
+        os.utime(folder / "a.txt", (1, 1))
+        for _ in range(2):  # the second time from memory
+            assert [split.size_bytes for split in splits(memo=memo)] == sizes
+
+
 def test_parquet_is_cut_between_row_groups(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table = pa.table({"n": list(range(1000)), "text": [f"{i:040}" for i in range(1000)]})
     pq.write_table(table, folder / "a.parquet", row_group_size=100, use_dictionary=False, compression="none")
@@ -306,7 +317,8 @@ def test_the_journal_is_such_a_memo(folder: Path, inline: mr.Session) -> None:
     node = mr.read_text("in")._node
     before = splits_of(node, inline.journal)
     line_end = b"\n"
-    kept = inline.journal.ranges_of("in/a.txt", f"{mr.inputs.input_files(node)[0].stamp}:{line_end!r}")
+    stamp = f"{mr.inputs.input_files(node)[0].stamp}:{line_end!r}:{mr.inputs.LOCAL_SPLIT_BYTES}"
+    kept = inline.journal.ranges_of("in/a.txt", stamp)
     assert kept is not None
     assert (kept[0].offset, kept[0].length) == (0, 40)
     assert splits_of(node, inline.journal) == before
