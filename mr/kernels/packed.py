@@ -7,11 +7,12 @@ one-to-one scramble of the word that holds these bytes: where it is equal, so ar
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
 from mr.kernels.distinct import MULTIPLIERS, Bytes
+from mr.kernels.gather import bytes_of
 from mr.kernels.keys import Leaf, Mask, Words
 
 _WORD_BYTES: Final = 8
@@ -47,11 +48,11 @@ def packing_of(leaf: Leaf) -> Packing | None:
         return Packing(leaf.kind)
     if leaf.kind != "bytes" or not len(leaf):
         return None
-    lengths = _lengths(leaf.values)
-    length = int(lengths[0])
-    if length > _LENGTH_MAX or (lengths != length).any():
+    offsets, data = bytes_of(leaf.values)
+    length = int(offsets[1])
+    if length > _LENGTH_MAX or (np.diff(offsets) != length).any():
         return None
-    rows = _rows(leaf.values, length)
+    rows = data.reshape(len(leaf), length)
     begins = sorted({*range(0, length - _WORD_BYTES, _WORD_BYTES), max(0, length - _WORD_BYTES)})
     differing, words = set(), []
     for at in begins:
@@ -86,12 +87,13 @@ def packed(leaf: Leaf, packing: Packing) -> tuple[Words, Mask | None]:
         return np.zeros(len(leaf), np.uint64), np.zeros(len(leaf), bool)
     if leaf.kind != "bytes":
         return _scrambled(leaf.values), None
-    fits: Mask = _lengths(leaf.values) == packing.length
+    offsets, data = bytes_of(leaf.values)
+    fits: Mask = np.diff(offsets) == packing.length
     if not fits.all():
         return _among(leaf, fits, packing)
     if not len(leaf):
         return np.zeros(0, np.uint64), None
-    rows = _rows(leaf.values, packing.length)
+    rows = data.reshape(len(leaf), packing.length)
     possible = np.ones(len(leaf), bool)
     for at, bits, word in packing.shared:
         loaded = _word(rows, at)
@@ -108,17 +110,6 @@ def _among(leaf: Leaf, fits: Mask, packing: Packing) -> tuple[Words, Mask]:
     if possible is not None:
         fits[rows] = possible
     return numbers, fits
-
-
-def _lengths(array: Any) -> Any:
-    return np.diff(np.frombuffer(array.buffers()[1], np.int64, len(array) + 1, array.offset * 8))
-
-
-def _rows(array: Any, length: int) -> Bytes:
-    """The bytes of binaries that all have `length` bytes, uint8[n, length]."""
-    start = int(np.frombuffer(array.buffers()[1], np.int64, 1, array.offset * 8)[0])
-    data = array.buffers()[2] if length else b""
-    return np.frombuffer(data, np.uint8, len(array) * length, start if length else 0).reshape(len(array), length)
 
 
 def _word(rows: Bytes, at: int) -> Words:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from mr.errors import RecordError
+from mr.kernels.gather import taken
 from mr.kernels.keys import Ints, buckets
 from mr.kernels.sort import number_part, order_by, parts_of
 from mr.options import BUCKETS
@@ -67,4 +68,4 @@ def bucket_by(
     directions = [False] * len(key_names) + list(descending or [False] * len(sort_names))
     parts = parts_of(data, [*key_names, *sort_names], directions)
     indices = order_by(data.num_rows, [number_part(bucket_ids.astype(np.uint64)), *parts])
-    return data.take(pa.array(indices)), offsets
+    return taken(data, indices), offsets

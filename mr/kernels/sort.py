@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mr.kernels.keys import Ints, Leaf, Mask, Words, leaves
+from mr.kernels.squeeze import narrowed, squeezed
 
 _SIGN: Final = np.uint64(1 << 63)
 _SAMPLE_ROWS: Final = 2048
@@ -65,7 +66,7 @@ def parts_of(data: pa.RecordBatch, by: Sequence[str], descending: Sequence[bool]
 
 def number_part(numbers: Words) -> Part:
     """A part of plain uint64 numbers, such as bucket ids; see `order_by`."""
-    return lambda rows, _step: (*_narrowed(numbers[rows]), True)
+    return lambda rows, _step: (*narrowed(numbers[rows]), True)
 
 
 def order_by(rows_total: int, parts: Sequence[Part]) -> Ints:
@@ -77,7 +78,7 @@ def order_by(rows_total: int, parts: Sequence[Part]) -> Ints:
     found: Ints = np.arange(rows_total, dtype=np.int64)
     tied_at, group, groups = found, None, 1  # at first all rows tie, as one group
     pieces = _Pieces(parts, rows_total)
-    while len(tied_at) > 1 and not pieces.done:
+    while len(tied_at) > 1:
         row_bits = np.uint64((len(tied_at) - 1).bit_length())
         rows = found if group is None else found[tied_at]
         bits, packed = pieces.take(rows, 64 - int(row_bits) - (groups - 1).bit_length())
@@ -91,6 +92,8 @@ def order_by(rows_total: int, parts: Sequence[Part]) -> Ints:
             found = local
         else:
             found[tied_at] = rows[local]
+        if pieces.done:
+            break
         packed = packed >> row_bits
         same = np.zeros(len(tied_at) + 1, bool)
         np.equal(packed[1:], packed[:-1], out=same[1:-1])
@@ -211,18 +214,9 @@ def _words_part(words: Words, kind: Literal["signed", "unsigned", "float"], null
             null = nulls[rows]
             if not null.all():
                 ordered[null] = ordered[~null].min()  # so that the filler does not widen the range of bits
-        return *_narrowed(ordered), True
+        return *narrowed(ordered), True
 
     return part
-
-
-def _narrowed(words: Words) -> tuple[int, Words]:
-    """The same order in as few bits as the range needs; changes `words`, which are nobody else's."""
-    if not len(words):
-        return 0, words
-    low = words.min()
-    words -= low
-    return int(words.max()).bit_length(), words
 
 
 def _common_bytes(array: Any) -> int:
@@ -263,15 +257,15 @@ class _BytesPart:
     def __call__(self, rows: Ints, step: int) -> Piece:
         deep = step >= _BYTE_WORDS_MAX
         if deep or self._repeats(rows, sorted_so_far=step > 0):
-            return *_narrowed(self._ranks(rows, deep)), True
+            return *narrowed(self._ranks(rows, deep)), True
         lengths = self._lengths[rows]
         base, longest = self._prefix_bytes + 8 * step, int(lengths.max(initial=0))
         if base >= longest:  # all bytes seen: a shorter value that ties differs by zero bytes only
-            return *_narrowed(lengths.view(np.uint64)), True
+            return *narrowed(lengths.view(np.uint64)), True
         words = self._words(rows, lengths, base)
         if longest < base + 8:
             words >>= np.uint64(8 * (base + 8 - longest))
-        return *_narrowed(words), longest <= base + 8 and longest == lengths.min()
+        return *(squeezed(words) or narrowed(words)), longest <= base + 8 and longest == lengths.min()
 
     def _words(self, rows: Ints, lengths: Ints, base: int) -> Words:
         """The 8 bytes of each of `rows` from byte `base` on as a big-endian number, zero after the value's end."""
