@@ -22,6 +22,7 @@ import numpy as np
 import pyarrow as pa
 
 from mr.errors import FunctionFailed, MillraceError, RecordError
+from mr.kernels.frames import concat
 from mr.kernels.group import group_starts
 from mr.kernels.keys import codes
 from mr.kernels.rows import Names, Shape, from_python, shape_of, to_python
@@ -61,20 +62,13 @@ class Part(NamedTuple):
     number: int
 
 
-def _same(a: Any, b: Any) -> bool:
-    """Equality of keys as the engine sees it: NaN is equal to NaN, also inside tuples."""
-    if isinstance(a, tuple) and isinstance(b, tuple):
-        return len(a) == len(b) and all(map(_same, a, b))
-    return bool(a == b) or (a != a and b != b)
-
-
 def key_values(data: pa.RecordBatch, keys: tuple[str, ...]) -> list[Any]:
     """The key of every row as the user sees it: a plain value for one column, a Row for several."""
     return to_python(keep(data, keys, "values" if len(keys) == 1 else "rows"))
 
 
 def _parts(rows: Iterator[pa.RecordBatch], keys: tuple[str, ...], value: str | None) -> Iterator[Part]:
-    last: list[Any] = []
+    last: pa.RecordBatch | None = None  # keys are compared as columns: of a zone's times Python compares the clock's
     for batch in rows:
         for at in range(0, batch.num_rows, PYTHON_BATCH_ROWS):
             data = batch.slice(at, PYTHON_BATCH_ROWS)
@@ -83,11 +77,11 @@ def _parts(rows: Iterator[pa.RecordBatch], keys: tuple[str, ...], value: str | N
             names = key_values(found, keys)
             piece = _Piece(data if value is None else keep(data, (value,), "values"))
             bounds = [*starts.tolist(), data.num_rows]
-            fresh = not last or not _same(last[0], names[0])
+            fresh = last is None or len(group_starts(concat([last, found.slice(0, 1)], found.schema), keys)) > 1
             for number, key in enumerate(names):
                 yield Part(key, fresh, piece, bounds[number], bounds[number + 1], found, number)
                 fresh = True
-            last = names[-1:]
+            last = found.slice(len(names) - 1)
 
 
 class OnePass:
