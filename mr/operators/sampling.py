@@ -72,7 +72,7 @@ class _ShareRun(Run):
 
 @dataclass(frozen=True)
 class Prioritise(Narrow):
-    """A column of priorities more, for `LowestPriorities` to choose by."""
+    """One column more, the last: priorities, for `LowestPriorities` to choose by. Records may have one of its name."""
 
     seed: int
     label: ClassVar[str] = "draw"
@@ -125,7 +125,7 @@ class _LowestRun(Run):
         if self._kept is not None:
             schema = unify(self._kept.schema, data.schema, "sample")
             data = concat([cast(self._kept, schema), cast(data, schema)], schema)
-        lowest = np.argsort(data.column(PRIORITY).to_numpy(), kind="stable")[: self._count]
+        lowest = np.argsort(data.columns[-1].to_numpy(), kind="stable")[: self._count]
         self._kept = data.take(pa.array(np.sort(lowest)))
         return ()
 
@@ -153,4 +153,5 @@ class _DropRun(Run):
         self.rejects = []
 
     def feed(self, batch: Batch) -> Iterable[Batch]:
-        yield Batch(batch.data.drop_columns([PRIORITY]), batch.origins)
+        names = batch.data.schema.names[:-1]
+        yield Batch(named(batch.data.columns[:-1], names, kind_of(batch.data.schema)), batch.origins)
