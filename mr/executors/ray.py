@@ -59,9 +59,9 @@ class _Worker:
     """
 
     def __init__(self, home: str, memory_bytes: int, mailbox: bytes) -> None:
-        import mr.operators.columns
-        import mr.shuffle  # noqa: F401
-        from mr.executors.zygote import keep_freed_memory
+        from mr.executors.zygote import import_engine, keep_freed_memory
+
+        import_engine()
         from mr.worker import WorkerEnv
 
         keep_freed_memory(memory_bytes)

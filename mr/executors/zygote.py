@@ -76,7 +76,7 @@ class Zygote:
 
 
 def _fork(control_fd: int, home: str, memory_bytes: int) -> int:
-    _import_engine()
+    import_engine()
     sys.stdout.flush()
     sys.stderr.flush()
     pid = os.fork()
@@ -104,7 +104,8 @@ def _spawn(control_fd: int, home: str, memory_bytes: int) -> int:
     return os.posix_spawn(sys.executable, command, worker_environment(os.environ), file_actions=[opened, passed])
 
 
-def _import_engine() -> None:
+def import_engine() -> None:
+    """Import all that a worker may need."""
     from mr.quick_start import defer_pandas
 
     gc.disable()  # nothing that modules make is garbage
@@ -210,5 +211,5 @@ def keep_freed_memory(memory_bytes: int) -> None:
 
 
 if __name__ == "__main__":
-    _import_engine()
+    import_engine()
     serve(int(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
