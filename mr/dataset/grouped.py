@@ -98,8 +98,10 @@ class GroupedDataset:
                 raise PlanError(f"agg(): {aggregate} is not ours: use {name}={_ours(aggregate)}")
             if not isinstance(aggregate, Aggregation):
                 raise PlanError(f"agg(): {name}={aggregate!r} is not an aggregate; use mr.count(), mr.sum(...) ...")
-            if name in self._keys or any(key.startswith(f"{name}.") for key in self._keys):
+            if name in self._keys:
                 raise PlanError(f"agg(): {name!r} is a key already; choose another name")
+            if mixed := [key for key in self._keys if key.startswith(f"{name}.")]:
+                raise PlanError(f"agg(): {name!r} cannot stand beside the key {mixed[0]!r}; choose another name")
         if unnamed:
             raise PlanError("agg(): an aggregate has no name; give it one, as x=mr.sum('x')")
         if not aggregates:
