@@ -297,9 +297,9 @@ class Regrouped:
         return key[0] if self.grouping == 1 else key[: self.grouping]
 
 
-def fold(fn: Function, key: Any, values: Iterator[Any]) -> Any:
-    """`fn` over all values, from the left."""
-    return functools.reduce(fn, values)
+def fold(fn: Function, key: Any, values: Iterator[Any]) -> Iterator[Any]:
+    """`fn` over all values, from the left: one value, also where it is None or a list."""
+    yield functools.reduce(fn, values)
 
 
 @dataclass(frozen=True)
@@ -322,7 +322,7 @@ class Folded(Grouped):
     def reduce(self, rows: Iterator[pa.RecordBatch], env: TaskEnv) -> Iterator[pa.RecordBatch]:
         call = described(self.label, self.fn)
         fn = functools.partial(fold, self.fn)
-        pairs = ((key, iter(((key, fn(key, values)),))) for key, values in groups(rows, self.keys, VALUE, env))
+        pairs = ((key, iter(((key, next(fn(key, values))),))) for key, values in groups(rows, self.keys, VALUE, env))
         yield from batched(
             stream(pairs, lambda _key, records: records, call), rows_shape((KEY, VALUE), self.types), call
         )
