@@ -23,7 +23,8 @@ from mr.kernels.types import nulls
 from mr.operators.base import Combiner, Grouped, TaskEnv, rows_shape
 from mr.operators.grouped import check_state, output_type
 
-TAG, TIMES = ".tag", ".times"
+TAG, TIMES = "\x1ftag", "\x1ftimes"
+"""Named as no column is: a key may have any other name."""
 
 Named = tuple[tuple[str, Aggregation], ...]
 

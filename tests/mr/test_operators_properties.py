@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import functools
 import itertools
+import math
+import operator
+import statistics
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -19,6 +25,7 @@ from oracle import (
     Rows,
     Run,
     Table,
+    compared,
     exact,
     exacts,
     ident,
@@ -321,3 +328,205 @@ def test_join(given: Any, run: Run, how: Any, strategy: Any, suffix: str, partit
     made = Table(dict.fromkeys(names, ""), expected)
     found = Counter(exact(canonical(made, tuple(row), key_names(left, n))) for row in run.take(both))
     assert found == Counter(exact(canonical(made, row, key_names(left, n))) for row in expected)
+
+
+# --- aggregates ------------------------------------------------------------------------------------------------------
+
+
+def middle(values: list[Any], q: float) -> float:
+    """The quantile by linear interpolation; NaN is above all numbers."""
+    floats = sorted(map(float, values), key=lambda x: (math.isnan(x), x))
+    place = (len(floats) - 1) * q
+    low, high = floats[math.floor(place)], floats[math.ceil(place)]
+    return low if low == high or not place % 1 else low * (1 - place % 1) + high * (place % 1)
+
+
+def total(values: list[Any]) -> Any:
+    if isinstance(values[0], float):
+        return functools.reduce(operator.add, values)
+    return sum(values[1:], start=values[0]) if isinstance(values[0], dt.timedelta) else sum(values)
+
+
+def mean(values: list[Any]) -> Any:
+    if isinstance(values[0], dt.timedelta):
+        return total(values) / len(values)
+    if isinstance(values[0], float):
+        return total(values) / len(values)
+    return float(Fraction(total(values)) / len(values))
+
+
+def variance(values: list[Any]) -> float | None:
+    if len(values) < 2:
+        return None
+    if any(isinstance(v, float) and not math.isfinite(v) for v in values):
+        return math.nan
+    return float(statistics.variance(map(Fraction, values)))
+
+
+def root(value: float | None) -> float | None:
+    return None if value is None else math.sqrt(value)
+
+
+def several(values: list[Any], down: bool) -> list[Any]:
+    return sorted(values, key=functools.cmp_to_key(lambda a, b: compared(a, b, down)))
+
+
+NUMBERS = ("int", "float", "decimal")
+ORACLES: dict[str, tuple[Callable[[str], Any], Callable[[list[Any]], Any], Sequence[str]]] = {
+    "rows": (lambda _: mr.count(), len, list(KINDS)),
+    "count": (mr.count, lambda vs: len(known(vs)), list(KINDS)),
+    "first": (mr.first, lambda vs: vs[0] if vs else None, list(KINDS)),
+    "last": (mr.last, lambda vs: vs[-1] if vs else None, list(KINDS)),
+    "collect": (mr.collect, list, list(KINDS)),
+    "min": (mr.min, lambda vs: next(iter(several(known(vs), False)), None), KEYS),
+    "max": (mr.max, lambda vs: next(iter(several(known(vs), True)), None), KEYS),
+    "top": (lambda x: mr.top_k(x, 3), lambda vs: several(known(vs), True)[:3], KEYS),
+    "low": (lambda x: mr.top_k(x, 2, descending=False), lambda vs: several(known(vs), False)[:2], KEYS),
+    "kinds": (mr.count_distinct, lambda vs: len(set(map(ident, known(vs)))), KEYS),
+    "about": (mr.approx_distinct, lambda vs: len(set(map(ident, known(vs)))), KEYS),
+    "sum": (mr.sum, lambda vs: total(known(vs)) if known(vs) else None, (*NUMBERS, "bool", "timedelta", "null")),
+    "mean": (mr.mean, lambda vs: mean(known(vs)) if known(vs) else None, (*NUMBERS, "bool", "timedelta", "null")),
+    "var": (mr.var, lambda vs: variance(known(vs)), (*NUMBERS, "bool", "null")),
+    "std": (
+        mr.std,
+        lambda vs: None if (v := variance(known(vs))) is None else math.sqrt(v),
+        (*NUMBERS, "bool", "null"),
+    ),
+    "any": (mr.any, lambda vs: any(known(vs)) if known(vs) else None, ("bool", "null")),
+    "all": (mr.all, lambda vs: all(known(vs)) if known(vs) else None, ("bool", "null")),
+    "quantile": (lambda x: mr.quantile(x, 0.3), lambda vs: middle(known(vs), 0.3) if known(vs) else None, NUMBERS),
+    "ends": (
+        lambda x: mr.quantile(x, [0, 1]),
+        lambda vs: [middle(known(vs), q) for q in (0, 1)] if known(vs) else None,
+        (*NUMBERS, "null"),
+    ),
+    "near": (lambda x: mr.approx_quantile(x, 0.7), lambda vs: middle(known(vs), 0.7) if known(vs) else None, NUMBERS),
+    "bins": (
+        lambda x: mr.histogram(x, [-3, 0, 1.5, 7]),
+        lambda vs: [
+            sum(-3 <= v < 0 for v in known(vs)),
+            sum(0 <= v < 1.5 for v in known(vs)),
+            sum(1.5 <= v <= 7 for v in known(vs)),
+        ],
+        NUMBERS,
+    ),
+    "own": (
+        lambda x: mr.Aggregate(list, operator.add, lambda values: [len(values), len(known(values))], column=x),
+        lambda vs: [len(vs), len(known(vs))],
+        list(KINDS),
+    ),
+}
+
+
+def known(values: list[Any]) -> list[Any]:
+    return [value for value in values if value is not None]
+
+
+def near(value: Any) -> Any:
+    """Floats to nine digits: variances and quantiles are computed in another order here; -0.0 is 0.0."""
+    if isinstance(value, list):
+        return list(map(near, value))
+    if isinstance(value, float):
+        return "NaN" if math.isnan(value) else float(f"{value + 0.0:.9g}")
+    return exact(value)
+
+
+@st.composite
+def aggregated(draw: st.DrawFn) -> tuple[Table, list[tuple[str, str, str]]]:
+    """A table, and (name, oracle, column) of some aggregates of its columns; the names may be those of columns."""
+    table = draw(tables(keys=2, others=3))
+    able = [(name, column) for name, one in ORACLES.items() for column, kind in table.kinds.items() if kind in one[2]]
+    chosen = draw(st.lists(st.sampled_from(able), min_size=1, max_size=4))
+    taken = [name.partition(".")[0] for name in table.names[:2]]  # "n" beside a key "n.n" is refused
+    free = [name for name in (*NAMES, "x", "x.in", "state") if name not in (*table.names[:2], *taken)]
+    names = draw(st.permutations(free))[: len(chosen)]
+    return table, [(name, *one) for name, one in zip(names, chosen, strict=True)]
+
+
+@prop(12, aggregated(), runs, st.integers(0, 2), st.none() | st.integers(1, 5))
+def test_aggregates(given: Any, run: Run, n: int, partitions: int | None) -> None:
+    table, chosen = given
+    keys = key_names(table, n)
+    aggregates = {name: ORACLES[oracle][0](column) for name, oracle, column in chosen}
+    data = table.dataset()
+    if keys:
+        result = data.group_by(*keys, num_partitions=partitions).agg(**aggregates)
+        groups = table.groups(keys)
+    else:
+        result, groups = data.agg(**aggregates), {(): table.rows}
+    found = run.take(result)
+    assert {ident(tuple(row[:n])): list(map(near, row[n:])) for row in found} == {
+        key: [
+            near(ORACLES[oracle][1]([row[table.names.index(column)] for row in rows])) for _, oracle, column in chosen
+        ]
+        for key, rows in groups.items()
+    }
+    assert len(found) == len(groups)
+    if found:
+        assert found[0]._fields == (*keys, *aggregates)
+
+
+# --- map_reduce ------------------------------------------------------------------------------------------------------
+
+
+@prop(
+    8,
+    tables(keys=2, others=0),
+    runs,
+    st.booleans(),
+    st.booleans(),
+    st.sampled_from([False, True, "descending"]),
+    st.none() | st.integers(1, 4),
+)
+def test_map_reduce(
+    table: Table, run: Run, combined: bool, placed: bool, sort_values: Any, partitions: int | None
+) -> None:
+    """Keys of any kind, values of any kind; pairs of values as they are, or put in order."""
+
+    def pairs(row: Any) -> Iterator[tuple[Any, Any]]:
+        yield row[0], row[1]
+
+    def shown(key: Any, values: Iterator[Any]) -> tuple[str, list[str]]:
+        return exact(key), [exact(value) for value in values]
+
+    more: Any = {"combiner": lambda _, values: values} if combined else {}
+    if placed:
+        partitions = partitions or 2
+        more["partitioner"] = lambda key, n: len(exact(key)) % n
+    reduced = table.dataset().map_reduce(pairs, shown, sort_values=sort_values, num_partitions=partitions, **more)
+    found = run.take(reduced)
+    expected = {}
+    for rows in table.groups(key_names(table, 1)).values():
+        if sort_values:
+            rows = table.in_order(rows, table.names[1:2], [sort_values == "descending"])
+            rows = [canonical(table, row, table.names) for row in rows]
+        expected[exact(canonical(table, rows[0], table.names)[0])] = [exact(row[1]) for row in rows]
+    zeros = {key: [v.replace("float -0.0", "float 0.0") if sort_values else v for v in values] for key, values in found}
+    assert zeros == expected
+    assert len(found) == len(expected)
+
+
+@prop(
+    4, st.lists(st.tuples(st.sampled_from(["a", "b", None]), st.integers(0, 4), st.integers(0, 9))), runs, st.booleans()
+)
+def test_secondary_sort(rows: list[Any], run: Run, by_function: bool) -> None:
+    def pairs(row: Any) -> Iterator[tuple[Any, Any]]:
+        yield (row.k, row.i), row.v
+
+    grouping: Any = (lambda key: key[0]) if by_function else 1
+    data = mr.from_items(rows, names={"k": str, "i": int, "v": int})
+    found = run.take(data.map_reduce(pairs, lambda k, vs: (k, list(vs)), grouping=grouping, sort_values=True))
+    expected: dict[Any, list[Any]] = {}
+    for k, _, v in sorted(rows, key=lambda row: row[1:]):
+        expected.setdefault(k, []).append(v)
+    assert dict(map(tuple, found)) == expected
+
+
+@prop(4, tables(keys=1, others=1), runs)
+def test_reduce_by_key(table: Table, run: Run) -> None:
+    """A fold that keeps the first: associative, over values of any kind."""
+    if len(table.names) < 2:
+        return
+    data = table.dataset().reduce_by_key(lambda a, b: a, key=table.names[0], value=table.names[1])
+    firsts = [canonical(table, rows[0], table.names[:1])[:2] for rows in table.groups(key_names(table, 1)).values()]
+    assert Counter(exacts(run.take(data))) == Counter(exacts(firsts))
