@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from mr.batch import Batch
+from mr.batch import Batch, CodedBatch
 from mr.heads.cogroup import sides
 from mr.heads.exchanges import bucketed, gathered, ranged
 from mr.heads.joined import is_part, pairs
@@ -55,7 +55,7 @@ def records_of(head: Head, spec: TaskSpec, env: TaskEnv, reading: Reading) -> It
             rows = bucketed(spec.exchanges[0], (*op.keys, *op.order[0]), _directions(op), env, merge)
             yield from map(Batch, op.reduce(counted(rows, reading), env))
         case JoinHead(op):
-            yield from map(Batch, op.join(pairs(head, spec, env, reading), is_part(spec)))
+            yield from map(CodedBatch, op.join(pairs(head, spec, env, reading), is_part(spec)))
         case CoGroupHead(op):
             yield from map(Batch, op.reduce(*sides(op, spec, env, reading), env))
         case SortHead():

@@ -98,7 +98,10 @@ def join_chunks(left: Chunk, right: Chunk, layout: JoinLayout) -> Iterator[pa.Re
     found = find(mine.keys, index)
     found = np.where(found >= 0, rows[found], -1) if len(rows) else found
     matches = _by_group(mine, theirs, found, layout)
-    return joined_blocks(left_rows(left.data, layout), right_rows(right.data, layout, theirs.rows), matches, layout)
+    wanted = right_rows(right.data, layout, theirs.rows)
+    if right.data.num_rows <= left.data.num_rows:
+        wanted = encoded(wanted)
+    return joined_blocks(left_rows(left.data, layout), wanted, matches, layout)
 
 
 @dataclass(frozen=True)
@@ -143,7 +146,7 @@ def _by_group(left: _Groups, right: _Groups, found: Ints, layout: JoinLayout) ->
     wide = left.counts if layout.keeps_left else np.where(hit, left.counts, 0)
     if not layout.keeps_right:
         lefts = left.rows if layout.keeps_left or hit.all() else left.rows[np.repeat(hit, left.counts)]
-        return Matches(lefts, np.repeat(starts, wide), np.repeat(counts, wide))
+        return Matches(lefts, np.repeat(starts, wide), None if (counts == 1).all() else np.repeat(counts, wide))
     alone = np.ones(len(right.starts), bool)
     alone[found[hit]] = False
     alone_rows = np.flatnonzero(alone)

@@ -181,3 +181,12 @@ def test_strings_of_the_right_that_repeat_are_gathered_as_codes() -> None:
     found = probed(left, right, layout_of(["k"], "left"))
     assert pa.types.is_dictionary(found.schema.field("b").type)
     assert found.to_pydict() == {"k": [5, 7, 1, 0], "b": ["x", None, None, "x"]}
+
+
+def test_strings_of_a_smaller_right_chunk_are_gathered_as_codes() -> None:
+    right = pa.RecordBatch.from_pydict({"k": [0, 1, 2, 3], "b": pa.array(["x", "y", "x", "x"], pa.large_string())})
+    left = pa.RecordBatch.from_pydict({"k": [3, 0, 3, 7, 1]})
+    found = chunked(left, right, layout_of(["k"], "left"))
+    assert pa.types.is_dictionary(found.schema.field("b").type)
+    assert found.to_pydict() == {"k": [0, 1, 3, 3, 7], "b": ["x", "y", "x", "x", None]}
+    assert chunked(left.slice(0, 3), right, layout_of(["k"], "left")).schema.field("b").type == pa.large_string()
