@@ -118,7 +118,7 @@ class Apply(Node):
 class Rejected(Node):
     """What `of` (a reader or a Python operator with on_error="quarantine") left out."""
 
-    of: Read | Apply
+    of: Node
 
     @property
     def inputs(self) -> tuple[Node, ...]:
@@ -308,15 +308,19 @@ def walk(roots: tuple[Node, ...], made: bool = False) -> Iterator[Node]:
             pending += [(one, False) for one in reversed(below)]
 
 
+def policy_of(node: Node) -> ErrorPolicy:
+    """What becomes of records that a reader or an operator cannot process."""
+    maker = node if isinstance(node, Read) else getattr(node, "op", None)
+    policy: ErrorPolicy = getattr(maker, "on_error", ErrorPolicy())
+    return policy
+
+
 def validate(roots: tuple[Node, ...]) -> None:
     """Raise PlanError for what only the whole plan shows: quarantined records that nobody looks at."""
     nodes = list(walk(roots, made=True))
     looked_at = {id(node.of) for node in nodes if isinstance(node, Rejected)}
     for node in nodes:
-        policy = getattr(node, "on_error", None) if isinstance(node, Read) else None
-        if isinstance(node, Apply):
-            policy = getattr(node.op, "on_error", None)
-        if policy is not None and policy.on_error == "quarantine" and id(node) not in looked_at:
+        if policy_of(node).on_error == "quarantine" and id(node) not in looked_at:
             raise PlanError(
                 f'{node.site}: on_error="quarantine", but nothing uses .rejected() of this dataset; '
                 'write ds.rejected() somewhere or use on_error="skip"'
@@ -344,6 +348,7 @@ __all__ = [
     "Union",
     "Write",
     "call_site",
+    "policy_of",
     "validate",
     "walk",
 ]

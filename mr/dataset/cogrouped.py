@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from mr.dataset.arguments import Names, function, unknown
+from mr.operators.base import ErrorPolicy, OnError
 from mr.operators.cogroups import CoGroups
 from mr.operators.pygroups import grouped_shape
 from mr.plan import CoGroup
@@ -39,11 +40,20 @@ class CoGroupedDataset:
     def __getattr__(self, name: str) -> NoReturn:
         unknown(self, name)
 
-    def map_groups(self, fn: Callable[..., Any], *, names: Names | None = None, pure: bool = True) -> Dataset:
+    def map_groups(
+        self,
+        fn: Callable[..., Any],
+        *,
+        names: Names | None = None,
+        on_error: OnError = "fail",
+        max_bad_records: int | float | None = None,
+        pure: bool = True,
+    ) -> Dataset:
         """`fn(key, rows_left, rows_right)` for each key of either side; results as in `group_by(...).map_groups`.
 
         Both rows are iterators, read once, in any order or not at all, of whole records in input order; that of a side
         without the key is empty. A group may be larger than memory. Null keys are one group, as in `group_by`.
+        `on_error`, `max_bad_records`: as in `group_by(...).map_groups`; a key counts with the records of both sides.
 
         >>> import mr
         >>> users, visits = mr.from_items([(1, "ann"), (2, "bo")]), mr.from_items([(1, "/"), (1, "/a")])
@@ -55,5 +65,6 @@ class CoGroupedDataset:
         """
         function(fn, "map_groups()")
         declared = grouped_shape(names, fn)
-        op = CoGroups(*self._on, fn, self._partitions, declared, pure)
+        policy = ErrorPolicy(on_error, max_bad_records)
+        op = CoGroups(*self._on, fn, self._partitions, declared, pure, policy)
         return self._left._with(CoGroup(declared, self._left._node, self._right._node, op))

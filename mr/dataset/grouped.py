@@ -16,7 +16,7 @@ from mr.aggregates import count as count_rows
 from mr.dataset.arguments import Names, function, key_columns, ordering, unknown, whole
 from mr.errors import PlanError, TypeConflict
 from mr.kernels.rows import Shape, shape_of
-from mr.operators.base import rows_shape
+from mr.operators.base import ErrorPolicy, OnError, rows_shape
 from mr.operators.batches import BatchFormat
 from mr.operators.columns import Select, expand
 from mr.operators.group_batches import MapGroupBatches
@@ -204,13 +204,15 @@ class GroupedDataset:
         descending: bool | Sequence[bool] = False,
         batch_format: BatchFormat = "polars",
         names: Names | None = None,
+        on_error: OnError = "fail",
+        max_bad_records: int | float | None = None,
         pure: bool = True,
     ) -> Dataset:
         """`fn(batch) -> batch` over batches of whole groups in key order, so that Polars' `.over(key)` is valid in it.
 
         A batch ends with the group that has its 65,536th row. Rows of a group are in input order, or in that of
         `sort_by`. Formats as in `Dataset.map_batches`. A group that does not fit the memory of a task is an error that
-        names its key: use `map_groups`, which streams.
+        names its key: use `map_groups`, which streams. `on_error`, `max_bad_records`: as in `Dataset.map_batches`.
 
         Raises PlanError for an unknown column or format.
 
@@ -226,7 +228,8 @@ class GroupedDataset:
         rows, shape = self._with_keys()
         by, down = ordering(shape, sort_by, descending, "map_batches()") if sort_by else ((), ())
         declared = shape_of(names, fn, False) if names else None
-        op = MapGroupBatches(self._keys, fn, batch_format, by, down, declared, pure)
+        policy = ErrorPolicy(on_error, max_bad_records)
+        op = MapGroupBatches(self._keys, fn, batch_format, by, down, declared, pure, policy)
         return self._dataset._with(GroupBy(declared, rows, op, self._partitions))
 
     def map_groups(
@@ -236,12 +239,17 @@ class GroupedDataset:
         sort_by: str | Sequence[str] = (),
         descending: bool | Sequence[bool] = False,
         names: Names | None = None,
+        on_error: OnError = "fail",
+        max_bad_records: int | float | None = None,
         pure: bool = True,
     ) -> Dataset:
         """`fn(key, rows)` for each group: an iterator is many records, None none, anything else one record.
 
         `key` is the value for one key column, a Row for several. `rows` is an iterator, read once, of whole records in
         input order, or in that of `sort_by`. A group may be larger than memory.
+
+        `on_error`: what becomes of a group for which `fn` raises: with "skip" or "quarantine" nothing that it yielded
+        stays, and all records of the group count for `max_bad_records`. `rejected()` has one row for it, `raw` the key.
 
         Raises PlanError for an unknown column.
 
@@ -257,7 +265,8 @@ class GroupedDataset:
         rows, shape = self._with_keys()
         by, down = ordering(shape, sort_by, descending, "map_groups()") if sort_by else ((), ())
         declared = grouped_shape(names, fn)
-        op = MapGroups(self._keys, fn, by, down, declared=declared, pure=pure)
+        policy = ErrorPolicy(on_error, max_bad_records)
+        op = MapGroups(self._keys, fn, by, down, declared=declared, pure=pure, on_error=policy)
         return self._dataset._with(GroupBy(declared, rows, op, self._partitions))
 
     def top_k(self, k: int, by: str | Sequence[str], descending: bool | Sequence[bool] = True) -> Dataset:

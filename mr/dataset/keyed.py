@@ -26,7 +26,7 @@ from mr.dataset.grouped import GroupedDataset
 from mr.dataset.records import Function, Records
 from mr.errors import PlanError
 from mr.kernels.rows import shape_of
-from mr.operators.base import require_columns
+from mr.operators.base import ErrorPolicy, OnError, require_columns
 from mr.operators.pygroups import GROUP, KEY, VALUE, Folded, MapGroups, PythonCombiner, Regrouped, grouped_shape
 from mr.plan import GroupBy
 
@@ -100,8 +100,18 @@ class Keyed(Records, Columns):
         shape = self._node.known()
         return self.group_by(*shape.names).agg(count=count_rows())
 
-    def reduce_by_key(self, fn: Function, *, key: str = KEY, value: str = VALUE) -> Dataset:
+    def reduce_by_key(
+        self,
+        fn: Function,
+        *,
+        key: str = KEY,
+        value: str = VALUE,
+        on_error: OnError = "fail",
+        max_bad_records: int | float | None = None,
+    ) -> Dataset:
         """One row (key, value) for each key, its values folded with an associative `fn(a, b)`.
+
+        `on_error`, `max_bad_records`: as in `group_by(...).map_groups`.
 
         >>> import mr
         >>> mr.from_items([("a", 1), ("b", 5), ("a", 2)]).reduce_by_key(lambda a, b: a + b).sort("key").take_all()
@@ -112,7 +122,8 @@ class Keyed(Records, Columns):
         require_columns(self._node.known(), [value], "reduce_by_key()")
         pairs = self.select(**{KEY: pl.col(key), VALUE: pl.col(value)})
         shape = pairs._node.known()
-        op = Folded(fn, cast("tuple[pa.DataType | None, pa.DataType | None]", shape.types))
+        types = cast("tuple[pa.DataType | None, pa.DataType | None]", shape.types)
+        op = Folded(fn, types, on_error=ErrorPolicy(on_error, max_bad_records))
         return self._with(GroupBy(op.shape(shape), pairs._node, op))
 
     def map_reduce(
@@ -126,6 +137,8 @@ class Keyed(Records, Columns):
         grouping: Callable[[Any], Any] | int | None = None,
         num_partitions: int | None = None,
         names: Names | None = None,
+        on_error: OnError = "fail",
+        max_bad_records: int | float | None = None,
     ) -> Dataset:
         """Classic MapReduce: `mapper(record)` yields (key, value), `reducer(key, values)` gives records.
 
@@ -138,6 +151,10 @@ class Keyed(Records, Columns):
         the values come in the order of their keys (equal keys: as `sort_values` says). It is a function of the key, or
         the number of leading items of a tuple key that make the group (1: the item itself). A partitioner is given the
         group, a combiner the key.
+
+        `on_error`: what becomes of a record for which the mapper raises, and of a key (or group) for which the reducer
+        does, as in `group_by(...).map_groups`. Values for which the combiner raises go to the reducer as they are.
+        `max_bad_records` holds for mapper and reducer each; `rejected()` has the rejects of both.
 
         Raises PlanError for a partitioner without num_partitions.
 
@@ -166,15 +183,16 @@ class Keyed(Records, Columns):
         keys: tuple[str, ...] = (KEY,)
         by: tuple[str, ...] = (VALUE,) if sort_values else ()
         down: tuple[bool, ...] = (sort_values == "descending",) * len(by)
-        if grouping is None:
-            pairs = self.flat_map(mapper, names=None if shape_of(None, mapper, True) else (KEY, VALUE))
-        else:
+        if grouping is not None:
             keys, by, down = (GROUP, KEY), (KEY, *by), (False, *down)
-            pairs = self.flat_map(Regrouped(mapper, grouping), names=(*keys, VALUE))
+            mapper = Regrouped(mapper, grouping)
+        told = None if grouping is None and shape_of(None, mapper, True) else (*keys, VALUE)
+        pairs = self.flat_map(mapper, names=told, on_error=on_error, max_bad_records=max_bad_records)
         shape = pairs._node.shape
         if shape is None or shape.names != (*keys, VALUE):
             raise PlanError("map_reduce(): the mapper yields pairs (key, value)")
-        early = None if combiner is None else PythonCombiner(combiner, keys)
+        policy = ErrorPolicy(on_error, max_bad_records)
+        early = None if combiner is None else PythonCombiner(combiner, keys, on_error != "fail")
         declared = grouped_shape(names, reducer)
-        op = MapGroups(keys[:1], reducer, by, down, VALUE, declared, early)
+        op = MapGroups(keys[:1], reducer, by, down, VALUE, declared, early, on_error=policy)
         return self._with(GroupBy(declared, pairs._node, op, partition_count(num_partitions), partitioner))

@@ -16,8 +16,9 @@ from mr.kernels.rows import shape_of
 from mr.operators.base import ErrorPolicy, OnError, rows_shape
 from mr.operators.batches import BatchFormat, MapBatches
 from mr.operators.columns import FilterExpr, expand
+from mr.operators.pygroups import MapGroups
 from mr.operators.python import Filter, FlatMap, Map
-from mr.plan import Apply, Read, Rejected
+from mr.plan import GroupBy, Rejected, Union, policy_of
 
 if TYPE_CHECKING:
     from mr.dataset import Dataset
@@ -102,6 +103,8 @@ class Records(DatasetBase):
         batch_size: int = 65_536,
         batch_format: BatchFormat = "polars",
         names: Names | None = None,
+        on_error: OnError = "fail",
+        max_bad_records: int | float | None = None,
         pure: bool = True,
     ) -> Dataset:
         """`fn(batch) -> batch` over batches of exactly `batch_size` rows of a split (its last may be shorter).
@@ -109,22 +112,26 @@ class Records(DatasetBase):
         `batch_format`: "polars" (pl.DataFrame), "arrow" (pa.Table) or "numpy" (dict of arrays); `fn` may return any of
         them. Gives rows; `names` declares their columns. Raises PlanError for an unknown format or size.
 
+        `on_error`: as in `map`, but `fn` raises for a whole batch: all of its records count for `max_bad_records`.
+        `rejected()` has one row for it, and in `raw` the batch: `pl.read_ipc_stream(raw)`.
+
         >>> import mr, polars as pl
         >>> mr.from_items([1, 2]).map_batches(lambda df: df.select(pl.col("value") + 1), names=["value"]).take_all()
         [Row(value=2), Row(value=3)]
         """
         if batch_format not in ("polars", "arrow", "numpy") or batch_size < 1:
             raise PlanError('map_batches(): batch_format is "polars", "arrow" or "numpy", batch_size at least 1')
-        return self._apply(
-            MapBatches(fn, batch_size, batch_format, shape_of(names, fn, False) if names else None, pure)
-        )
+        declared, policy = shape_of(names, fn, False) if names else None, ErrorPolicy(on_error, max_bad_records)
+        return self._apply(MapBatches(fn, batch_size, batch_format, declared, pure, policy))
 
     def rejected(self) -> Dataset:
         """What this reader or Python operator left out under on_error="quarantine".
 
         Rows (path, offset in bytes from 0, line from 1, operator, error, raw); path, offset and line are null behind a
         shuffle. `raw` is bytes: those of the file, or the record that the function got (a str in UTF-8, other values as
-        `repr` writes them). The rest of a damaged file is one row: where the damage is, no line, no raw.
+        `repr` writes them). The rest of a damaged file is one row: where the damage is, no line, no raw. So is a batch
+        (path, offset and line are those of its first record, `raw` is an Arrow IPC stream), a partition (`raw` is the
+        record that the function took last) and a group (`raw` is its key).
         Raises PlanError where nothing is quarantined.
 
         >>> import mr
@@ -133,8 +140,10 @@ class Records(DatasetBase):
         [b'x']
         """
         node = self._node
-        policy = node.on_error if isinstance(node, Read) else getattr(getattr(node, "op", None), "on_error", None)
-        if policy is None or policy.on_error != "quarantine":
+        if policy_of(node).on_error != "quarantine":
             raise PlanError('rejected(): call it on the dataset of a reader or operator with on_error="quarantine"')
-        assert isinstance(node, Read | Apply)
-        return self._with(Rejected(rows_shape(RESOLVED.names, RESOLVED.types), node))
+        shape = rows_shape(RESOLVED.names, RESOLVED.types)
+        both = isinstance(node, GroupBy) and isinstance(node.op, MapGroups) and node.op.value is not None  # map_reduce
+        makers = (node.inputs[0], node) if both else (node,)
+        rejects = tuple(Rejected(shape, maker) for maker in makers)
+        return self._with(Union(shape, rejects) if both else rejects[0])

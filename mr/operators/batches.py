@@ -10,15 +10,16 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from mr.batch import Batch, kind_of, with_kind
+from mr.batch import Batch, Origins, kind_of, with_kind
 from mr.errors import FunctionFailed, RecordError
+from mr.kernels.canonical import canonical
 from mr.kernels.frames import concat, from_polars, plain, to_polars
 from mr.kernels.rows import Shape
 from mr.kernels.sort import order
 from mr.kernels.types import cast, unify
-from mr.operators.base import Narrow, Run, TaskEnv
+from mr.operators.base import ErrorPolicy, Narrow, Run, TaskEnv, reject_rows
 from mr.operators.columns import named
-from mr.operators.python import Function, built, described
+from mr.operators.python import Function, built, described, name_of
 
 BatchFormat = Literal["polars", "arrow", "numpy"]
 
@@ -56,6 +57,7 @@ class MapBatches(Narrow):
     batch_format: BatchFormat
     declared: Shape | None = None
     pure: bool = True
+    on_error: ErrorPolicy = ErrorPolicy()
     label: ClassVar[str] = "map_batches"
     calls_python: ClassVar[bool] = True
 
@@ -102,7 +104,12 @@ class _BatchesRun(Run):
         operator = self._operator
         try:
             result = from_format(self._fn(to_format(data, operator.batch_format)))
+        except MemoryError:
+            raise
         except Exception as error:
+            if operator.on_error.on_error != "fail":
+                self.rejects.append(rejected_batch(self._origin, operator.fn, error, data))
+                return
             where = self._env.where(self._origin, 0)
             text = f"{described('map_batches', operator.fn)} raised {type(error).__name__}: {error}"
             raise FunctionFailed(
@@ -111,6 +118,20 @@ class _BatchesRun(Run):
         if operator.declared is not None:
             result = conform(result, operator.declared, described("map_batches", operator.fn))
         yield Batch(result)
+
+
+def rejected_batch(first: Origins | None, fn: Function, error: Exception, data: pa.RecordBatch) -> pa.RecordBatch:
+    """A batch for which `fn` raised as one reject; `first` is where its first record lies.
+
+    `raw` is all of it, as an Arrow IPC stream: `pl.read_ipc_stream(raw)`.
+    """
+    columns = [column.storage if isinstance(column, pa.ExtensionArray) else column for column in data.columns]
+    whole = canonical(pa.RecordBatch.from_arrays(columns, data.schema.names))
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, whole.schema) as writer:
+        writer.write_batch(whole)
+    raw, text = sink.getvalue().to_pybytes(), f"{type(error).__name__}: {error}"
+    return reject_rows(first, np.zeros(1, np.int64), name_of(fn), [text], [raw], data.num_rows)
 
 
 def conform(data: pa.RecordBatch, declared: Shape, call: str) -> pa.RecordBatch:

@@ -17,7 +17,8 @@ from mr.kernels.keys import buckets
 from mr.kernels.rows import Shape, row_class
 from mr.kernels.sort import Key, SortedKeys
 from mr.operators.base import ErrorPolicy, TaskEnv
-from mr.operators.pygroups import OnePass, Part, Sides, batches_of, parted
+from mr.operators.group_rows import OnePass, Part, Sides, parted
+from mr.operators.pygroups import batches_of
 from mr.operators.python import Function, built
 from mr.options import BUCKETS
 

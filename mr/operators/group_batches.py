@@ -13,10 +13,10 @@ from mr.errors import FunctionFailed, MillraceError, RecordError
 from mr.kernels.frames import concat
 from mr.kernels.group import group_starts
 from mr.kernels.rows import Shape
-from mr.operators.base import Grouped, TaskEnv
-from mr.operators.batches import BatchFormat, conform, from_format, to_format
+from mr.operators.base import ErrorPolicy, Grouped, TaskEnv
+from mr.operators.batches import BatchFormat, conform, from_format, rejected_batch, to_format
+from mr.operators.group_rows import key_values
 from mr.operators.grouped import keep
-from mr.operators.pygroups import key_values
 from mr.operators.python import Function, built, described, shorten
 from mr.options import GROUP_BATCH_ROWS
 
@@ -35,6 +35,7 @@ class MapGroupBatches(Grouped):
     descending: tuple[bool, ...] = ()
     declared: Shape | None = None
     pure: bool = True
+    on_error: ErrorPolicy = ErrorPolicy()
     label: ClassVar[str] = "map_batches"
 
     @property
@@ -49,9 +50,12 @@ class MapGroupBatches(Grouped):
         for data in self._whole(rows, env.memory_bytes // _COPIES):
             try:
                 result = from_format(fn(to_format(data, self.batch_format)))
-            except MillraceError:
+            except (MillraceError, MemoryError):
                 raise
             except Exception as error:
+                if self.on_error.on_error != "fail":
+                    env.reject(rejected_batch(None, self.fn, error, data))
+                    continue
                 key = shorten(key_values(data.slice(0, 1), self.keys)[0])
                 text = f"{call} raised {type(error).__name__}: {error}"
                 raise FunctionFailed(

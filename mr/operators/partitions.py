@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import chain, groupby, islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
 import numpy as np
 import pyarrow as pa
 
-from mr.batch import Batch
+from mr.batch import Batch, Origins
 from mr.errors import FunctionFailed, MillraceError
 from mr.kernels.rows import Shape, to_python
-from mr.operators.base import Grouped, Narrow, Run, TaskEnv, rows_shape
+from mr.operators.base import Grouped, Narrow, Run, TaskEnv, raw_of, reject_rows, rows_shape
 from mr.operators.columns import named
-from mr.operators.python import PerRecord, PythonRun, consumed, described
+from mr.operators.held import Held
+from mr.operators.python import PerRecord, PythonRun, consumed, described, name_of
 from mr.options import PYTHON_BATCH_ROWS
-from mr.spills import spill_file
 
 BLOCK_ROWS: Final = 65_536
 """Numbers of a range that are made at a time."""
@@ -49,23 +49,52 @@ class MapPartitions(PerRecord):
 
 
 class _PartitionRun(PythonRun):
+    """What comes is held until it is all there; with a policy so is what comes out, until the function is done."""
+
     def __init__(self, operator: MapPartitions, env: TaskEnv, track: bool) -> None:
         super().__init__(operator, env, track)
-        self._held = _Held(Path(env.scratch), env.memory_bytes // 4)
+        self._held = self._holder()
+        self._rows = 0
+        self._first: Origins | None = None
+        self._records: list[Any] = []  # those that the function is taking
         self._source: Iterator[Any] = iter([])
         self._given = 0  # records up to the end of `_source`
 
+    def _holder(self) -> Held:
+        return Held(Path(self.env.scratch), self.env.memory_bytes // 4)
+
     def feed(self, batch: Batch) -> Iterable[Batch]:
+        if self._first is None and batch.origins is not None:
+            self._first = batch.origins[:1]
+        self._rows += batch.rows
         self._held.add(batch.data)
         return ()
 
     def end(self) -> Iterator[Batch]:
+        if self.operator.on_error.on_error == "fail":
+            yield from map(Batch, self._made())
+            return
+        made = self._holder()
+        try:
+            for data in self._made():
+                made.add(data)
+        except FunctionFailed as error:
+            self._leave_out(error)
+            made.drop()
+            self.types = pa.schema([])
+        yield from map(Batch, made.batches())
+
+    def _made(self) -> Iterator[pa.RecordBatch]:
         outputs = self._outputs()
-        while True:
-            some = list(islice(outputs, PYTHON_BATCH_ROWS))
-            if not some:
-                return
-            yield Batch(self.convert(some, lambda row: f" after {self._taken():,} records of the partition"))
+        while some := list(islice(outputs, PYTHON_BATCH_ROWS)):
+            data = self.convert(some, lambda row: self._place())
+            self.join_types(data.schema)
+            yield data
+
+    def _place(self) -> str:
+        """How far the function has come."""
+        begins = self.env.where(self._first, 0)
+        return f" after {self._taken():,} records of the partition{f' that begins{begins}' if begins else ''}"
 
     def _taken(self) -> int:
         return consumed(self._source, self._given)
@@ -77,51 +106,29 @@ class _PartitionRun(PythonRun):
                 kind = type(result).__name__
                 raise TypeError(f"an iterable of records is needed, not {kind}; return a list or yield the records")
             yield from result
-        except MillraceError:
+        except (MillraceError, MemoryError):
             raise
         except Exception as error:
             text = f"{described(self.operator.label, self.operator.fn)} raised {type(error).__name__}: {error}"
-            raise FunctionFailed(f"{text} after {self._taken():,} records of the partition", None, error) from error
+            raise FunctionFailed(f"{text}{self._place()}", None, error) from error
+
+    def _leave_out(self, error: FunctionFailed) -> None:
+        """The records of the task are one reject: the record that the function took last stands for them."""
+        cause = error.__cause__
+        taken = self._taken() - (self._given - len(self._records))
+        raw = raw_of(self._records[taken - 1]) if taken else b""
+        text = f"{type(cause).__name__}: {cause}, after {self._taken():,} of {self._rows:,} records of the partition"
+        name, at = name_of(self.operator.fn), np.zeros(1, dtype=np.int64)
+        self.rejects.append(reject_rows(self._first, at, name, [text], [raw], self._rows))
 
     def _lists(self) -> Iterator[Iterator[Any]]:
         for data in self._held.batches():
             for start in range(0, data.num_rows, PYTHON_BATCH_ROWS):
-                records = to_python(data.slice(start, PYTHON_BATCH_ROWS))
-                self._source = iter(records)
-                self._given += len(records)
+                self._records = to_python(data.slice(start, PYTHON_BATCH_ROWS))
+                self._source = iter(self._records)
+                self._given += len(self._records)
                 self.env.watch(self._source)
                 yield self._source
-
-
-class _Held:
-    """Batches in order: in memory up to a budget, the ones before in files of the folder `scratch`."""
-
-    def __init__(self, scratch: Path, memory_bytes: int) -> None:
-        self._scratch = scratch
-        self._memory_bytes = memory_bytes
-        self._batches: list[pa.RecordBatch] = []
-        self._bytes = 0
-        self._files: list[Path] = []
-
-    def add(self, data: pa.RecordBatch) -> None:
-        """Append a batch."""
-        self._batches.append(data)
-        self._bytes += data.nbytes
-        if self._bytes > self._memory_bytes:
-            for schema, some in groupby(self._batches, key=lambda batch: batch.schema):
-                path = self._scratch / f"partition-{id(self):x}-{len(self._files)}"
-                self._files.append(path)
-                with spill_file(path) as sink, pa.ipc.new_stream(sink, schema) as writer:
-                    for batch in some:
-                        writer.write_batch(batch)
-            self._batches, self._bytes = [], 0
-
-    def batches(self) -> Iterator[pa.RecordBatch]:
-        """All batches."""
-        for path in self._files:
-            with pa.memory_map(str(path)) as source:
-                yield from pa.ipc.open_stream(source)
-        yield from self._batches
 
 
 @dataclass(frozen=True)

@@ -1,160 +1,37 @@
 """Keyed operators that call a user's Python function once a group: map_groups, map_reduce, reduce_by_key.
 
-A group's records are an iterator that can be read once and need not be read to its end; they are streamed from the
-sorted rows, so a group may be larger than memory.
+Where the policy is not to fail, a group for which the function raises is left out whole: what it gave before is held
+until it is over.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import operator
-import types
 import typing
 from collections import abc
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import islice
-from typing import Any, ClassVar, Final, NamedTuple, cast
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import pyarrow as pa
 
 from mr.errors import FunctionFailed, MillraceError, RecordError
-from mr.kernels.frames import concat
-from mr.kernels.group import group_starts
 from mr.kernels.keys import codes
 from mr.kernels.rows import Names, Shape, from_python, shape_of, to_python
 from mr.kernels.sort import number_part, order_by
-from mr.operators.base import Combiner, Grouped, TaskEnv, rows_shape
+from mr.operators.base import Combiner, ErrorPolicy, Grouped, TaskEnv, raw_of, reject_rows, rows_shape
 from mr.operators.columns import named
+from mr.operators.group_rows import OnePass, Sides, groups, key_values
 from mr.operators.grouped import keep
-from mr.operators.python import Function, built, described, shorten
+from mr.operators.held import Held
+from mr.operators.python import Function, built, described, name_of, shorten
 from mr.options import PYTHON_BATCH_ROWS
 
 KEY, VALUE, GROUP = "key", "value", "group"
-
-
-class _Piece:
-    """Some rows of a batch, made Python records when one of them is asked for."""
-
-    def __init__(self, data: pa.RecordBatch) -> None:
-        self._data = data
-
-    @cached_property
-    def records(self) -> list[Any]:
-        return to_python(self._data)
-
-
-class Part(NamedTuple):
-    """Records of one key that lie in one piece; `fresh` when the key differs from that of the part before.
-
-    `keys` has the keys of all parts of the piece as columns, this one's in row `number`.
-    """
-
-    key: Any
-    fresh: bool
-    piece: _Piece
-    start: int
-    end: int
-    keys: pa.RecordBatch
-    number: int
-
-
-def key_values(data: pa.RecordBatch, keys: tuple[str, ...]) -> list[Any]:
-    """The key of every row as the user sees it: a plain value for one column, a Row for several."""
-    return to_python(keep(data, keys, "values" if len(keys) == 1 else "rows"))
-
-
-def _parts(rows: Iterator[pa.RecordBatch], keys: tuple[str, ...], value: str | None) -> Iterator[Part]:
-    last: pa.RecordBatch | None = None  # keys are compared as columns: of a zone's times Python compares the clock's
-    for batch in rows:
-        for at in range(0, batch.num_rows, PYTHON_BATCH_ROWS):
-            data = batch.slice(at, PYTHON_BATCH_ROWS)
-            starts = group_starts(data, keys)
-            found = keep(data, keys).take(pa.array(starts))
-            names = key_values(found, keys)
-            piece = _Piece(data if value is None else keep(data, (value,), "values"))
-            bounds = [*starts.tolist(), data.num_rows]
-            fresh = last is None or len(group_starts(concat([last, found.slice(0, 1)], found.schema), keys)) > 1
-            for number, key in enumerate(names):
-                yield Part(key, fresh, piece, bounds[number], bounds[number + 1], found, number)
-                fresh = True
-            last = found.slice(len(names) - 1)
-
-
-class OnePass:
-    """Records that can be read once: going through them again would silently find none, so it is an error.
-
-    >>> rows = OnePass(iter([1, 2]))
-    >>> sum(rows), max(rows)
-    Traceback (most recent call last):
-    ...
-    RuntimeError: the records of a group can be read once; keep them with list(...) to go through them again
-    """
-
-    __slots__ = ("_records",)  # no cycle: the collector is off while tasks run
-
-    def __init__(self, records: Iterator[Any]) -> None:
-        self._records = cast("types.GeneratorType[Any, None, None]", _each(records))
-
-    def __iter__(self) -> Iterator[Any]:
-        if self._records.gi_frame is None:
-            cure = "keep them with list(...) to go through them again"
-            raise RuntimeError(f"the records of a group can be read once; {cure}")
-        return self._records
-
-    def __next__(self) -> Any:
-        return next(self._records)
-
-    def close(self) -> None:
-        """Give out no more records."""
-        self._records.close()
-
-
-def _each(records: Iterator[Any]) -> Iterator[Any]:
-    """The same records; a generator knows whether it is over."""
-    yield from records
-
-
-def groups(
-    rows: Iterator[pa.RecordBatch], keys: tuple[str, ...], value: str | None, env: TaskEnv
-) -> Iterator[tuple[Any, OnePass]]:
-    """(key, records) of each group of sorted rows; records are those of column `value`, or whole records."""
-    return ((part.key, records) for part, records in parted(rows, keys, value, env))
-
-
-def parted(
-    rows: Iterator[pa.RecordBatch], keys: tuple[str, ...], value: str | None, env: TaskEnv
-) -> Iterator[tuple[Part, OnePass]]:
-    """The first part and the records of each group of sorted rows.
-
-    What is not read when the next group is asked for is skipped, without making Python records of it.
-    """
-    parts = _parts(rows, keys, value)
-    found: list[Part] = [*islice(parts, 1)]  # the first part of the next group, once it has been met
-
-    def stream(part: Part | None) -> Iterator[Any]:
-        while part is not None:
-            records = iter(part.piece.records[part.start : part.end])
-            env.watch(records)
-            yield from records
-            part = next(parts, None)
-            if part is not None and part.fresh:
-                found.append(part)
-                return
-
-    while found:
-        first = found.pop()
-        records = OnePass(stream(first))
-        yield first, records
-        records.close()
-        if not found:
-            found.extend(islice(filter(_IS_FRESH, parts), 1))
-
-
-_IS_FRESH: Final = operator.attrgetter("fresh")
 
 
 def grouped_shape(names: Names | None, fn: Function) -> Shape | None:
@@ -182,26 +59,98 @@ def outputs_of(result: Any, call: str) -> Iterator[Any]:
     return iter((result,))
 
 
-def stream(pairs: Iterator[tuple[Any, Any]], fn: Function, call: str) -> Iterator[Any]:
-    """All records that `fn(key, records)` gives, with errors that name the key."""
-    for key, records in pairs:
+class PerGroup(Protocol):
+    """An operator that calls a function once a group: what `batches_of` needs to know of it."""
+
+    @property
+    def label(self) -> str: ...
+
+    @property
+    def fn(self) -> Function: ...
+
+    @property
+    def on_error(self) -> ErrorPolicy: ...
+
+
+def batches_of(
+    op: PerGroup, fn: Function, shape: Shape | None, pairs: Iterator[tuple[Any, Sides]], env: TaskEnv
+) -> Iterator[pa.RecordBatch]:
+    """The records that `fn(key, *sides)` gives for each group, as batches; the first ones fix the shape of the rest.
+
+    Where the policy is not to fail, a group for which `fn` raises gives nothing, whatever came before it raised.
+    """
+    call = described(op.label, op.fn)
+    if op.on_error.on_error != "fail":
+        yield from _forgiving(op, fn, shape, pairs, env)
+        return
+    records = _stream(pairs, fn, call)
+    while outputs := list(islice(records, PYTHON_BATCH_ROWS)):
+        data, shape = _converted(outputs, shape, call)
+        yield data
+
+
+def _converted(outputs: list[Any], shape: Shape | None, call: str) -> tuple[pa.RecordBatch, Shape | None]:
+    try:
+        return from_python(outputs, shape)
+    except RecordError as error:
+        raise type(error)(f"{call} gave a record that does not fit: {error.message}") from None
+
+
+def _stream(pairs: Iterator[tuple[Any, Sides]], fn: Function, call: str) -> Iterator[Any]:
+    """All records that `fn` gives, with errors that name the key."""
+    for key, sides in pairs:
         try:
-            yield from outputs_of(fn(key, records), call)
-        except MillraceError:
+            yield from outputs_of(fn(key, *sides), call)
+        except (MillraceError, MemoryError):
             raise
         except Exception as error:
-            text = f"{call} raised {type(error).__name__}: {error} for key {shorten(key)}"
-            raise FunctionFailed(text, None, error) from error
+            raise failed(call, key, error) from error
 
 
-def batched(records: Iterator[Any], shape: Shape | None, call: str) -> Iterator[pa.RecordBatch]:
-    """Records as batches; the first ones fix the shape of the rest."""
-    while outputs := list(islice(records, PYTHON_BATCH_ROWS)):
+def failed(call: str, key: Any, error: Exception) -> FunctionFailed:
+    """The error of a function that raised for the records of a key."""
+    return FunctionFailed(f"{call} raised {type(error).__name__}: {error} for key {shorten(key)}", None, error)
+
+
+def _forgiving(
+    op: PerGroup, fn: Function, shape: Shape | None, pairs: Iterator[tuple[Any, Sides]], env: TaskEnv
+) -> Iterator[pa.RecordBatch]:
+    """As `batches_of`, leaving groups out. What a group gives is held until it is over, as columns if it is much."""
+    call = described(op.label, op.fn)
+    done: list[Any] = []  # what groups that are over gave
+    for key, sides in pairs:
+        held = Held(Path(env.scratch), env.memory_bytes // 4)
         try:
-            data, shape = from_python(outputs, shape)
-        except RecordError as error:
-            raise type(error)(f"{call} gave a record that does not fit: {error.message}") from None
-        yield data
+            outputs = outputs_of(fn(key, *sides), call)
+            some = list(islice(outputs, PYTHON_BATCH_ROWS))
+            if len(some) == PYTHON_BATCH_ROWS:
+                if done:
+                    data, shape = _converted(done, shape, call)
+                    yield data
+                    done = []
+                grown = shape
+                while some:
+                    data, grown = _converted(some, grown, call)
+                    held.add(data)
+                    some = list(islice(outputs, PYTHON_BATCH_ROWS))
+                shape = grown
+        except (MillraceError, MemoryError):
+            raise
+        except Exception as error:
+            held.drop()
+            records = sum(side.size() for side in sides)
+            text, place = f"{type(error).__name__}: {error}", np.zeros(1, np.int64)
+            env.reject(reject_rows(None, place, name_of(op.fn), [text], [raw_of(key)], records))
+            continue
+        yield from held.batches()
+        held.drop()
+        done += some
+        if len(done) >= PYTHON_BATCH_ROWS:
+            data, shape = _converted(done, shape, call)
+            yield data
+            done = []
+    if done:
+        yield _converted(done, shape, call)[0]
 
 
 @dataclass(frozen=True)
@@ -216,6 +165,7 @@ class MapGroups(Grouped):
     declared: Shape | None = None
     combine_with: Combiner | None = None
     pure: bool = True
+    on_error: ErrorPolicy = ErrorPolicy()
     label: ClassVar[str] = "map_groups"
 
     @property
@@ -230,16 +180,20 @@ class MapGroups(Grouped):
         return self.declared
 
     def reduce(self, rows: Iterator[pa.RecordBatch], env: TaskEnv) -> Iterator[pa.RecordBatch]:
-        call = described(self.label, self.fn)
-        yield from batched(stream(groups(rows, self.keys, self.value, env), built(self.fn), call), self.declared, call)
+        pairs = groups(rows, self.keys, self.value, env)
+        return batches_of(self, built(self.fn), self.declared, pairs, env)
 
 
 @dataclass(frozen=True)
 class PythonCombiner(Combiner):
-    """Map-side half of `map_reduce`: `fn(key, values)` gives values, the key (the last of `keys`) cannot change."""
+    """Map-side half of `map_reduce`: `fn(key, values)` gives values, the key (the last of `keys`) cannot change.
+
+    With `forgives` the values for which `fn` raises stay as they are: the reducer will find out what becomes of them.
+    """
 
     fn: Function
     keys: tuple[str, ...] = (KEY,)
+    forgives: bool = False
 
     def exact(self, schema: pa.Schema) -> bool:
         return False  # how often it is applied shows in the values it gets
@@ -252,14 +206,17 @@ class PythonCombiner(Combiner):
         bounds = np.append(np.flatnonzero(np.diff(group[in_order], prepend=-1)), len(values)).tolist()
         outputs: list[Any] = []
         starts: list[int] = []
-
-        def pairs() -> Iterator[tuple[Any, Iterator[Any]]]:
-            for i, key in enumerate(key_values(block.take(pa.array(representatives)), self.keys[-1:])):
-                starts.append(len(outputs))
-                yield key, OnePass(iter(values[bounds[i] : bounds[i + 1]]))
-
-        for output in stream(pairs(), self.fn, call):
-            outputs.append(output)  # noqa: PERF402 -- pairs() looks at its length meanwhile
+        for i, key in enumerate(key_values(block.take(pa.array(representatives)), self.keys[-1:])):
+            starts.append(len(outputs))
+            given = values[bounds[i] : bounds[i + 1]]
+            try:
+                outputs += outputs_of(self.fn(key, OnePass(iter(given))), call)
+            except (MillraceError, MemoryError):
+                raise
+            except Exception as error:
+                if not self.forgives:
+                    raise failed(call, key, error) from error
+                outputs[starts[-1] :] = given
         try:
             data, _ = from_python(outputs, Shape("values", (VALUE,), (None,)))
         except RecordError as error:
@@ -284,6 +241,11 @@ class Regrouped:
 
     mapper: Function
     grouping: Function | int
+
+    @property
+    def __wrapped__(self) -> Function:
+        """The user's function, which messages name."""
+        return self.mapper
 
     def __call__(self, record: Any) -> Iterator[tuple[Any, Any, Any]]:
         for key, value in self.mapper(record):
@@ -310,19 +272,19 @@ class Folded(Grouped):
     types: tuple[pa.DataType | None, pa.DataType | None] = (None, None)
     keys: tuple[str, ...] = (KEY,)
     pure: bool = True
+    on_error: ErrorPolicy = ErrorPolicy()
     label: ClassVar[str] = "reduce_by_key"
 
     @property
     def combiner(self) -> Combiner | None:
-        return PythonCombiner(functools.partial(fold, self.fn))
+        return PythonCombiner(functools.partial(fold, self.fn), forgives=self.on_error.on_error != "fail")
 
     def shape(self, given: Shape) -> Shape | None:
         return rows_shape((KEY, VALUE), self.types)
 
     def reduce(self, rows: Iterator[pa.RecordBatch], env: TaskEnv) -> Iterator[pa.RecordBatch]:
-        call = described(self.label, self.fn)
-        fn = functools.partial(fold, self.fn)
-        pairs = ((key, iter(((key, next(fn(key, values))),))) for key, values in groups(rows, self.keys, VALUE, env))
-        yield from batched(
-            stream(pairs, lambda _key, records: records, call), rows_shape((KEY, VALUE), self.types), call
-        )
+        def folded(key: Any, values: Iterator[Any]) -> tuple[Any, Any]:
+            return key, next(fold(self.fn, key, values))
+
+        pairs = groups(rows, self.keys, VALUE, env)
+        return batches_of(self, folded, rows_shape((KEY, VALUE), self.types), pairs, env)

@@ -124,15 +124,15 @@ class PythonRun(Run):
             return
         for part in parts_of(batch):
             for made in self.operator.apply(self, part):
-                self._join_types(made)
+                if isinstance(made, WordBatch):
+                    words = pa.schema([(made.shape.names[0], pa.large_string())])
+                    self.join_types(with_kind(words, made.shape.kind))
+                else:
+                    self.join_types(made.data.schema)
                 yield made
 
-    def _join_types(self, made: Batch) -> None:
+    def join_types(self, schema: pa.Schema) -> None:
         """A column has one type over all batches and tasks, also where nobody looks at its values later."""
-        if isinstance(made, WordBatch):
-            schema = with_kind(pa.schema([(made.shape.names[0], pa.large_string())]), made.shape.kind)
-        else:
-            schema = made.data.schema
         if not schema.equals(self.types):
             self.types = unify(self.types, schema, described(self.operator.label, self.operator.fn))
 
@@ -296,6 +296,8 @@ def each(
             if len(outputs) + len(failed) == len(records):
                 break
             raise RuntimeError("the function raised StopIteration")
+        except MemoryError:  # no fault of the record
+            raise
         except Exception as error:
             row = consumed(source, len(records)) - 1
             run.failed(error, part, row)

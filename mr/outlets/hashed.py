@@ -19,8 +19,8 @@ from mr.kernels.partition import bucket_by, sort_into_buckets
 from mr.kernels.skew import frequent_keys, merged_keys
 from mr.kernels.tokens import WordCounts
 from mr.operators.base import Combiner
+from mr.operators.group_rows import key_values
 from mr.operators.grouped import AggregateStates
-from mr.operators.pygroups import key_values
 from mr.operators.python import name_of
 from mr.operators.text import WordBatch
 from mr.options import BUCKETS, WORDS_HELD_BYTES_MAX

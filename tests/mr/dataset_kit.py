@@ -13,6 +13,8 @@ import pytest
 import mr.assignment
 import mr.formats.blocks
 import mr.inputs
+import mr.operators.group_rows
+import mr.operators.partitions
 import mr.operators.pygroups
 import mr.operators.python
 import mr.outlets.base
@@ -30,6 +32,8 @@ TINY = {
     mr.formats.blocks: {"READ_BLOCK_BYTES": 32},
     mr.operators.python: {"PYTHON_BATCH_ROWS": 3},
     mr.operators.pygroups: {"PYTHON_BATCH_ROWS": 3},
+    mr.operators.group_rows: {"PYTHON_BATCH_ROWS": 3},
+    mr.operators.partitions: {"PYTHON_BATCH_ROWS": 3},
 }
 
 

@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import mr
-from mr.operators import pygroups
+from mr.operators import group_rows
 from mr.operators.group_batches import MapGroupBatches
-from mr.operators.pygroups import groups
+from mr.operators.group_rows import groups
 
 rows_of = st.lists(st.tuples(st.sampled_from([None, "a", "b", "é"]), st.integers(0, 9)), max_size=24)
 fast = settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -126,10 +126,10 @@ def test_a_computed_key_does_not_take_the_place_of_a_column() -> None:
 
 def test_rows_that_nobody_reads_are_not_made(monkeypatch: pytest.MonkeyPatch) -> None:  # F44
     made = []
-    plain = pygroups.to_python
-    monkeypatch.setattr(pygroups, "to_python", lambda data: made.append(data.num_rows) or plain(data))
+    plain = group_rows.to_python
+    monkeypatch.setattr(group_rows, "to_python", lambda data: made.append(data.num_rows) or plain(data))
     batch = pa.RecordBatch.from_pydict({"k": ["a"] * 90 + ["b"] * 10, "v": list(range(100))})
-    found = [(key, next(rows).v if key == "b" else None) for key, rows in groups(iter([batch]), ("k",), None, Env())]  # type: ignore[arg-type]
+    found = [(key, next(rows).v if key == "b" else None) for key, (rows,) in groups(iter([batch]), ("k",), None, Env())]  # type: ignore[arg-type]
     assert found == [("a", None), ("b", 90)]
     assert sum(n for n in made if n > 1) <= 3 + 34  # one piece of three rows, and the keys of each piece
 
@@ -137,7 +137,7 @@ def test_rows_that_nobody_reads_are_not_made(monkeypatch: pytest.MonkeyPatch) ->
 def test_what_is_left_of_a_group_cannot_be_read_in_the_next() -> None:
     batch = pa.RecordBatch.from_pydict({"k": ["a"] * 7 + ["b"] * 2, "v": list(range(9))})
     kept: list[Any] = []
-    for _, rows in groups(iter([batch]), ("k",), "v", Env()):  # type: ignore[arg-type]
+    for _, (rows,) in groups(iter([batch]), ("k",), "v", Env()):  # type: ignore[arg-type]
         assert all(next(old, None) is None for old in kept)
         kept.append(rows)
         next(rows)

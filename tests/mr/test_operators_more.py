@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import mr
+from mr.operators.held import Held
 from mr.operators.sampling import priorities
 
 fast = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -99,21 +100,9 @@ def test_a_function_sees_the_records_of_a_task_one_after_the_other(monkeypatch: 
 
     data = mr.from_items(list(range(10)))  # 4 a split, as the kit shrinks it
     assert data.map_partitions(chunked).take_all() == [(0, 4), (4, 4), (8, 2)]
-    monkeypatch.setattr("mr.operators.partitions._Held.__init__", held_with(1))
+    monkeypatch.setattr("mr.operators.partitions.Held", lambda scratch, _: Held(scratch, 1))  # every batch to a file
     assert data.map_partitions(lambda records: list(records)[::-1]).take_all() == [3, 2, 1, 0, 7, 6, 5, 4, 9, 8]
     assert data.map_partitions(lambda records: []).take_all() == []
-
-
-def held_with(memory_bytes: int) -> Any:
-    """So little memory that every batch goes to a file."""
-    from mr.operators.partitions import _Held
-
-    made = _Held.__init__
-
-    def init(self: Any, scratch: Any, _memory_bytes: int) -> None:
-        made(self, scratch, memory_bytes)
-
-    return init
 
 
 def test_a_function_of_a_partition_that_fails_is_told_with_its_place() -> None:
