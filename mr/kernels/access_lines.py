@@ -118,7 +118,9 @@ def parse_lines(data: bytes, combined: bool, columns: Sequence[str]) -> ParsedLi
 def _located(data: bytes, quotes: int) -> tuple[_Places, Mask]:
     """All lines, and which may be plain by the number of their quotes and by how far apart these are."""
     array = np.frombuffer(data, np.uint8)
-    marks = np.flatnonzero((array == ord('"')) | (array <= ord("\r")))  # one search for all that matters
+    matters = array == ord('"')
+    matters |= array <= ord("\r")
+    marks = np.flatnonzero(matters)  # one search for all of them
     found = array[marks]
     others = (found != ord('"')) & (found != ord("\n"))
     odd = marks[others]  # what \S excludes besides blanks, and things as rare
@@ -147,19 +149,21 @@ def _parse_plain(data: bytes, places: _Places, near: Mask, schema: pa.Schema) ->
     """The columns of those of the lines that are plain, and which these are."""
     if not near.any():
         return pa.RecordBatch.from_pylist([], schema=schema), near
-    if not near.all():  # the others stand where one is that may be plain: all that is looked at is there
-        model = int(np.argmax(near))
-        places = _Places(*(np.where(near, array, array[..., model, None]) for array in places))
-    array = np.frombuffer(data, np.uint8)
+    far = np.flatnonzero(~near)
+    if len(far):  # these stand where one is that may be plain: all that is looked at is there
+        places, model = _Places(*(array.copy() for array in places)), int(np.argmax(near))
+        for array in places:
+            array[..., far] = array[..., model, None]
+    text = np.frombuffer(data, np.uint8)
     head = words_at(data, places.quotes[0] - _HEAD_BYTES_MIN, 6)
     blank_1, blank_2, headed = _heads(data, head, places)
     method_end, requested = _methods(head, places)
-    seconds, timely = _times(array, head, places.quotes[0] - _TIME_AT)
+    seconds, timely = _times(text, head, places.quotes[0] - _TIME_AT)
     status, answered = _statuses(data, places.quotes[1])
     size, sized = _sizes(data, places.size_end, places.size_bytes)
     plain = near & headed & requested & timely & answered & sized
     if len(places.quotes) == 6:
-        plain &= _separated(array, places)
+        plain &= _separated(text, places)
     fields = _Fields(blank_1, blank_2, method_end, seconds, status, size)
     rows = None if plain.all() else np.flatnonzero(plain)
     columns = [_column(name, data, places, fields, rows) for name in schema.names]

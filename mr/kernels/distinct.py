@@ -112,23 +112,28 @@ def first_equal_bytes(data: Bytes, starts: Ints, lengths: Ints) -> Ints:
     if not len(starts):
         return np.zeros(0, np.int64)
     zeros = bool(data[starts[0] : starts[-1] + lengths[-1]].min(initial=1) == 0)  # "a" and "a\0" have one word
+    long = np.flatnonzero(lengths > 8)
+    if 2 * len(long) > len(starts):
+        return _first_equal_long(data, starts, lengths, zeros)
     sizes = [lengths.view(np.uint64)] if zeros else []
     words = leading_words(data, starts, lengths)
-    if lengths.max() <= 8:
-        return first_equal([words, *sizes])
-    long = np.flatnonzero(lengths > 8)
     words[long] = NO_SHORT_WORD
     found = first_equal([words, *sizes])
-    starts, lengths = starts[long], lengths[long]
-    longest = np.flatnonzero(lengths > 16)
+    if len(long):
+        found[long] = long[_first_equal_long(data, starts[long], lengths[long], zeros)]
+    return found
+
+
+def _first_equal_long(data: Bytes, starts: Ints, lengths: Ints, zeros: bool) -> Ints:
+    """By two words; `zeros`: there may be zero bytes, so that lengths tell more."""
     words = leading_words(data, starts, lengths)
     more = leading_words(data, starts + 8, lengths - 8)
+    longest = np.flatnonzero(lengths > 16)
     words[longest], more[longest] = 0, NO_SHORT_WORD
-    among_long = first_equal([words, more, *(size[long] for size in sizes)])
+    found = first_equal([words, more, *([lengths.view(np.uint64)] if zeros else [])])
     if len(longest):
         binaries = binaries_at(data, starts[longest], lengths[longest])
-        among_long[longest] = longest[first_in_arrow(binaries)]
-    found[long] = long[among_long]
+        found[longest] = longest[first_in_arrow(binaries)]
     return found
 
 
