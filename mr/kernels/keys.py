@@ -31,9 +31,8 @@ NULL_HASH: Final = 0x9E3779B97F4A7C15
 
 PICKLE_EXTENSION: Final = b"mr.pickle"
 _TWO_WORDS_BYTES: Final = 16
-_LONGER_OF_8: Final = 1
-"""Strings of which so many of 8 are longer than two words are compared as numbers: Arrow's hash table takes 1.7 times as
-long for addresses of hosts, and three quarters of the time for URLs."""
+"""Strings of which at most one in eight is longer are compared as numbers: the addresses of hosts in 0.6 of the time of
+Arrow's hash table, which is the faster one for URLs."""
 _NAN: Final = np.uint64(0x7FF8000000000000)
 
 
@@ -254,7 +253,7 @@ def _first_bytes(leaf: Leaf) -> Ints:
     lengths = np.diff(bounds)
     if leaf.nulls is not None:
         lengths[leaf.nulls] = 0
-    if 8 * np.count_nonzero(lengths > _TWO_WORDS_BYTES) > _LONGER_OF_8 * len(array):
+    if 8 * np.count_nonzero(lengths > _TWO_WORDS_BYTES) > len(array):
         return first_in_arrow(array if leaf.nulls is None else array.fill_null(b""))
     data = np.zeros(0, np.uint8) if buffer is None else np.frombuffer(buffer, np.uint8)
     return first_equal_bytes(data, bounds[:-1], lengths)
