@@ -68,7 +68,7 @@ class _Drawing:
         graph = self._graph
         lines = [f"reads {_feeds(graph, e)} {_how(graph.exchanges[e].spec)}" for e in stage.inputs]
         lines += [f"reads {_feeds(graph, e)}, whole, in every task" for e in stage.sides]
-        lines += [stage.note] if stage.note else []
+        lines += stage.notes
         if stage.limit_rows is not None:
             lines.append(f"stops when the first tasks have {stage.limit_rows:,} rows")
         if len(stage.program.outlets) > 1:

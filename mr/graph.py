@@ -33,7 +33,7 @@ class Stage:
     """Tasks that run one program. `source` is the node read (None behind a shuffle); `inputs` are exchanges.
 
     `sides` are exchanges that every task reads whole; task i reads part i of each of `parts`; `limit_rows`: see
-    `scheduler.StageShape`; `note` explains a choice to the user.
+    `scheduler.StageShape`; `notes` explain choices to the user.
     """
 
     id: int
@@ -43,7 +43,7 @@ class Stage:
     inputs: tuple[int, ...]
     sides: tuple[int, ...]
     limit_rows: int | None
-    note: str = ""
+    notes: tuple[str, ...] = ()
     parts: tuple[Materialized, ...] = ()
 
     @property

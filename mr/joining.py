@@ -159,8 +159,12 @@ def _key_types(shape: Shape, on: Sequence[str]) -> list[object]:
     return [types[name] for name in on]
 
 
-def choose(node: Join, size_of: SizeOf, waits: bool) -> tuple[str, str]:
-    """The strategy of a join that is not partitioned, and why. `waits`: what makes the left makes the right, too."""
+def choose(node: Join, size_of: SizeOf, waits: bool, beside: int) -> tuple[str, str]:
+    """The strategy of a join that is not partitioned, and why.
+
+    `waits`: what makes the left makes the right, too. `beside`: bytes that are broadcast to the stage of the left
+    already: a worker holds the sides of all its joins at a time.
+    """
     if node.strategy == "sort_merge":
         return "sort_merge", "asked for"
     if waits:
@@ -172,10 +176,10 @@ def choose(node: Join, size_of: SizeOf, waits: bool) -> tuple[str, str]:
     size = known_size(node.right, size_of)
     if size is None:
         return "sort_merge", "the size of the right side is not known before it runs"
-    limit = f"{BROADCAST_BYTES_MAX:,}"
-    if size <= BROADCAST_BYTES_MAX:
-        return "broadcast", f"the right side has {size:,} bytes, at most {limit}"
-    return "sort_merge", f"the right side has {size:,} bytes, more than {limit}"
+    sizes = f"{size:,} bytes" + (f", other sides of the stage {beside:,}" if beside else "")
+    if size + beside <= BROADCAST_BYTES_MAX:
+        return "broadcast", f"the right side has {sizes}, at most {BROADCAST_BYTES_MAX:,}"
+    return "sort_merge", f"the right side has {sizes}, more than {BROADCAST_BYTES_MAX:,}"
 
 
 # --- hot keys --------------------------------------------------------------------------------------------------------

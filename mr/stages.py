@@ -58,7 +58,7 @@ from mr.program import (
     SortHead,
     Step,
 )
-from mr.sizing import SizeOf, bucket_count, source_bytes
+from mr.sizing import SizeOf, bucket_count, known_size, source_bytes
 
 
 @dataclass
@@ -70,11 +70,12 @@ class _Draft:
     source: Read | Items | Materialized | None = None
     inputs: tuple[int, ...] = ()
     sides: list[int] = field(default_factory=list)
+    side_bytes: int = 0  # of the sides, as far as they are known
     steps: list[Step] = field(default_factory=list)
     outlets: list[Outlet] = field(default_factory=list)
     limit_rows: int | None = None
     labels: list[str] = field(default_factory=list)
-    note: str = ""
+    notes: list[str] = field(default_factory=list)
     parts: tuple[Materialized, ...] = ()
 
     @property
@@ -241,18 +242,21 @@ class _Compiler:
             head = JoinHead(MergeJoin(layout, *shapes, output), tuple(ops for _, ops in sides))
             lie = tuple(lies for lies, _ in sides)
             note = f"partitioned join: {ALIKE}; reads {lie[0].label}, and {lie[1].label}"
-            given = {"parts": lie, "note": note}
+            given = {"parts": lie, "notes": [note]}
             return ((self._stage(head, "join (partitioned)", **given), Port()),)
         left, right = self._emit(node.left), self._emit(node.right)
         below = set().union(*(self._upstream(draft) for draft, _ in right))
-        chosen, why = choose(node, self._size_of, waits=any(draft.id in below for draft, _ in left))
+        waits, beside = any(draft.id in below for draft, _ in left), max(draft.side_bytes for draft, _ in left)
+        chosen, why = choose(node, self._size_of, waits, beside)
         left, right = self._kept(left, node.left, shapes[0]), self._kept(right, node.right, shapes[1])
         if chosen == "broadcast":
             exchange = self._exchange(right, GatherOutlet())
+            size = known_size(node.right, self._size_of) or 0
 
             def op_for(draft: _Draft) -> BroadcastJoin:
                 draft.sides.append(exchange)
-                draft.note = f"broadcast join: {why}"
+                draft.side_bytes += size
+                draft.notes.append(f"broadcast join: {why}")
                 return BroadcastJoin(layout, shapes[1], output, side=len(draft.sides) - 1)
 
             return self._append(left, op_for, "join (broadcast)")
@@ -261,7 +265,7 @@ class _Compiler:
         pairs = zip((left, right), specs, strict=True)
         ids = tuple(self._exchange(ports, self._classed(spec, *node.inputs)) for ports, spec in pairs)
         head = JoinHead(MergeJoin(layout, *shapes, output))
-        return ((self._stage(head, "join (sort-merge)", inputs=ids, note=f"sort-merge join: {why}"), Port()),)
+        return ((self._stage(head, "join (sort-merge)", inputs=ids, notes=[f"sort-merge join: {why}"]), Port()),)
 
     def _kept(self, ports: Ports, node: Node, shape: Shape) -> Ports:
         """Only the columns of `shape`, if `node` has more: others need not travel."""
@@ -290,7 +294,7 @@ def _narrowed(shape: Shape, columns: Collection[str] | None) -> Shape:
 
 def _finish(draft: _Draft) -> Stage:
     head = draft.head
-    steps = _tracked(draft)
+    steps = tuple(_sharing(step, len(draft.sides)) for step in _tracked(draft))
     if isinstance(head, ReadHead):
         rejects = any(outlet.source.rejects for outlet in draft.outlets)
         track = rejects or any(step.op.calls_python for step in steps)
@@ -298,9 +302,13 @@ def _finish(draft: _Draft) -> Stage:
     limit = draft.limit_rows if len(draft.outlets) == 1 else None
     program = Program(head, steps, tuple(draft.outlets))
     label = " > ".join(draft.labels)
-    return Stage(
-        draft.id, label, program, draft.source, draft.inputs, tuple(draft.sides), limit, draft.note, draft.parts
-    )
+    notes = tuple(dict.fromkeys(draft.notes))
+    return Stage(draft.id, label, program, draft.source, draft.inputs, tuple(draft.sides), limit, notes, draft.parts)
+
+
+def _sharing(step: Step, sides: int) -> Step:
+    """A step that knows how many broadcast sides the tasks of its stage hold."""
+    return replace(step, op=replace(step.op, sides=sides)) if isinstance(step.op, BroadcastJoin) else step
 
 
 def _users(draft: _Draft, port: Port) -> Iterator[int]:

@@ -120,16 +120,17 @@ _ROW_BYTES = 100
 
 @dataclass(frozen=True)
 class BroadcastJoin(Narrow):
-    """Joins every batch of the left with the whole right side, broadcast input `side` of the task.
+    """Joins every batch of the left with the whole right side, broadcast input `side` of the `sides` of the task.
 
-    A side that does not fit half of what the task may hold stays in its files and is looked at part by part, for every
-    batch: slow, but with the same rows in the same order. A counter tells.
+    A side that does not fit its share of half of what the task may hold stays in its files and is looked at part by
+    part, for every batch: slow, but with the same rows in the same order. A counter tells.
     """
 
     layout: JoinLayout
     right: Shape
     output: Shape
     side: int
+    sides: int = 1
     label: ClassVar[str] = "join (broadcast)"
 
     def shape(self, given: Shape | None) -> Shape | None:
@@ -138,7 +139,7 @@ class BroadcastJoin(Narrow):
     def start(self, env: TaskEnv, track: bool) -> Run:
         layout = self.layout
         key = f"{layout.how} {layout.right_on} {layout.right}"
-        memory_bytes = env.memory_bytes // 2
+        memory_bytes = env.memory_bytes // (2 * self.sides)
 
         def prepared(batches: Sequence[pa.RecordBatch]) -> object:
             size = sum(batch.nbytes * _COPIES + batch.num_rows * _ROW_BYTES for batch in batches)

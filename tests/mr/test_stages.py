@@ -24,13 +24,19 @@ from mr.errors import PlanError, TypeConflict
 from mr.explain import explain_graph
 from mr.fingerprint import program_identity
 from mr.graph import Graph, Stage
+from mr.operators.joins import BroadcastJoin
 from mr.options import BROADCAST_BYTES_MAX, BUCKETS, REDUCE_RANGE_BYTES_MAX
 from mr.plan import Collect, Write, validate
 from mr.program import GatherHead, GatherOutlet, GroupHead, HashOutlet, JoinHead, PartOutlet, RangeOutlet, ReadHead
 from mr.stages import compile_plan
 from mr.tasks import Output, PieceRef, Place, Segment, Split, TaskId
 
-SIZES = {"small": 1000, "big": BROADCAST_BYTES_MAX + 1, "limit": BROADCAST_BYTES_MAX}
+SIZES = {
+    "small": 1000,
+    "half": BROADCAST_BYTES_MAX // 2 + 1,
+    "big": BROADCAST_BYTES_MAX + 1,
+    "limit": BROADCAST_BYTES_MAX,
+}
 ROWS = [("a", 1), ("b", 2)]
 
 
@@ -237,8 +243,9 @@ def join_of(right: Any, strategy: Any = "auto", left: Any = None) -> tuple[str, 
     left = pairs("big") if left is None else left
     graph = graph_of(left.join(right, on="k", strategy=strategy))
     (stage,) = [stage for stage in graph.stages if "join" in stage.label]
-    kind, _, why = stage.note.partition(" join: ")
-    assert stage.note in explain_graph(graph)
+    (note,) = stage.notes
+    kind, _, why = note.partition(" join: ")
+    assert note in explain_graph(graph)
     assert isinstance(stage.program.head, JoinHead) is (kind == "sort-merge")
     assert bool(stage.sides) is (kind == "broadcast")
     return kind, why
@@ -252,6 +259,37 @@ def test_the_join_is_chosen_from_known_sizes() -> None:
     assert join_of(pairs("unheard of")) == ("sort-merge", unknown)
     assert join_of(pairs("small").group_by("k").agg(n=mr.count())) == ("sort-merge", unknown)
     assert join_of(mr.from_items([("x", 1)], names=["k", "m"]))[0] == "broadcast"
+
+
+def joins_of(*rights: tuple[str, Any]) -> list[tuple[str, str]]:
+    """What is chosen for a chain of joins, one after another."""
+    data = pairs("big")
+    for i, (path, strategy) in enumerate(rights):
+        data = data.join(pairs(path).select("k", pl.col("n").alias(f"n{i}")), on="k", strategy=strategy)
+    notes = [note.partition(" join: ") for stage in graph_of(data).stages for note in stage.notes]
+    return [(kind, why) for kind, _, why in notes]
+
+
+def test_sides_of_one_stage_are_broadcast_only_together() -> None:
+    small, half = ("small", "auto"), ("half", "auto")
+    assert [kind for kind, _ in joins_of(small, small, small)] == ["broadcast"] * 3
+    assert joins_of(half, small)[1] == (
+        "broadcast",
+        "the right side has 1,000 bytes, other sides of the stage 5,000,001, at most 10,000,000",
+    )
+    assert joins_of(small, half, half)[2] == (
+        "sort-merge",
+        "the right side has 5,000,001 bytes, other sides of the stage 5,001,001, more than 10,000,000",
+    )
+    behind = joins_of(half, ("small", "sort_merge"), half)
+    assert [kind for kind, _ in behind] == ["broadcast", "sort-merge", "broadcast"], "another stage holds its own"
+    assert [kind for kind, _ in joins_of(("half", "broadcast"), half)] == ["broadcast", "sort-merge"]
+
+
+def test_a_join_knows_how_many_sides_its_tasks_hold() -> None:
+    two = pairs("big").join(pairs("small"), on="k").join(pairs("small"), on="k", suffix="_2")
+    (stage,) = [stage for stage in graph_of(two).stages if "join" in stage.label]
+    assert [step.op.sides for step in stage.program.steps if isinstance(step.op, BroadcastJoin)] == [2, 2]
 
 
 def test_the_join_can_be_asked_for() -> None:
