@@ -94,8 +94,9 @@ def _collide(keys: pa.RecordBatch, rows: Ints, found: Words) -> bool:
 def _index(packing: Packing | None, keys: pa.RecordBatch, ascending: Words, collide: bool) -> KeyIndex:
     bits = len(ascending).bit_length() + _SPARE_BITS
     tops = (ascending >> np.uint64(64 - bits)).view(np.int64)
-    steps = np.diff(tops, prepend=-1, append=1 << bits)
-    directory = np.repeat(np.arange(len(ascending) + 1, dtype=np.int32), steps)
+    directory = np.zeros((1 << bits) + 1, np.int32)
+    directory[tops + 1] = np.arange(1, len(tops) + 1, dtype=np.int32)  # the last write, the last key, stays
+    np.maximum.accumulate(directory, out=directory)
     return KeyIndex(packing, keys, np.append(ascending, ~np.uint64(0)), directory, collide)
 
 

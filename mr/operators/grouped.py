@@ -46,7 +46,7 @@ class AggregateStates(Combiner):
                 column = block.column(i)
                 values[field.name] = column.dictionary
                 block = block.set_column(i, field.with_type(column.indices.type), column.indices)
-        apart = self.exact(block.schema) and hardly_repeats(block, self.keys)
+        apart = len(values) < len(self.keys) and self.exact(block.schema) and hardly_repeats(block, self.keys)
         states = grouped_aggregate(block, self.keys, dict(self.aggregates), apart)
         for name, dictionary in values.items():
             i = states.schema.get_field_index(name)
