@@ -29,7 +29,7 @@ from mr.assignment import (
 from mr.errors import JobCancelled, JobFailed, PlanError
 from mr.executors.base import AttemptEvent, Executor
 from mr.fingerprint import Identity, Unfingerprintable, program_identity
-from mr.graph import Graph, Stage
+from mr.graph import Feed, Graph, Stage
 from mr.joining import skew_notes
 from mr.journal import Journal
 from mr.outlets import digest_file
@@ -37,7 +37,7 @@ from mr.program import GroupHead, JoinHead, Outlet, PartOutlet, ReadHead
 from mr.progress import Snapshot, StageProgress
 from mr.purity import FileDigests, why_stale
 from mr.scheduler import Scheduler, StageShape
-from mr.settling import check_rejects, check_types, settled_schemas
+from mr.settling import Left, check_rejects, check_types, settled_schemas, sharing, waiting
 from mr.storage import store_keep
 from mr.tasks import Attempt, Output, Place, Split, TaskId, TaskResult, TaskSpec
 
@@ -110,6 +110,8 @@ class Master:
         self._results: dict[TaskId, TaskResult] = {}
         self._programs = {stage.id: _pickled(stage) for stage in graph.stages}
         self._identities: dict[int, Identity | None] = {}
+        self._sharing, self._waiting = sharing(graph), waiting(graph)
+        self._complete: dict[int, bool] = {}  # stages that have all results; whether these are settled
         notes = []
         for stage in graph.stages:
             try:
@@ -141,7 +143,7 @@ class Master:
                 self._record()
                 self._observe(self._snapshot)
                 if not self._finished and not self._inbox:
-                    self._inbox += self._executor.wait(WAIT_SECONDS)
+                    self._next()
                 now = time.monotonic()
                 if now - ticked >= TICK_SECONDS:
                     ticked = now
@@ -158,6 +160,14 @@ class Master:
         return self._outcome()
 
     # --- events ------------------------------------------------------------------------------------------------------
+
+    def _next(self) -> None:
+        """Wait for what runs; if nothing does, stages wait for each other in a circle, and one must go first."""
+        unsettled = [stage for stage, done in self._complete.items() if not done]
+        if unsettled and not self._snapshot.running:
+            self._settle(unsettled[:1])
+        else:
+            self._inbox += self._executor.wait(WAIT_SECONDS)
 
     def _handle(self, event: ev.Event) -> None:
         if isinstance(event, AttemptEvent) and all(id != event.id for id, _, _ in self._snapshot.running):
@@ -219,7 +229,7 @@ class Master:
                 self._executor.kill(id)
                 self._snapshot = self._snapshot.ended(id, None, f"attempt {id}: {why}" if why else "")
             case ev.StageComplete(stage, tasks):
-                self._inbox.append(self._settle(self._graph.stages[stage], tasks))
+                self._completed(self._graph.stages[stage], tasks)
             case ev.Publish():
                 self._finished = True
             case ev.Fail(message, detail, cancelled):
@@ -227,6 +237,7 @@ class Master:
 
     def _plan(self, stage: Stage, schemas: tuple[bytes | None, ...]) -> ev.StagePlanned:
         """Enumerate the tasks of a stage and look their results up."""
+        self._complete.pop(stage.id, None)
         produced = {e: self._produced(e) for e in (*stage.inputs, *stage.sides)}
         if isinstance(stage.program.head, JoinHead) and stage.inputs:
             join, sides = stage.program.head.op.layout, [exchange_schema(produced[e]) for e in stage.inputs]
@@ -317,17 +328,40 @@ class Master:
 
     # --- settling ----------------------------------------------------------------------------------------------------
 
-    def _settle(self, stage: Stage, tasks: int) -> ev.Event:
-        """Accept the results of a stage, or ask for those parts again that were written under too narrow a schema."""
+    def _completed(self, stage: Stage, tasks: int) -> None:
         planned = self._planned[stage.id]
         planned.tasks = len(planned.specs) if stage.limit_rows is None else tasks
         results = [self._results[self._primary(TaskId(stage.id, i))] for i in range(planned.tasks)]
         check_rejects(stage, results)
         check_types(stage, results)
-        schemas = settled_schemas(stage, results)
-        if any(schemas):
-            return self._plan(stage, schemas)
-        return ev.StageSettled(stage.id)
+        self._complete[stage.id] = False
+        self._settle(
+            [s for s, done in self._complete.items() if not done and self._waiting[s] <= self._complete.keys()]
+        )
+
+    def _settle(self, stages: Sequence[int]) -> None:
+        """Accept the results of complete stages, or ask for what was written under too narrow a schema again."""
+        found = {s: settled_schemas(self._graph.stages[s], self._left(self._graph.stages[s])) for s in stages}
+        for stage, schemas in found.items():
+            self._complete[stage] = True
+            again = any(schemas)
+            self._inbox.append(self._plan(self._graph.stages[stage], schemas) if again else ev.StageSettled(stage))
+
+    def _left(self, stage: Stage) -> list[Left]:
+        """What is known of the rows that must have the same types as those of each outlet of a stage."""
+        planned = self._planned[stage.id]
+        left = []
+        for i in range(len(stage.program.outlets)):
+            here = Feed(stage.id, i)
+            beside = {f: self._outputs(f) for f in self._sharing.get(here, (here,)) if f.stage in self._complete}
+            final = [one for f, outputs in beside.items() if self._complete[f.stage] for one in outputs]
+            asked = planned.schemas[i] if planned.schemas else None
+            left.append(Left(beside[here], [one for outputs in beside.values() for one in outputs], final, asked))
+        return left
+
+    def _outputs(self, feed: Feed) -> list[Output]:
+        tasks = range(self._planned[feed.stage].tasks)
+        return [self._results[self._primary(TaskId(feed.stage, i))].outputs[feed.outlet] for i in tasks]
 
     def _outcome(self) -> Outcome:
         tasks = {stage: planned.tasks for stage, planned in self._planned.items()}

@@ -6,40 +6,88 @@ Tasks find out the types of their records one by one; here they are made one. Pu
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
 from mr.assignment import hashed_apart, read_schema
-from mr.errors import JobFailed
-from mr.graph import Stage
+from mr.errors import JobFailed, TypeConflict
+from mr.graph import Feed, Graph, Stage
 from mr.heads.splits import call_of
+from mr.kernels.rows import Shape
 from mr.kernels.types import unify
 from mr.operators.base import ErrorPolicy
 from mr.operators.python import PerRecord, described
 from mr.program import HashOutlet, PartOutlet, ReadHead
-from mr.tasks import TaskResult
+from mr.tasks import Output, TaskResult
 
 
-def settled_schemas(stage: Stage, results: Sequence[TaskResult]) -> tuple[bytes | None, ...]:
+def sharing(graph: Graph) -> dict[Feed, tuple[Feed, ...]]:
+    """For each outlet that is not the only one to feed an end: all that do, in order.
+
+    An end is an output of which the plan does not know all types, or a hash shuffle: its rows must have one type.
+    """
+    ends = [sink.feeds for sink in graph.sinks if not _typed(sink.node.input.shape)]
+    ends += [exchange.feeds for exchange in graph.exchanges if isinstance(exchange.spec, HashOutlet)]
+    return {feed: feeds for feeds in ends for feed in feeds if len(feeds) > 1}
+
+
+def _typed(shape: Shape | None) -> bool:
+    return shape is not None and None not in shape.types
+
+
+def waiting(graph: Graph) -> dict[int, frozenset[int]]:
+    """For each stage the others that must be complete before it is settled: those that it shares an end with.
+
+    Those that read what it leaves, near or far, cannot be waited for.
+    """
+    above: dict[int, set[int]] = {stage.id: set() for stage in graph.stages}
+    for _ in graph.stages:  # as often as the longest chain may be
+        for stage in graph.stages:
+            for up in graph.upstream(stage):
+                above[stage.id] |= {up, *above[up]}
+    found: dict[int, set[int]] = {stage.id: set() for stage in graph.stages}
+    for feed, feeds in sharing(graph).items():
+        found[feed.stage] |= {other.stage for other in feeds if feed.stage not in (other.stage, *above[other.stage])}
+    return {stage: frozenset(others) for stage, others in found.items()}
+
+
+@dataclass(frozen=True)
+class Left:
+    """What a stage left at an outlet. `all`: also what others did that feed the same end, as far as they are complete;
+    `final`: that of those which are settled, so that it cannot be written again. `asked`: the schema that it was told
+    to write.
+    """
+
+    mine: Sequence[Output]
+    all: Sequence[Output]
+    final: Sequence[Output] = ()
+    asked: bytes | None = None
+
+
+def settled_schemas(stage: Stage, left: Sequence[Left]) -> tuple[bytes | None, ...]:
     """For each outlet the schema under which its rows must be written again, None where they fit together as they are.
 
-    Raises TypeConflict where no schema fits all.
+    Raises TypeConflict where no schema fits all, or only one that settled rows do not have.
     """
     schemas: list[bytes | None] = []
-    for i, outlet in enumerate(stage.program.outlets):
-        outputs = [result.outputs[i] for result in results if result.outputs[i].rows] or [results[0].outputs[i]]
-        different = dict.fromkeys(output.schema for output in outputs)
-        spec = outlet.spec
-        if (isinstance(spec, PartOutlet) and len(different) > 1) or (
-            isinstance(spec, HashOutlet) and hashed_apart(different, spec.keys)
-        ):
-            schema = read_schema(b"")
-            for serialised in different:
-                schema = unify(schema, read_schema(serialised), f"the rows of stage {stage.id} ({stage.label})")
-            schemas.append(bytes(schema.serialize().to_pybytes()))
-        else:
+    for outlet, one in zip(stage.program.outlets, left, strict=True):
+        different = dict.fromkeys(output.schema for output in one.all if output.rows)
+        keys = outlet.spec.keys if isinstance(outlet.spec, HashOutlet) else None
+        apart = hashed_apart(different, keys) if keys is not None else len(different) > 1
+        if not apart or not isinstance(outlet.spec, PartOutlet | HashOutlet):
             schemas.append(None)
+            continue
+        where = f"the rows of stage {stage.id} ({stage.label})"
+        schema = pa.schema([])
+        for serialised in different:
+            schema = unify(schema, read_schema(serialised), where)
+        if not all(read_schema(output.schema).equals(schema) for output in one.final if output.rows):
+            raise TypeConflict(f"{where} have wider types than others of the same union; declare them with names=")
+        wanted = bytes(schema.serialize().to_pybytes())
+        fits = one.asked == wanted or all(output.schema == wanted for output in one.mine if output.rows)
+        schemas.append(None if fits else wanted)
     return tuple(schemas)
 
 
@@ -56,14 +104,14 @@ def check_types(stage: Stage, results: Sequence[TaskResult]) -> None:
 def check_rejects(stage: Stage, results: Sequence[TaskResult]) -> None:
     """Raise JobFailed when a reader or operator rejected more than its policy allows; shares are of what was read."""
     records = sum(result.records_in for result in results)
-    for i, (name, policy) in enumerate(_policies(stage)):
+    for i, (name, policy) in enumerate(policies(stage)):
         most, rejected = policy.max_bad, sum(result.rejected[i].records for result in results)
         if most is not None and rejected > (most * records if isinstance(most, float) else most):
             text = f"{name} rejected {rejected:,} of {records:,} records, more than max_bad_records={most}"
             raise JobFailed(text)
 
 
-def _policies(stage: Stage) -> list[tuple[str, ErrorPolicy]]:
+def policies(stage: Stage) -> list[tuple[str, ErrorPolicy]]:
     """The name and the policy of head and steps, as `TaskResult.rejected` has them."""
     head = stage.program.head
     found = []
@@ -74,4 +122,4 @@ def _policies(stage: Stage) -> list[tuple[str, ErrorPolicy]]:
     return [(call_of(head.reader), head.on_error), *found[1:]] if isinstance(head, ReadHead) else found
 
 
-__all__ = ["check_rejects", "check_types", "settled_schemas"]
+__all__ = ["Left", "check_rejects", "check_types", "policies", "settled_schemas", "sharing", "waiting"]
