@@ -147,7 +147,7 @@ def _expression(name: str, column: Any) -> pl.Expr:
     if isinstance(column, (list, tuple)):
         raise PlanError(f"{column!r}: give the columns one by one, not as a list")
     if callable(column):
-        raise PlanError(f"{name}: a Python function is no expression; use .map() first")
+        raise PlanError(f"{name}: a Python function is no expression; with_columns(name=fn) makes a column of it")
     raise PlanError(
         f"{name}: {column!r} is neither a column name nor a Polars expression; pl.lit() makes one of a value"
     )

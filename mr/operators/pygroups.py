@@ -194,6 +194,7 @@ class PythonCombiner(Combiner):
     fn: Function
     keys: tuple[str, ...] = (KEY,)
     forgives: bool = False
+    type: pa.DataType | None = None  # of the values that it gives, if that is known
 
     def exact(self, schema: pa.Schema) -> bool:
         return False  # how often it is applied shows in the values it gets
@@ -218,7 +219,7 @@ class PythonCombiner(Combiner):
                     raise failed(call, key, error) from error
                 outputs[starts[-1] :] = given
         try:
-            data, _ = from_python(outputs, Shape("values", (VALUE,), (None,)))
+            data, _ = from_python(outputs, Shape("values", (VALUE,), (self.type,)))
         except RecordError as error:
             raise type(error)(f"{call} gave a value that does not fit: {error.message}") from None
         counts = np.diff(np.array([*starts, len(outputs)]))
@@ -277,7 +278,8 @@ class Folded(Grouped):
 
     @property
     def combiner(self) -> Combiner | None:
-        return PythonCombiner(functools.partial(fold, self.fn), forgives=self.on_error.on_error != "fail")
+        fn = functools.partial(fold, self.fn)
+        return PythonCombiner(fn, forgives=self.on_error.on_error != "fail", type=self.types[1])
 
     def shape(self, given: Shape) -> Shape | None:
         return rows_shape((KEY, VALUE), self.types)

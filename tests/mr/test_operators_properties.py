@@ -8,11 +8,14 @@ import itertools
 import math
 import operator
 import statistics
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from typing import Any
 
+import polars as pl
+import pyarrow as pa
 import pytest
 from dataset_kit import shrink
 from hypothesis import strategies as st
@@ -38,6 +41,7 @@ from oracle import (
 import mr
 import mr.heads.joined
 import mr.kernels.joined
+from mr.kernels.declared import arrow_type
 
 
 @pytest.fixture(autouse=True)
@@ -466,6 +470,46 @@ def test_aggregates(given: Any, run: Run, n: int, partitions: int | None) -> Non
         assert found[0]._fields == (*keys, *aggregates)
 
 
+# --- columns ---------------------------------------------------------------------------------------------------------
+
+
+@prop(4, tables(keys=1, others=3), runs, st.booleans())
+def test_columns_of_functions_and_of_expressions(table: Table, run: Run, back: bool) -> None:
+    """A function sees the whole old record, and what it gives comes back as it is; other columns stay what they are."""
+    first, last = table.names[0], table.names[-1]
+    new: Any = {
+        last: lambda row: exact(tuple(row)),
+        "same": lambda row: row[last],
+        "null": pl.col(first).is_null(),
+        "first": pl.col(first),
+    }
+    new = dict(reversed(new.items())) if back else new
+    found = run.take(table.dataset().with_columns(**new))
+    made = [{last: exact(row), "same": row[-1], "null": row[0] is None, "first": row[0]} for row in table.rows]
+    old = [dict(zip(table.names, row, strict=True)) for row in table.rows]
+    expected = [row | {name: one[name] for name in new} for row, one in zip(old, made, strict=True)]
+    assert exacts(found) == exacts([tuple(row.values()) for row in expected])
+    assert all(row._fields == tuple(one) for row, one in zip(found, expected, strict=True))
+    chosen = run.take(table.dataset().select(pl.col(last).alias("kept"), **new))
+    assert exacts(chosen) == exacts((one["same"], *(one[name] for name in new)) for one in made)
+
+
+@prop(4, tables(keys=1, others=3), runs)
+def test_explode_and_unnest(table: Table, run: Run) -> None:
+    """A list of the rows' first values beside a tuple of all that is left of them, taken apart again."""
+    rows = [(i, [row[0]] * (i % 3), row[1:]) for i, row in enumerate(table.rows)]
+    first, *others = table.kinds.values()
+    if not others or {"null", "object"} & {first, *others}:
+        return
+    kinds = [KINDS[kind].declared for kind in (first, *others)]
+    item = arrow_type(kinds[0])
+    rest = pa.struct([(f"rest {i}", arrow_type(kind)) for i, kind in enumerate(kinds[1:])])
+    data = mr.from_items(rows, names={"i": int, "many": pa.large_list(item), "rest": rest})
+    found = run.take(data.explode("many").unnest("rest"))
+    expected = [(i, one, *rest) for i, many, rest in rows for one in many or [None]]
+    assert exacts(found) == exacts(expected)
+
+
 # --- map_reduce ------------------------------------------------------------------------------------------------------
 
 
@@ -530,3 +574,64 @@ def test_reduce_by_key(table: Table, run: Run) -> None:
     data = table.dataset().reduce_by_key(lambda a, b: a, key=table.names[0], value=table.names[1])
     firsts = [canonical(table, rows[0], table.names[:1])[:2] for rows in table.groups(key_names(table, 1)).values()]
     assert Counter(exacts(run.take(data))) == Counter(exacts(firsts))
+
+
+# --- what is written is read again -----------------------------------------------------------------------------------
+
+TEXTS = ("int", "float", "str", "bool", "date", "datetime", "zoned", "time", "decimal")
+HOLDS: dict[str, tuple[Sequence[str], Sequence[str | None]]] = {
+    "parquet": ([kind for kind in KINDS if kind != "object"], ("zstd", "snappy", "lz4", "none")),
+    "arrow": ([kind for kind in KINDS if kind != "object"], (None, "zstd", "lz4")),
+    "csv": (TEXTS, (None, "gzip", "zstd")),
+    "json": ((*TEXTS, "struct", "list", "structs"), (None, "gzip", "zstd")),
+}
+"""Formats: the kinds of columns that they hold, and their compressions."""
+FOLDERS = ("int", "str", "bool", "date", "datetime", "zoned", "decimal", "null")
+
+
+@st.composite
+def written(draw: st.DrawFn) -> tuple[str, Table, dict[str, Any]]:
+    """A format, a table that it holds, and options of the writer."""
+    form = draw(st.sampled_from(list(HOLDS)))
+    kinds = draw(st.lists(st.sampled_from(HOLDS[form][0]), min_size=1, max_size=4))
+    names = draw(st.permutations(NAMES))[: len(kinds)]
+    table = Table(dict(zip(names, kinds, strict=True)), *draw(rows_and_holes(kinds)))
+    able = [name for name, kind in table.kinds.items() if kind in FOLDERS and form in ("parquet", "arrow")]
+    by = draw(st.lists(st.sampled_from(able), max_size=len(kinds) - 1, unique=True)) if able else []
+    size = draw(st.sampled_from([None, 1, 200]))
+    codec = draw(st.sampled_from(HOLDS[form][1]))
+    return form, table, {"partition_by": by, "target_file_size": size, "compression": codec}
+
+
+def as_json(value: Any) -> Any:
+    """JSON has no NaN and no infinity: they are null."""
+    if isinstance(value, list | tuple):
+        return type(value)(map(as_json, value))
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+@prop(8, written(), runs, st.booleans())
+def test_what_is_written_is_read_again(given: Any, run: Run, one_file: bool) -> None:
+    form, table, options = given
+    one_file = one_file and not options["partition_by"]
+    if one_file:
+        del options["partition_by"], options["target_file_size"]
+    ending = {"gzip": ".gz", "zstd": ".zst"}.get(options["compression"], "") if form in ("csv", "json") else ""
+    schema = {name: KINDS[kind].declared for name, kind in table.kinds.items()}
+    read: Any = {"schema": schema} if form in ("csv", "json") else {}
+    data = table.dataset()
+    rows = exacts([tuple(map(as_json, row)) if form == "json" else row for row in table.rows])
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mr.inputs.ITEMS_PER_SPLIT", run.split)
+        path = f"{folder}/out" + (f".{form}{ending}" if one_file else "")
+        for mode, times in (("error", 1), ("append", 2), ("overwrite", 1)):
+            if one_file and mode == "append":
+                continue
+            with mr.Session(on="inline", memory=run.memory, reuse=False):
+                getattr(data, f"write_{form}")(path, mode=mode, **options)
+                again = getattr(mr, f"read_{form}")(path, **read)
+                found = again.take_all()
+            assert again.schema().names == list(table.names)
+            assert Counter(exacts(found)) == Counter(rows * times)
+            if not options.get("partition_by"):
+                assert exacts(found) == rows * times
