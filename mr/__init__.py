@@ -43,6 +43,7 @@ if TYPE_CHECKING:
         OutputError,
         PlanError,
         RecordError,
+        RecordsLeftOut,
         TypeConflict,
     )
     from mr.job_function import Job, job
@@ -74,7 +75,7 @@ _HOMES = {
     "mr.dataset": "Dataset GroupedDataset",
     "mr.dataset.cogrouped": "CoGroupedDataset",
     "mr.dataset.ranges": "range",
-    "mr.errors": "InputError JobFailed MillraceError OutputError PlanError RecordError TypeConflict",
+    "mr.errors": "InputError JobFailed MillraceError OutputError PlanError RecordError RecordsLeftOut TypeConflict",
     "mr.job_function": "Job job",
     "mr.kernels.rows": "Row",
     "mr.readers": "from_arrow from_items from_pandas from_polars read_access_log read_arrow read_binary_files "
@@ -99,6 +100,7 @@ __all__ = [
     "OutputError",
     "PlanError",
     "RecordError",
+    "RecordsLeftOut",
     "Row",
     "Session",
     "TypeConflict",

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from mr.assignment import Produced, exchange_schema, read_schema
 from mr.batch import kind_of
-from mr.errors import JobFailed
+from mr.errors import ExecutorError, FetchFailed, JobFailed
 from mr.fingerprint import digest
 from mr.graph import Graph
 from mr.heads import gathered
@@ -17,12 +17,28 @@ from mr.heads.materialized import lost_files
 from mr.joining import partitioning_of
 from mr.kernels.frames import concat
 from mr.kernels.rows import Shape
+from mr.options import LOST_MAX
 from mr.plan import Materialized, Node, walk
 from mr.tasks import ExchangeInput, Output, Place, SourceFile, TaskId
 
 
 def _produced(outputs: Sequence[Output]) -> list[Produced]:
     return [Produced(TaskId(0, i), output, Place(())) for i, output in enumerate(outputs)]
+
+
+def collect(run: Callable[[], Sequence[Output]], runs: Path) -> pa.RecordBatch:
+    """The records in the run files under the folder `runs` that `run` left, as one batch.
+
+    A file that was damaged since it was recorded is removed, and `run` called again. Raises ExecutorError where that
+    does not help, and what `run` raises.
+    """
+    for _ in range(LOST_MAX):
+        try:
+            return collected(run(), runs)
+        except FetchFailed as error:
+            last = error
+            Path(error.path).unlink(missing_ok=True)
+    raise ExecutorError(f"results are damaged as soon as they are written; last: {last}")
 
 
 def collected(outputs: Sequence[Output], runs: Path) -> pa.RecordBatch:
@@ -90,4 +106,4 @@ def restore(graph: Graph, runs: Path, verify: bool, again: Callable[[Node], Mate
     return bool(lost)
 
 
-__all__ = ["collected", "materialized", "restore"]
+__all__ = ["collect", "collected", "materialized", "restore"]

@@ -12,6 +12,8 @@ MillraceError
 ├── ExecutorError        workers cannot be started or reached (user)
 ├── JobFailed            a task failed for good; carries the rendered reason
 └── JobCancelled         the job was interrupted; it can be resumed
+
+RecordsLeftOut           no error but a warning (Python's `warnings`): an action gave fewer records than there are
 """
 
 from __future__ import annotations
@@ -186,3 +188,15 @@ class JobCancelled(MillraceError):
     """The job was interrupted; submitting it again resumes it."""
 
     exit_code = 130
+
+
+class RecordsLeftOut(UserWarning):
+    """An action such as `take_all` gave what is left after on_error="quarantine", and nothing asked for the rest.
+
+    >>> import mr, warnings
+    >>> with warnings.catch_warnings(record=True) as told:
+    ...     mr.from_items(["1", "x"]).map(int, on_error="quarantine").take_all()
+    [1]
+    >>> print(str(told[0].message).partition(";")[0])
+    map int left 1 record out, the first of them: ValueError: invalid literal for int() with base 10: 'x'
+    """

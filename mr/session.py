@@ -20,15 +20,15 @@ import pyarrow as pa
 
 from mr.analysis import StageFigures, from_report
 from mr.assignment import job_identity
-from mr.collected import collected, materialized, restore
-from mr.errors import ExecutorError, FetchFailed, JobCancelled, JobFailed, MillraceError, OutputError, PlanError
+from mr.collected import collect, materialized, restore
+from mr.errors import JobCancelled, JobFailed, MillraceError, OutputError, PlanError
 from mr.executors.base import Executor, default_memory_bytes
 from mr.failpoints import failpoint
 from mr.inputs import input_bytes, splits_of
 from mr.journal import Journal, Publication, StartedJob
 from mr.kernels.frames import concat
+from mr.left_out import warn_of_left_out
 from mr.master import Master, Outcome
-from mr.options import LOST_MAX
 from mr.parameters import parse_bytes
 from mr.plan import Collect, Materialized, Mode, Node, Read, Write, validate, walk
 from mr.progress import Snapshot
@@ -286,15 +286,7 @@ class Session:
         2
         """
         graph = self.compile((Collect(node.shape, node),))
-        found, damaged = None, 0
-        while found is None:
-            try:
-                found = collected(self._records(graph), self.home / "runs")
-            except FetchFailed as error:  # damaged since it was recorded: without the file its task runs again
-                damaged += 1
-                if damaged == LOST_MAX:
-                    raise ExecutorError(f"results are damaged as soon as they are written; last: {error}") from None
-                Path(error.path).unlink(missing_ok=True)
+        found = collect(lambda: self._records(graph), self.home / "runs")
         known = node.shape.schema() if node.shape is not None and not found.num_columns else None
         return found if known is None else concat([], known)
 
@@ -337,6 +329,7 @@ class Session:
         name = f"{os.getpid()}-{threading.get_ident()}-{time.monotonic_ns()}"
         started, splits = time.monotonic(), self.splits(graph)
         outcome = self._outcome(self._master(graph, splits, name), graph, splits, name)
+        warn_of_left_out(graph, outcome, splits)
         if self._in_job:
             self._spent.add(outcome, time.monotonic() - started)
         feeds = graph.exchanges[graph.collects[0]].feeds

@@ -24,20 +24,19 @@ import pyarrow as pa
 from mr import purity, snapshot
 from mr import task_context as context
 from mr.batch import Batch, Origins
-from mr.errors import FetchFailed, FunctionFailed, MillraceError, RecordError, RecordPlace
+from mr.errors import FetchFailed, FunctionFailed, MillraceError, RecordError
 from mr.events import AttemptFailed, AttemptProgress, AttemptSucceeded, FetchMissed
 from mr.executors.base import AttemptEvent
-from mr.heads import PIECE_SHIFT, Reading, gathered, records_of
+from mr.heads import Reading, gathered, place_of, records_of
 from mr.kernels.frames import concat
 from mr.operators.base import Run
 from mr.operators.python import PythonRun
 from mr.outlets import OutletRun, SchemaGrew, open_outlet
-from mr.pieces import OpenedPiece
 from mr.prints import prints_to
 from mr.program import HEAD, Outlet, PartOutlet, Port, Program
 from mr.scratch import attempt_tag
 from mr.stopwatch import Kind
-from mr.tasks import Attempt, PieceRef, Rejected, TaskId, TaskResult, TaskSpec
+from mr.tasks import Attempt, Rejected, TaskId, TaskResult, TaskSpec
 
 PROGRAMS_KEPT = 64
 SIDES_KEPT = 8
@@ -225,12 +224,8 @@ class _Task:
     def where(self, origins: Origins | None, row: int | None) -> str:
         if origins is None or row is None or row >= len(origins) or self._spec.split is None:
             return ""
-        offset, line = (int(n) for n in origins[row])
-        piece = self._spec.split.pieces[line >> PIECE_SHIFT]
-        number = (line & ((1 << PIECE_SHIFT) - 1)) + 1
-        base = 0 if piece.compression else piece.offset
-        place = RecordPlace(piece.path, base + offset, number if base == 0 else _line_at(piece.path, base, number))
-        return f" at {place}"
+        offset, line = origins[row].tolist()
+        return f" at {place_of(self._spec.split, offset, line)}"
 
     def watch(self, records: Iterator[Any]) -> None:
         self._watched, self._steps = records, self._steps + 1
@@ -305,13 +300,3 @@ class _Task:
 
 def _kind_of(outlet: Outlet) -> Kind:
     return "write" if isinstance(outlet.spec, PartOutlet) else "shuffle"
-
-
-def _line_at(path: str, base: int, number: int) -> int | None:
-    """The line number in the file of line `number` of a piece that begins at byte `base`: counts what lies before."""
-    if "://" in path:
-        return None
-    with contextlib.suppress(MillraceError, OSError):
-        before = OpenedPiece(PieceRef(path, 0, base))
-        return number + sum(block.count(b"\n") for block in before.blocks(1 << 22))
-    return None

@@ -14,7 +14,7 @@ from mr.heads.joined import is_part, pairs
 from mr.heads.materialized import in_order, materialized
 from mr.heads.reading import Reading, counted
 from mr.heads.rejected import resolved
-from mr.heads.splits import PIECE_SHIFT, read_split
+from mr.heads.splits import place_of, read_split
 from mr.kernels.keys import Ints
 from mr.operators.base import Grouped, TaskEnv
 from mr.program import (
@@ -84,4 +84,4 @@ def _directions(op: object) -> tuple[bool, ...]:
     return (False,) * len(keys) + (tuple(descending) or (False,) * len(by))
 
 
-__all__ = ["PIECE_SHIFT", "Reading", "gathered", "records_of"]
+__all__ = ["Reading", "gathered", "place_of", "records_of"]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
 from mr.batch import Batch, Origins
-from mr.errors import CorruptInput, RecordError
+from mr.errors import CorruptInput, MillraceError, RecordError, RecordPlace
 from mr.formats.base import Reader
 from mr.heads.reading import Reading
 from mr.operators.base import TaskEnv, reject_rows
@@ -77,6 +78,24 @@ def _read_over(ref: PieceRef, counts_lines: bool) -> OpenedPiece:
         for _ in piece.blocks(1 << 22):
             pass
     return piece
+
+
+def place_of(split: Split, offset: int, line: int) -> RecordPlace:
+    """Where a record lies whose origin in the split is (offset, line); counts the lines before its piece."""
+    piece, number = split.pieces[line >> PIECE_SHIFT], (line & WHOLE_PIECE) + 1
+    base = 0 if piece.compression else piece.offset
+    known = None if number > WHOLE_PIECE else number if base == 0 else _line_at(piece.path, base, number)
+    return RecordPlace(piece.path, base + offset, known)
+
+
+def _line_at(path: str, base: int, number: int) -> int | None:
+    """The line number in the file of line `number` of a piece that begins at byte `base`: counts what lies before."""
+    if "://" in path:
+        return None
+    with suppress(MillraceError, OSError):
+        before = OpenedPiece(PieceRef(path, 0, base))
+        return number + sum(block.count(b"\n") for block in before.blocks(1 << 22))
+    return None
 
 
 def call_of(reader: Reader) -> str:

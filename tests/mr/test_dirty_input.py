@@ -9,6 +9,7 @@ import lzma
 import os
 import socket
 import tracemalloc
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -473,3 +474,56 @@ def test_a_poison_record_is_left_out_of_every_operator_that_calls_python(folder:
         assert (bad.path, bad.offset, bad.line, bad.raw) == ("in/a.txt", 2, 2, b"x")
         assert bad.error == "ValueError: invalid literal for int() with base 10: 'x'"
         assert made("skip").take_all() == kept
+
+
+# --- who is told ------------------------------------------------------------------------------------------------------
+
+
+def test_an_action_tells_what_was_quarantined_for_nobody(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mr.inputs.LOCAL_SPLIT_BYTES", 8)
+    (folder / "a.txt").write_text("1\n2\n3\n4\nx\n5\ny\n7\nz\n")
+    numbers = mr.read_text("in").map(int, on_error="quarantine")
+    for action in (numbers.take_all, numbers.count, numbers.materialize, numbers.show, numbers.filter(bool).take_all):
+        with pytest.warns(mr.RecordsLeftOut) as told:
+            action()
+        (warning,) = told
+        assert str(warning.message) == (
+            "map int left 3 records out, the first at in/a.txt, line 5, byte 8: ValueError: invalid literal for int() "
+            "with base 10: 'x'; call rejected() on its dataset to see them, or say on_error=\"skip\""
+        )
+        assert warning.filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(numbers.rejected().take_all()) == 3
+        assert numbers.take(1) == [1], "the task with the first bad record did not run"
+        assert mr.read_text("in").map(int, on_error="skip").take_all() == [1, 2, 3, 4, 5, 7]
+        assert mr.read_text("in/a.txt").map(len, on_error="quarantine").count() == 9
+
+
+def test_an_action_tells_of_damaged_files_and_of_groups(folder: Path) -> None:
+    (folder / "a.txt.gz").write_bytes(gzip.compress(TEXT))
+    (folder / "b.txt.gz").write_bytes(gzip.compress(TEXT[:100]) + b"broken")
+    lines = mr.read_text("in", on_error="quarantine")
+    with pytest.warns(
+        mr.RecordsLeftOut, match=r"read_text left 1 record out, the first at in/b\.txt\.gz, byte 100: "
+    ):
+        lines.count()
+    groups = mr.from_items([("a", 1), ("b", 0), ("b", 2)]).group_by("key")
+    inverse = groups.map_groups(lambda key, rows: [1 // row.value for row in rows], on_error="quarantine")
+    with pytest.warns(mr.RecordsLeftOut, match="left 2 records out, the first of them: ZeroDivisionError"):
+        assert inverse.take_all() == [[1]]
+
+
+def test_the_budget_holds_in_actions(folder: Path) -> None:
+    (folder / "a.txt").write_text("1\nx\n3\ny\n")
+    for policy in ("skip", "quarantine"):
+        for most, fails in ((1, True), (0.4, True), (2, False), (0.5, False)):
+            numbers = mr.read_text("in").map(int, on_error=policy, max_bad_records=most)  # type: ignore[arg-type]
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                for action in (numbers.take_all, numbers.count, numbers.materialize, numbers.show):
+                    if fails:
+                        with pytest.raises(mr.JobFailed, match=r"map int rejected 2 of 4 records"):
+                            action()
+                    else:
+                        action()
