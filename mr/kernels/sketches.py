@@ -157,19 +157,19 @@ def quantiles(means: Floats, weights: Ints, ids: Ints, groups: int, qs: Sequence
     means, weights, ids = means[order], weights[order], ids[order]
     size = group.count(ids, groups)
     total = group.sum_ints(weights, ids, groups)[0]
-    middles = np.cumsum(weights) - weights / 2
+    middles = 2 * np.cumsum(weights) - weights  # doubled: whole numbers, in which groups before this one do not show
     first = np.cumsum(size) - size
-    base = np.cumsum(total) - total
+    base = 2 * (np.cumsum(total) - total)
     found = []
     some = np.flatnonzero(size)
     for q in qs:
-        target = base[some] + (total[some] - 1) * q + 0.5
-        high = np.searchsorted(middles, target)
+        target = 2 * (total[some] - 1) * q + 1
+        high = np.searchsorted(middles, base[some] + np.ceil(target).astype(np.int64))
         low = np.clip(high - 1, first[some], first[some] + size[some] - 1)
         high = np.clip(high, first[some], first[some] + size[some] - 1)
         a, b = means[low], means[high]
         gap = middles[high] - middles[low]
-        share = np.where(gap > 0, (target - middles[low]) / np.where(gap > 0, gap, 1.0), 0.0)
+        share = np.where(gap > 0, (target - (middles[low] - base[some])) / np.where(gap > 0, gap, 1), 0.0)
         result = np.full(groups, np.nan)
         with np.errstate(invalid="ignore"):
             result[some] = np.where((share == 0) | (a == b), a, np.where(share == 1, b, a * (1 - share) + b * share))

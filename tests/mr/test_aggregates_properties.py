@@ -351,6 +351,18 @@ def test_approx_quantile_is_within_its_error(name: str) -> None:
     assert (found[0], found[-1]) == (in_order[0], in_order[-1])
 
 
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.floats(-1e9, 1e9), min_size=1, max_size=40), st.integers(1, 10**9), st.floats(0, 1))
+def test_a_quantile_does_not_depend_on_the_groups_before_it(values: list[float], before: int, q: float) -> None:
+    """Which groups are finished together hangs on the memory of a task."""
+    means, weights, owners = sketches.clusters(np.array(values), np.zeros(len(values), np.int64), 1)
+    (alone,) = sketches.quantiles(means, weights, owners, 1, [q])
+    others = np.array([0.0]), np.array([before]), np.array([0])
+    behind = [np.concatenate(pair) for pair in zip(others, (means, weights, owners + 1), strict=True)]
+    (both,) = sketches.quantiles(behind[0], behind[1], behind[2], 2, [q])
+    assert both[1].tobytes() == alone[0].tobytes()
+
+
 def test_a_digest_is_small_and_the_same_in_every_group() -> None:
     values = np.random.default_rng(5).normal(0, 1, 40_000)
     ids = np.repeat(np.arange(2), 20_000)
