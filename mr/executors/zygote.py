@@ -40,7 +40,7 @@ ENGINE = (
 
 
 class Zygote:
-    """The owner's side of a new zygote; `control` is its end of the socket.
+    """The owner's side of a new zygote: its `pid`, and `control`, the owner's end of the socket.
 
     `home` and `memory_bytes` (of one attempt) are for the workers. `fork`: this process has not imported the engine,
     has no threads, nothing of the user's, and was started as workers are (`options.PINNED`).
@@ -49,7 +49,7 @@ class Zygote:
     def __init__(self, home: Path, memory_bytes: int, *, fork: bool) -> None:
         self.control, theirs = socket.socketpair()
         arguments = (theirs.fileno(), str(home), memory_bytes)
-        self._pid = _fork(*arguments) if fork else _spawn(*arguments)
+        self.pid = _fork(*arguments) if fork else _spawn(*arguments)
         self._code: int | None = None
         theirs.close()
 
@@ -58,9 +58,9 @@ class Zygote:
         deadline = None if seconds is None else time.monotonic() + seconds
         while self._code is None and (deadline is None or time.monotonic() < deadline):
             try:
-                pid, status = os.waitpid(self._pid, 0 if deadline is None else os.WNOHANG)
+                pid, status = os.waitpid(self.pid, 0 if deadline is None else os.WNOHANG)
             except ChildProcessError:  # somebody else in this process waits for all children
-                pid, status = self._pid, 0
+                pid, status = self.pid, 0
             if pid:
                 self._code = os.waitstatus_to_exitcode(status)
             else:
@@ -71,7 +71,7 @@ class Zygote:
         """End it and all its workers."""
         self.control.close()  # it kills what is left of the workers and ends
         if self.wait(CLOSE_SECONDS) is None:
-            os.kill(self._pid, signal.SIGKILL)
+            os.kill(self.pid, signal.SIGKILL)
             self.wait()
 
 
@@ -139,9 +139,9 @@ def serve(control_fd: int, home: str, memory_bytes: int) -> None:
             if not message:
                 break
             number = int(message.split()[1])
-            pid = os.fork()
+            zygote, pid = os.getpid(), os.fork()
             if pid == 0:
-                _become_worker(fds[0], (control_fd, wakeup_read, wakeup_write), home, memory_bytes)
+                _become_worker(zygote, fds[0], (control_fd, wakeup_read, wakeup_write), home, memory_bytes)
             os.close(fds[0])
             children[pid] = number
             _tell(control, f"started {number} {pid}\n")
@@ -168,7 +168,7 @@ def _tell(control: socket.socket, line: str) -> None:
         control.sendall(line.encode())
 
 
-def _become_worker(fd: int, close: tuple[int, ...], home: str, memory_bytes: int) -> None:
+def _become_worker(zygote: int, fd: int, close: tuple[int, ...], home: str, memory_bytes: int) -> None:
     """Turn this forked child into a worker; never returns."""
     code = 1
     try:
@@ -177,6 +177,7 @@ def _become_worker(fd: int, close: tuple[int, ...], home: str, memory_bytes: int
         for other in close:
             os.close(other)
         os.setpgid(0, 0)
+        _end_with(zygote)
         keep_freed_memory(memory_bytes)
         from mr.executors.local import serve
 
@@ -190,6 +191,18 @@ def _become_worker(fd: int, close: tuple[int, ...], home: str, memory_bytes: int
         traceback.print_exc()
     finally:
         os._exit(code)
+
+
+def _end_with(parent: int) -> None:
+    """Have this process killed when its parent is: a worker in a long call of a library sees no socket close.
+
+    No effect but on Linux.
+    """
+    pr_set_pdeathsig = 1
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").prctl(pr_set_pdeathsig, signal.SIGKILL)
+    if os.getppid() != parent:  # it was killed before that
+        os._exit(1)
 
 
 def keep_freed_memory(memory_bytes: int) -> None:

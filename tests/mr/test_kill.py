@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import signal
+import socket
 import sys
 from collections.abc import Iterator
 from functools import partial
@@ -17,6 +19,7 @@ import pytest
 import mr
 from mr.dataset import Dataset
 from mr.executors.base import Executor
+from mr.executors.zygote import Zygote
 from mr.session import On
 from mr.testing import FaultyExecutor, run_inline
 
@@ -130,3 +133,17 @@ def test_lost_late_and_repeated_news_changes_nothing(
         assert [stage["total"] for stage in unlucky.stages] == [stage["total"] for stage in result.stages]
         assert not any("deterministic" in trouble for trouble in unlucky.troubles)
     assert seen == {"lose", "repeat", "delay"}
+
+
+def test_workers_end_with_the_process_they_were_forked_from(tmp_path: Path) -> None:
+    zygote = Zygote(tmp_path, 1 << 28, fork=False)
+    owners_end, workers_end = socket.socketpair()
+    socket.send_fds(zygote.control, [f"fork {1:>32}".encode()], [workers_end.fileno()])
+    worker = int(zygote.control.recv(100).split()[2])
+    ended = select.poll()
+    ended.register(os.pidfd_open(worker), select.POLLIN)
+    os.kill(zygote.pid, signal.SIGKILL)  # as what kills a terminal's process group does
+    assert ended.poll(60_000), "it lives on, as the owner has not closed its end"
+    zygote.close()
+    owners_end.close()
+    workers_end.close()
