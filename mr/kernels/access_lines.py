@@ -48,6 +48,10 @@ _BY_CODE: Final = sorted(
 )
 _MONTH_CODES: Final = np.array([code for code, _ in _BY_CODE])
 _MONTH_NUMBERS: Final = np.array([number for _, number in _BY_CODE])
+_LAYOUT: Final = b"00/???/0000:00:00:?? ?0000"
+_DIGITS: Final = np.array([i for i, byte in enumerate(_LAYOUT) if byte == ord("0")])
+_MARKS: Final = np.array([i for i, byte in enumerate(_LAYOUT) if byte not in b"0?"])
+_MARK_CODES: Final = np.array([[(_LAYOUT[i] - ord("0")) % 256] for i in _MARKS])
 _PLUS: Final = (ord("+") - ord("0")) % 256
 _MINUS: Final = (ord("-") - ord("0")) % 256
 
@@ -220,20 +224,15 @@ def _times(array: Bytes, head: Words, at: Positions) -> tuple[Positions, Mask]:
 
 def _minutes(array: Bytes, at: Positions) -> tuple[Positions, Mask]:
     """Seconds since 1970 at the beginning of the minutes of the times at some positions, and which are minutes."""
-    digits = [(array[at + i] - np.uint8(ord("0"))).astype(np.int64) for i in range(_TIME_BYTES)]
-    valid = np.ones(len(at), np.bool_)
-    for i, byte in enumerate(b"00/   /0000:00:00:    0000"):
-        if byte == ord("0"):
-            valid &= digits[i] <= 9
-        elif byte != ord(" "):
-            valid &= digits[i] == (byte - ord("0")) % 256
+    digits = (array[at + np.arange(_TIME_BYTES)[:, None]] - np.uint8(ord("0"))).astype(np.int64)
+    valid: Mask = (digits[_DIGITS] <= 9).all(axis=0) & (digits[_MARKS] == _MARK_CODES).all(axis=0)
     day, year = digits[0] * 10 + digits[1], digits[7] * 1000 + digits[8] * 100 + digits[9] * 10 + digits[10]
     hour, minute, off_hours, off_minutes = (digits[i] * 10 + digits[i + 1] for i in (12, 15, 22, 24))
     code = (digits[3] << 16) | (digits[4] << 8) | digits[5]
     known = np.minimum(np.searchsorted(_MONTH_CODES, code), 11)
     valid &= (_MONTH_CODES[known] == code) & (year >= 1)
     sign = digits[21]
-    valid &= (array[at + 20] == ord(" ")) & ((sign == _PLUS) | (sign == _MINUS))
+    valid &= (sign == _PLUS) | (sign == _MINUS)
     valid &= (hour < 24) & (minute < 60) & (off_hours < 24) & (off_minutes < 60) & (day >= 1)
     months = np.where(valid, (year - 1970) * 12 + _MONTH_NUMBERS[known], 0)
     first_day = months.astype("M8[M]").astype("M8[D]").astype(np.int64)
