@@ -83,19 +83,16 @@ def splits_of(node: Read | Items | Materialized, memo: Memo) -> tuple[Split, ...
     return tuple(splits) or (Split((), digest("empty"), 0),)
 
 
-def first_piece(paths: Sequence[str], decompress: bool) -> OpenedPiece:
-    """The whole first file that is not empty (the first one if all are), for inferring a schema.
-
-    Raises InputNotFound.
-    """
+def whole_files(paths: Sequence[str], decompress: bool) -> Iterator[OpenedPiece]:
+    """The files that are not empty (the first one if all are), for inferring a schema. Raises InputNotFound."""
     files = [file for path in paths for file in list_files(path)]
     if not files:
         raise InputNotFound(f"no files in {', '.join(paths)} to infer a schema from; declare it with schema=")
-    file = next((f for f in files if f.size), files[0])
-    if decompress:
-        _refuse_archives([file])
-    compression = file.compression if decompress else None
-    return OpenedPiece(PieceRef(file.path, 0, file.size, compression, None, file.store, _refs(file)))
+    for file in [file for file in files if file.size] or files[:1]:
+        if decompress:
+            _refuse_archives([file])
+        compression = file.compression if decompress else None
+        yield OpenedPiece(PieceRef(file.path, 0, file.size, compression, None, file.store, _refs(file)))
 
 
 @dataclass(frozen=True)

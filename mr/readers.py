@@ -4,33 +4,36 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import polars as pl
 import pyarrow as pa
 
 from mr.batch import kind_of, with_kind
 from mr.dataset import Dataset
-from mr.errors import PlanError
+from mr.errors import CorruptInput, PlanError
 from mr.formats.access_log import AccessLogReader
 from mr.formats.arrow import ArrowReader, infer_arrow
 from mr.formats.base import Reader
 from mr.formats.binary import BinaryFileReader
+from mr.formats.blocks import whole_lines
 from mr.formats.csv import INFER_BYTES, CsvReader, infer_csv
 from mr.formats.hive import recorded_schema
 from mr.formats.jsonl import JsonReader, infer_json
 from mr.formats.parquet import ParquetReader, infer_parquet
 from mr.formats.text import TextFileReader, TextReader
 from mr.formats.warc import WarcReader
-from mr.inputs import first_piece
+from mr.inputs import whole_files
 from mr.kernels.declared import arrow_type
 from mr.kernels.frames import plain
 from mr.kernels.rows import Shape, from_python, shape_of
 from mr.operators.base import ErrorPolicy, OnError
 from mr.operators.columns import named
 from mr.partitions import partitioned, told_by_folders
+from mr.pieces import OpenedPiece
 from mr.plan import Items, Read
 
+T = TypeVar("T")
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 
@@ -129,7 +132,8 @@ def read_parquet(
     `__HIVE_DEFAULT_PARTITION__`. Its type: that in `schema`, else that which `write_parquet(partition_by=)` recorded in
     the files, else int or date where all folders are spelled so, else str.
 
-    Raises InputNotFound, InputError for a file that is no Parquet: the schema is that of the first file.
+    Raises InputNotFound, InputError for a file that is no Parquet. The schema is that of the first file; where
+    `on_error` leaves damaged files out, that of the first that is not damaged.
 
     >>> import mr, tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -170,18 +174,70 @@ def _read_columns(
 ) -> Dataset:
     """A dataset of files that say their columns themselves."""
     found = _paths(paths, call)
-    piece = first_piece(found, False)
-    with piece.file() as file:
-        inside = infer(file, piece.path)
-        inner = reader(with_kind(inside, kind_of(inside)))
-        empty = not inner.group_bytes(file, piece.path)
-    told, rows = told_by_folders(found, piece.path), recorded_schema(inside)
+
+    def inferred(piece: OpenedPiece) -> tuple[str, pa.Schema, Reader, bool]:
+        with piece.file() as file:
+            inside = infer(file, piece.path)
+            made = reader(with_kind(inside, kind_of(inside)))
+            return piece.path, inside, made, not made.group_bytes(file, piece.path)
+
+    path, inside, inner, empty = _first_sound(found, False, policy, inferred)
+    told, rows = told_by_folders(found, path), recorded_schema(inside)
     if empty and rows is not None:  # such a file lies in no folder
         told = [name for name in rows.names if name not in inside.names]
     declared = _declared(schema or {}, call)
     if unknown := [name for name in declared if name not in told]:
         raise PlanError(f"{call}: schema= is for columns that folders name; {unknown[0]!r} is none of {told}")
     return _read(found, partitioned(inner, found, told, declared, rows), policy.on_error, policy.max_bad)
+
+
+def _first_sound(paths: tuple[str, ...], decompress: bool, policy: ErrorPolicy, infer: Callable[[OpenedPiece], T]) -> T:
+    """What `infer` makes of the first file; unless the policy is to fail, of the first that is not damaged.
+
+    Raises InputNotFound, InputError: of the first file, if all are damaged.
+    """
+    first: CorruptInput | None = None
+    for piece in whole_files(paths, decompress):
+        try:
+            return infer(piece)
+        except CorruptInput as damage:
+            first = first or damage
+            if policy.on_error == "fail":
+                break
+    assert first is not None
+    raise first
+
+
+def _told_by_lines(
+    paths: tuple[str, ...],
+    declared: Mapping[str, pa.DataType],
+    policy: ErrorPolicy,
+    infer: Callable[[bytes, str, Mapping[str, pa.DataType]], pa.Schema],
+) -> tuple[pa.Schema, list[str]]:
+    """The schema of files of lines, and the columns that their folders tell. Raises as `_first_sound`."""
+
+    def schema_of(piece: OpenedPiece, damaged: bool) -> tuple[pa.Schema, list[str]]:
+        told = told_by_folders(paths, piece.path)
+        inside = {name: type for name, type in declared.items() if name not in told}
+        return infer(_lines_of(piece) if damaged else piece.head(INFER_BYTES), piece.path, inside), told
+
+    try:
+        return _first_sound(paths, True, policy, lambda piece: schema_of(piece, damaged=False))
+    except CorruptInput:
+        if policy.on_error == "fail":
+            raise
+    return _first_sound(paths, True, policy, lambda piece: schema_of(piece, damaged=True))
+
+
+def _lines_of(piece: OpenedPiece) -> bytes:
+    """What lies before the damage of a file. Raises CorruptInput where that is no whole line."""
+    try:
+        return piece.head(INFER_BYTES)
+    except CorruptInput as damage:
+        before = piece.head(damage.offset) if damage.offset else b""
+        if b"\n" not in before:
+            raise
+        return before[: whole_lines(before)]
 
 
 def read_csv(
@@ -199,7 +255,8 @@ def read_csv(
 
     `schema` maps names to types; without a header it names all columns. `null_values` are read as null.
     `quoted_newlines=True`: fields may hold line ends (then a file is one split). A line that does not fit is an error
-    naming file, line, column and the `schema=` entry to add, or as `on_error` says.
+    naming file, line, column and the `schema=` entry to add, or as `on_error` says: then damaged files are left out,
+    too, from where the damage is, and the first one without any gives the schema. Another header is always an error.
 
     >>> import mr, tempfile, pathlib
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -211,10 +268,11 @@ def read_csv(
     nulls = (null_values,) if isinstance(null_values, str) else tuple(null_values)
     rules = (header, delimiter, nulls, quoted_newlines)
     declared = _declared(schema or {}, "read_csv()")
-    piece = first_piece(found, CsvReader.decompress)
-    told = told_by_folders(found, piece.path)
-    inside = {name: type for name, type in declared.items() if name not in told}
-    pinned = infer_csv(piece.head(INFER_BYTES), piece.path, *rules, declared=inside)
+
+    def infer(head: bytes, path: str, inside: Mapping[str, pa.DataType]) -> pa.Schema:
+        return infer_csv(head, path, *rules, inside)
+
+    pinned, told = _told_by_lines(found, declared, ErrorPolicy(on_error, max_bad_records), infer)
     return _read(found, partitioned(CsvReader(pinned, *rules), found, told, declared), on_error, max_bad_records)
 
 
@@ -235,10 +293,7 @@ def read_json(
     """
     found = _paths(paths, "read_json()")
     declared = _declared(schema or {}, "read_json()")
-    piece = first_piece(found, JsonReader.decompress)
-    told = told_by_folders(found, piece.path)
-    inside = {name: type for name, type in declared.items() if name not in told}
-    pinned = infer_json(piece.head(INFER_BYTES), piece.path, declared=inside)
+    pinned, told = _told_by_lines(found, declared, ErrorPolicy(on_error, max_bad_records), infer_json)
     return _read(found, partitioned(JsonReader(pinned), found, told, declared), on_error, max_bad_records)
 
 

@@ -20,9 +20,9 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 
 from mr.batch import Batch, Origins, with_kind
-from mr.errors import InputError, PlanError
+from mr.errors import CorruptInput, InputError, PlanError
 from mr.formats.base import Cut, Reader, Writer
-from mr.formats.blocks import BOM, needed, record_blocks
+from mr.formats.blocks import BOM, is_utf8, needed, record_blocks
 from mr.formats.misfits import Lines, Parser, parse_lines
 from mr.kernels.escapes import escaped_columns
 from mr.kernels.lines import Offsets, line_bounds
@@ -49,8 +49,8 @@ def infer_csv(
     `declared` fixes the types of some columns. Without a header the columns are those of `declared`, or c0, c1, ...
     Columns without a value are str, and so are numbers with leading zeros, which are rather codes.
 
-    Raises `InputError` naming `path` for a header that is empty or repeats a name, `PlanError` for a declared column
-    that the header lacks.
+    Raises `InputError` naming `path` for a header that is empty, repeats a name or is no text, `PlanError` for a
+    declared column that the header lacks.
 
     >>> infer_csv(b"zip,n\\n01234,1\\n", "p.csv").types
     [DataType(large_string), DataType(int64)]
@@ -72,6 +72,8 @@ def _names(
 ) -> tuple[list[str], bytes]:
     """The column names, and what of `head` is left for the records."""
     starts, ends = _bounds(head, quoted_newlines)
+    if header and len(ends):
+        _check_text(head[: ends[0]], path)
     first = _fields(head[: ends[0]], delimiter) if len(ends) else []
     if not header:
         return list(declared) or [f"c{i}" for i in range(len(first))], head
@@ -79,6 +81,12 @@ def _names(
         cure = "each column needs its own name; with header=False they are c0, c1, ..."
         raise InputError(f"{path}, line 1: the header is {delimiter.join(first)!r}: {cure}")
     return first, head[starts[1] :] if len(starts) > 1 else b""
+
+
+def _check_text(header: bytes, path: str) -> None:
+    """Raise CorruptInput for a header that is no text: such a file is something else."""
+    if b"\0" in header or not is_utf8(header):
+        raise CorruptInput(path, 0, f"the header is no text in UTF-8: {_shown(header)}; is this CSV?")
 
 
 def _fields(line: bytes, delimiter: str) -> list[str]:
@@ -255,6 +263,7 @@ class CsvReader(Reader):
         return f"{place}: a quote is left open at the end of the record {_shown(raw)}; {cure}"
 
     def _check_header(self, line: bytes, path: str) -> None:
+        _check_text(line, path)
         found = _fields(line, self.delimiter)
         if found != self.pinned.names:
             expected = f"the columns are {self.delimiter.join(self.pinned.names)}"

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.json as pa_json
 
 from mr.batch import Batch, with_kind
-from mr.errors import InputError, PlanError, TypeConflict
+from mr.errors import CorruptInput, InputError, PlanError, TypeConflict
 from mr.formats.base import Cut, Reader, Writer
 from mr.formats.blocks import BOM, is_utf8, needed, origins_of, record_blocks, whole_lines
 from mr.formats.misfits import Lines, Parser, parse_lines
@@ -40,14 +40,18 @@ def infer_json(head: bytes, path: str, declared: Mapping[str, pa.DataType] | Non
     fixes the types of some columns and adds those that the head lacks. Lines that are no objects are passed over:
     the reader will name them.
 
-    Raises `InputError` naming `path` and column where values of one column have no common type.
+    Raises `InputError` naming `path` and column where values of one column have no common type, `CorruptInput` where
+    all lines are passed over and nothing is declared.
 
     >>> infer_json(b'{"a": 1}\\n{"a": 2.5, "b": ["x"]}\\n', "p.json").types
     [DataType(double), LargeListType(large_list<item: large_string>)]
     """
     if len(head) >= INFER_BYTES:
         head = head[: whole_lines(head)]
-    records = list(filter(None, map(_object, head.removeprefix(BOM).split(b"\n"))))
+    lines = head.removeprefix(BOM).split(b"\n")
+    records = [record for record in map(_object, lines) if record is not None]
+    if not records and not declared and any(line.strip() for line in lines):
+        raise CorruptInput(path, 0, "no line at its beginning is a JSON object; are these JSON lines?")
     names = dict.fromkeys(chain(chain.from_iterable(records), declared or ()))
     types = {name: (declared or {}).get(name) or _infer(_pick(records, name), name, path) for name in names}
     return with_kind(pa.schema(list(types.items())), "rows")

@@ -229,6 +229,70 @@ def test_damaged_parquet_files_are_left_out_also_where_they_cannot_be_planned(fo
     assert mr.read_parquet("in", on_error="skip").take_all() == rows + rows[:20]
 
 
+def broken_files() -> dict[str, tuple[Callable[..., mr.Dataset], dict[str, bytes], list[Any], int]]:
+    """Reader, files of which the first is broken, what is left, and how many rejects there are."""
+    csv, lines = b"n,s\n1,a\n2,b\n", b'{"n": 1, "s": "a"}\n{"n": 2, "s": "b"}\n'
+    rows = [(1, "a"), (2, "b")]
+    sink = io.BytesIO()
+    pq.write_table(pa.table({"n": [1, 2], "s": ["a", "b"]}), sink)
+    parquet, sink = sink.getvalue(), io.BytesIO()
+    with pa.ipc.new_file(sink, pa.schema([("n", pa.int64()), ("s", pa.string())])) as writer:
+        writer.write_table(pa.table({"n": [1, 2], "s": ["a", "b"]}))
+    zipped = gzip.compress(csv)
+    return {
+        "csv.gz without its header": (mr.read_csv, {"a.csv.gz": b"garbage", "b.csv": csv}, rows, 1),
+        "csv.gz cut short": (mr.read_csv, {"a.csv.gz": zipped[:-8], "b.csv": csv}, [*rows, *rows], 1),
+        "csv of bytes": (mr.read_csv, {"a.csv": b"\x89PNG\xff\0,n", "b.csv": csv}, rows, 1),
+        "two": (mr.read_csv, {"a.csv.gz": b"garbage", "b.csv": b"\xff\n", "c.csv": csv}, rows, 2),
+        "alone": (mr.read_csv, {"a.csv.gz": gzip.compress(b"n,s\n1,1\n2,2\n3,-5\n", 0)[:-10]}, [(1, 1), (2, 2)], 1),
+        "json": (mr.read_json, {"a.json": b"\n[1]\nx\n", "b.json": lines}, rows, 2),
+        "json.gz": (mr.read_json, {"a.json.gz": b"garbage", "b.json": lines}, rows, 1),
+        "parquet": (mr.read_parquet, {"a.parquet": parquet[:-9], "b.parquet": parquet}, rows, 1),
+        "arrow": (mr.read_arrow, {"a.arrow": b"ARROW1\0\0garbage", "b.arrow": sink.getvalue()}, rows, 1),
+    }
+
+
+@pytest.mark.parametrize("case", broken_files())
+def test_where_the_first_file_is_broken_the_next_one_gives_the_schema(case: str, folder: Path) -> None:  # F44
+    read, files, rows, rejects = broken_files()[case]
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    first = min(files)
+    with pytest.raises(InputError, match=rf"in/{first}"):
+        read("in")
+    found = read("in", on_error="quarantine")
+    assert read("in", on_error="skip").take_all() == rows
+    assert found.schema().names == ["n", "s"]
+    told = found.rejected().take_all()
+    assert len(told) == rejects
+    assert told[0].path == f"in/{first}"
+    with pytest.raises(mr.JobFailed, match=f"rejected {rejects} of"):
+        read("in", on_error="skip", max_bad_records=rejects - 1).count()
+
+
+def test_where_all_files_are_broken_the_first_is_named(folder: Path) -> None:
+    for name in ("b", "a"):
+        (folder / f"{name}.json.gz").write_bytes(b"garbage")
+        (folder / f"{name}.json").write_bytes(b"garbage")
+    for pattern, named in (
+        ("in/*.gz", r"in/a\.json\.gz, byte 0: the gzip"),
+        ("in/*.json", r"in/a\.json, byte 0: no l"),
+    ):
+        for policy in ("fail", "skip"):
+            with pytest.raises(InputError, match=named):
+                mr.read_json(pattern, on_error=policy)  # type: ignore[arg-type]
+    declared = mr.read_json("in/*.json", schema={"n": int}, on_error="skip")
+    assert declared.count() == 0
+
+
+def test_another_header_is_an_error_whatever_becomes_of_bad_lines(folder: Path) -> None:
+    """Its other splits would be read under the wrong names."""
+    (folder / "a.csv").write_text("n,s\n1,2\n")
+    (folder / "b.csv").write_text("s,n\n1,2\n")
+    with pytest.raises(mr.JobFailed, match=r"in/b\.csv, line 1: the header is 's,n', but the columns are n,s"):
+        mr.read_csv("in", on_error="skip").take_all()
+
+
 def test_a_record_that_is_too_long_is_an_error_in_bounded_memory(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # F45
@@ -504,9 +568,7 @@ def test_an_action_tells_of_damaged_files_and_of_groups(folder: Path) -> None:
     (folder / "a.txt.gz").write_bytes(gzip.compress(TEXT))
     (folder / "b.txt.gz").write_bytes(gzip.compress(TEXT[:100]) + b"broken")
     lines = mr.read_text("in", on_error="quarantine")
-    with pytest.warns(
-        mr.RecordsLeftOut, match=r"read_text left 1 record out, the first at in/b\.txt\.gz, byte 100: "
-    ):
+    with pytest.warns(mr.RecordsLeftOut, match=r"read_text left 1 record out, the first at in/b\.txt\.gz, byte 100: "):
         lines.count()
     groups = mr.from_items([("a", 1), ("b", 0), ("b", 2)]).group_by("key")
     inverse = groups.map_groups(lambda key, rows: [1 // row.value for row in rows], on_error="quarantine")

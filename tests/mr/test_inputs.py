@@ -17,7 +17,7 @@ import mr
 import mr.inputs
 from mr.errors import InputError, InputNotFound
 from mr.formats.text import TextReader
-from mr.inputs import Range, first_piece, splits_of
+from mr.inputs import Range, splits_of, whole_files
 from mr.options import PACK_BYTES_MAX, PACKED_FILE_BYTES_MAX
 from mr.plan import Read
 from mr.storage import InputFile
@@ -358,11 +358,11 @@ def test_an_empty_folder_is_one_empty_split_and_a_first_piece_is_found(folder: P
     (split,) = splits()
     assert (split.pieces, split.size_bytes) == ((), 0)
     with pytest.raises(InputNotFound, match="infer a schema"):
-        first_piece(["in"], True)
+        next(whole_files(["in"], True))
     (folder / "a.txt").write_text("")
-    assert first_piece(["in"], True).path == "in/a.txt"
+    assert next(whole_files(["in"], True)).path == "in/a.txt"
     (folder / "b.txt").write_text("x")
-    assert first_piece(["in"], True).path == "in/b.txt"
+    assert [piece.path for piece in whole_files(["in"], True)] == ["in/b.txt"]
     assert len(splits()) == 1
 
 
