@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, cast
 
 import polars as pl
 
@@ -13,14 +13,11 @@ from mr.errors import PlanError
 from mr.kernels.rows import Shape, shape_of
 from mr.operators.base import rows_shape
 from mr.operators.columns import Explode, Select, Unnest, WithColumns, expand, explode_shape, unnest_shape
-from mr.operators.computed import NewColumn
+from mr.operators.computed import MADE, NewColumn
 from mr.operators.python import Function
 
 if TYPE_CHECKING:
     from mr.dataset import Dataset
-
-MADE: Final = "\x1f"
-"""Begins the names of columns that functions made, until they are put in their place."""
 
 
 class Columns(DatasetBase):
@@ -76,7 +73,7 @@ class Columns(DatasetBase):
         for name, fn in functions.items():
             if name in made:
                 raise PlanError(f"{call}: two columns are named {name!r}")
-            declared = cast(Shape, shape_of(MADE + name, fn, False))
+            declared = cast(Shape, shape_of(name, fn, False))
             source = source._apply(NewColumn(fn, declared, seen=given))
             made[name], types[name] = pl.col(MADE + name).alias(name), declared.types[0]
         order = [*(name for name in made if name not in named), *named]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from mr.batch import Batch
 from mr.errors import PlanError
@@ -14,10 +14,16 @@ from mr.operators.base import Run, TaskEnv, rows_shape
 from mr.operators.columns import named
 from mr.operators.python import PerRecord, PythonRun, each, parts_of
 
+MADE: Final = "\x1f"
+"""Begins the names of columns that functions made, until they are put in their place: as no user names one."""
+
 
 @dataclass(frozen=True)
 class NewColumn(PerRecord):
-    """One column more, the last: `fn(record)`, of type and name as `declared`. The record is of the columns `seen`."""
+    """One column more, the last: `fn(record)`, of the one type and name of `declared`, behind `MADE`.
+
+    The record is of the columns `seen`.
+    """
 
     seen: Shape | None = None
     label: ClassVar[str] = "column"
@@ -25,7 +31,7 @@ class NewColumn(PerRecord):
     def shape(self, given: Shape | None) -> Shape:
         if given is None or self.declared is None:
             raise PlanError("the columns that stand before a new one are not known")
-        return rows_shape((*given.names, *self.declared.names), (*given.types, *self.declared.types))
+        return rows_shape((*given.names, MADE + self.declared.names[0]), (*given.types, *self.declared.types))
 
     def start(self, env: TaskEnv, track: bool) -> Run:
         return _ColumnRun(self, env, track)
@@ -45,5 +51,5 @@ class _ColumnRun(PythonRun):
             self.join_types(made.schema)
             some = data.slice(row, len(part.records))
             row += len(part.records)
-            names = [*data.schema.names, *made.schema.names]
+            names = [*data.schema.names, MADE + made.schema.names[0]]
             yield Batch(named([*some.columns, *made.columns], names, "rows"), part.origins)

@@ -53,6 +53,7 @@ KINDS = {
     "timedelta": Kind(dt.timedelta, (dt.timedelta(0), dt.timedelta(days=-1), dt.timedelta(microseconds=3))),
     "decimal": Kind(D, (D(0), D("-1.5"), D("12345678901234567890.25"))),
     "struct": Kind(tuple[int, str], ((1, "a"), (1, None), (0, "é"), (None, None))),
+    "named": Kind(pa.struct([("x", pa.int64()), ("é", pa.large_string())]), ((1, "a"), (None, None), (0, ""))),
     "null": Kind(pa.null(), ()),
     "list": Kind(list[int], ([], [1, 2], [None]), key=False),
     "structs": Kind(list[tuple[str, float]], ([], [("a", NAN), None], [("", -0.0)]), key=False),

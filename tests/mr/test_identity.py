@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import json
+import operator
 import os
 import re
 import subprocess
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import polars as pl
 import pytest
 from blake3 import blake3
 from pieces import shared
@@ -41,6 +43,90 @@ def flights_planes(
     left = mr.read_csv(flights, null_values=["NA", ""], schema={"dep_time": int, "arr_delay": float})
     right = mr.read_csv(planes, null_values=["NA", ""], schema={"speed": float})
     return left.join(right, on="tailnum", how="left", strategy=strategy).write_parquet(output)
+
+
+def routes(flight: Any) -> Iterator[tuple[tuple[str, str], int]]:
+    """(carrier, destination) and the minutes in the air, where they are known."""
+    if flight.air_time is not None:
+        yield (flight.carrier, flight.dest), flight.air_time
+
+
+def seen(tail: str | None, flights: Iterator[Any], planes: Iterator[Any]) -> tuple[str | None, int, str | None]:
+    """How often a plane flew, and who made it."""
+    plane = next(planes, None)
+    return tail, sum(1 for _ in flights), None if plane is None else plane.manufacturer
+
+
+def waits(key: Any, flights: Iterator[Any]) -> Iterator[tuple[str, int, float, int | None]]:
+    """The time on the ground between flights of a plane that follow each other on one day."""
+    before: int | None = None
+    for number, flight in enumerate(flights):
+        since = None if before is None or flight.dep_time is None else flight.dep_time - before
+        yield key.tailnum, key.day, number / 3, since
+        before = flight.arr_time
+
+
+def late(delays: list[float | None]) -> list[float]:
+    return [delay for delay in delays if delay is not None and delay > 60]
+
+
+def share_late(delays: list[float]) -> float:
+    return sum(delays) / 3 + len(delays)
+
+
+@mr.job
+def operators(flights: str, planes: str, output: str) -> Any:
+    """An output of each kind of operator that has an order, a partition, a sketch or a random choice of its own."""
+    left = mr.read_csv(flights, null_values=["NA", ""], schema={"dep_time": int, "arr_time": int, "arr_delay": float})
+    right = mr.read_csv(planes, null_values=["NA", ""], schema={"speed": float})
+    left = left.with_columns(air_time=pl.col("air_time").cast(pl.Int64, strict=False))
+    aggregates: dict[str, Any] = {
+        "n": mr.count("arr_delay"),
+        "mean": mr.mean("arr_delay"),
+        "sd": mr.std(pl.col("arr_delay") / 7),
+        "median": mr.quantile("arr_delay", [0.5, 0.99]),
+        "near": mr.approx_quantile("arr_delay", [0.01, 0.5, 0.99]),
+        "planes": mr.approx_distinct("tailnum"),
+        "exactly": mr.count_distinct("tailnum"),
+        "worst": mr.top_k("arr_delay", 5),
+        "hours": mr.histogram("hour", [0, 6, 12, 18, 24]),
+        "first": mr.first("tailnum"),
+        "last": mr.last("tailnum"),
+        "days": mr.collect("day"),
+        "own": mr.Aggregate(late, operator.add, share_late, column="arr_delay"),
+    }
+    by_day = left.group_by("tailnum", "day", num_partitions=5)
+    return {
+        "sketches": left.group_by("carrier", "origin").agg(**aggregates).write_parquet(f"{output}/sketches"),
+        "total": left.agg(**{k: v for k, v in aggregates.items() if k != "days"}).write_json(f"{output}/total"),
+        "seen": left.cogroup(right, on="tailnum").map_groups(seen).write_parquet(f"{output}/seen"),
+        "waits": by_day.map_groups(waits, sort_by=["month", "dep_time"]).write_arrow(f"{output}/waits"),
+        "shares": left.select("dest", "distance")
+        .group_by("dest")
+        .map_batches(lambda df: df.select("dest", share=pl.col("distance") / pl.col("distance").sum().over("dest")))
+        .write_parquet(f"{output}/shares"),
+        "best": left.group_by("origin", "dest").top_k(2, by=["arr_delay", "flight"]).write_csv(f"{output}/best"),
+        "by": left.repartition(7, by="dest").write_parquet(f"{output}/by", target_file_size="1MB"),
+        "dealt": left.select("flight", "dest").repartition(5).write_csv(f"{output}/dealt", compression="gzip"),
+        "folders": left.write_parquet(f"{output}/folders", partition_by=["origin", "carrier"], compression="snappy"),
+        "drawn": left.sample(n=1000, seed=3).write_json(f"{output}/drawn", compression="zstd"),
+        "share": left.sample(0.01, seed=4).write_parquet(f"{output}/share"),
+        "routes": left.map_reduce(
+            routes,
+            lambda key, times: (*key, max(times)),
+            combiner=lambda _, times: max(times),
+            partitioner=lambda key, n: ord(key[0][0]) % n,
+            num_partitions=6,
+            names={"carrier": str, "dest": str, "longest": int},
+        ).write_parquet(f"{output}/routes"),
+        "sorted": left.select("tailnum", "arr_delay", text=lambda row: f"{row.carrier} {row.flight}")
+        .sort("arr_delay", "tailnum", descending=[True, False])
+        .write_parquet(f"{output}/sorted"),
+        "pairs": left.distinct("origin", "dest")
+        .union(left.limit(9))
+        .select("origin", "dest")
+        .write_csv(f"{output}/pairs"),
+    }
 
 
 def books(full: bool) -> Files:
@@ -71,6 +157,11 @@ def pages(full: bool) -> Files:
     return found
 
 
+def edges(full: bool) -> Files:
+    lines = [line.split(b",") for line in shared("flights/flights.csv.zst").splitlines()[1:20_001]]
+    return {f"{i}.txt": b"".join(b"%s %s\n" % (f[9 + i], f[11]) for f in lines[i::2]) for i in range(2)}
+
+
 def flights(full: bool) -> Files:
     lines = shared("flights/flights.csv.zst").splitlines(keepends=True)
     if full:
@@ -86,15 +177,20 @@ class Case:
     files: Callable[[bool], Files]
     words: tuple[str, ...]
     outputs: int
+    memory: str = SMALL_MEMORY
 
     @property
     def target(self) -> str:
+        if self.name == "operators":
+            return f"{__file__}:operators"
         return f"{__file__}:flights_planes" if self.name.startswith("flights") else f"jobs.{self.name}"
 
     def run_in(self, folder: Path) -> mr.JobResult:
         """Run in the current session, with `folder` as the working directory."""
         from jobs.link_graph import link_graph
         from jobs.log_analytics import log_analytics
+        from jobs.near_duplicates import near_duplicates
+        from jobs.pagerank import pagerank
         from jobs.web_index import web_index
         from jobs.word_count import word_count
 
@@ -108,6 +204,12 @@ class Case:
                 return web_index(["in"], "out")
             case "link_graph":
                 return link_graph(["in"], "out")
+            case "pagerank":
+                return pagerank(["in"], "out", format="text", max_iter=3)
+            case "near_duplicates":
+                return near_duplicates(["in"], "out", pages=True, threshold=0.5)
+            case "operators":
+                return operators("in", "planes.csv", "out")
         return flights_planes("in", "planes.csv", "out", strategy=self.words[-1])  # type: ignore[arg-type]
 
 
@@ -119,7 +221,14 @@ CASES = [
     Case("flights by broadcast", flights, ("in", "planes.csv", "out", "--strategy", "broadcast"), 1),
     Case("flights by sort_merge", flights, ("in", "planes.csv", "out", "--strategy", "sort_merge"), 1),
 ]
-each_case = pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
+MORE_CASES = [
+    Case("operators", flights, ("in", "planes.csv", "out"), 14, memory="8MB"),  # map_batches holds whole groups
+    Case("pagerank", edges, ("in", "out", "--format", "text", "--max-iter", "3"), 1),
+    Case("near_duplicates", pages, ("in", "out", "--pages", "--threshold", "0.5"), 2),
+]
+"""Those that are too much for the quick tests."""
+ALL_CASES = [*CASES, *(pytest.param(case, marks=pytest.mark.slow) for case in MORE_CASES)]
+each_case = pytest.mark.parametrize("case", ALL_CASES, ids=[case.name for case in (*CASES, *MORE_CASES)])
 
 
 def lay_out(case: Case, folder: Path, full: bool, reverse: bool = False) -> Path:
@@ -128,7 +237,7 @@ def lay_out(case: Case, folder: Path, full: bool, reverse: bool = False) -> Path
         path = folder / "in" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
-    if case.name.startswith("flights"):
+    if "planes.csv" in case.words:
         (folder / "planes.csv").write_bytes(shared("flights/planes.csv.zst"))
     return folder
 
@@ -205,7 +314,7 @@ def test_the_same_bytes_in_threads_and_processes(case: Case, tmp_path: Path, mer
     one = in_process(case, forth, tmp_path / "home-1", on="inline")
     assert len(one.outputs) == case.outputs
     assert not merges, "with half of the machine's memory nothing is merged"
-    tight = in_process(case, forth, tmp_path / "home-2", on="inline", memory=SMALL_MEMORY)
+    tight = in_process(case, forth, tmp_path / "home-2", on="inline", memory=case.memory)
     assert merges or "broadcast" in case.name, "a small budget must force merges"
     assert tight == one
     local = by_command(case, back, tmp_path / "home-3", "--workers", "2", PYTHONHASHSEED="4711")
@@ -252,14 +361,14 @@ def test_both_join_strategies_give_the_same_rows(tmp_path: Path) -> None:
 @pytest.mark.timeout(900)
 @each_case
 def test_the_whole_matrix(case: Case, tmp_path: Path) -> None:
-    forth = lay_out(case, tmp_path / "forth", full=True)
-    back = lay_out(case, tmp_path / "back", full=True, reverse=True)
+    forth = lay_out(case, tmp_path / "forth", full=case in CASES)
+    back = lay_out(case, tmp_path / "back", full=case in CASES, reverse=True)
     one = by_command(case, forth, tmp_path / "home-0", "--on", "inline", POLARS_MAX_THREADS="1")
     assert len(one.outputs) == case.outputs
     runs = {
         "inline, 2 Polars threads": (forth, ("--on", "inline"), {"POLARS_MAX_THREADS": "2"}),
         "inline, 8 Polars threads": (forth, ("--on", "inline"), {"POLARS_MAX_THREADS": "8"}),
-        "inline, little memory": (forth, ("--on", "inline", "--memory", SMALL_MEMORY), {}),
+        "inline, little memory": (forth, ("--on", "inline", "--memory", case.memory), {}),
         "local, 1 worker": (forth, ("--workers", "1"), {}),
         "local, 2 workers, hash seed 1": (forth, ("--workers", "2"), {"PYTHONHASHSEED": "1"}),
         "local, 4 workers, hash seed 4711": (forth, ("--workers", "4"), {"PYTHONHASHSEED": "4711"}),
@@ -286,9 +395,10 @@ def test_every_flight_is_there_and_so_many_have_no_plane(tmp_path: Path) -> None
 @pytest.mark.ray
 @pytest.mark.timeout(300)
 def test_the_same_bytes_on_ray(tmp_path: Path) -> None:
-    folders = [lay_out(case, tmp_path / case.name, full=True) for case in CASES]
-    want = [in_process(c, f, tmp_path / "home", on="inline") for c, f in zip(CASES, folders, strict=True)]
+    cases = [*CASES, *MORE_CASES]
+    folders = [lay_out(case, tmp_path / case.name, full=case in CASES) for case in cases]
+    want = [in_process(c, f, tmp_path / "home", on="inline") for c, f in zip(cases, folders, strict=True)]
     with mr.Session(on="ray", workers=2, home=tmp_path / "home-ray", reuse=False):
-        for case, folder, expected in zip(CASES, folders, want, strict=True):
+        for case, folder, expected in zip(cases, folders, want, strict=True):
             assert case.run_in(folder).tasks_run > 0
             assert Made.of(folder, expected.outputs) == expected

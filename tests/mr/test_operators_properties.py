@@ -74,7 +74,7 @@ def ordered(draw: st.DrawFn, keys: int = 0) -> tuple[Table, list[str], list[bool
     return table, by, [draw(st.booleans()) for _ in by]
 
 
-@prop(6, ordered(), runs, st.none() | st.integers(1, 5))
+@prop(5, ordered(), runs, st.none() | st.integers(1, 5))
 def test_sort(given: Any, run: Run, partitions: int | None) -> None:
     table, by, down = given
     found = run.take(table.dataset().sort(*by, descending=down, num_partitions=partitions))
@@ -304,7 +304,7 @@ HOWS = ("inner", "left", "right", "full", "semi", "anti")
 
 
 @prop(
-    10,
+    8,
     sides(),
     runs,
     st.sampled_from(HOWS),
@@ -447,7 +447,7 @@ def aggregated(draw: st.DrawFn) -> tuple[Table, list[tuple[str, str, str]]]:
     return table, [(name, *one) for name, one in zip(names, chosen, strict=True)]
 
 
-@prop(12, aggregated(), runs, st.integers(0, 2), st.none() | st.integers(1, 5))
+@prop(8, aggregated(), runs, st.integers(0, 2), st.none() | st.integers(1, 5))
 def test_aggregates(given: Any, run: Run, n: int, partitions: int | None) -> None:
     table, chosen = given
     keys = key_names(table, n)
@@ -476,6 +476,8 @@ def test_aggregates(given: Any, run: Run, n: int, partitions: int | None) -> Non
 @prop(4, tables(keys=1, others=3), runs, st.booleans())
 def test_columns_of_functions_and_of_expressions(table: Table, run: Run, back: bool) -> None:
     """A function sees the whole old record, and what it gives comes back as it is; other columns stay what they are."""
+    if table.kinds[table.names[-1]] == "object":  # several types in one column must be declared, as map can
+        return
     first, last = table.names[0], table.names[-1]
     new: Any = {
         last: lambda row: exact(tuple(row)),
@@ -514,7 +516,7 @@ def test_explode_and_unnest(table: Table, run: Run) -> None:
 
 
 @prop(
-    8,
+    4,
     tables(keys=2, others=0),
     runs,
     st.booleans(),
@@ -583,7 +585,7 @@ HOLDS: dict[str, tuple[Sequence[str], Sequence[str | None]]] = {
     "parquet": ([kind for kind in KINDS if kind != "object"], ("zstd", "snappy", "lz4", "none")),
     "arrow": ([kind for kind in KINDS if kind != "object"], (None, "zstd", "lz4")),
     "csv": (TEXTS, (None, "gzip", "zstd")),
-    "json": ((*TEXTS, "struct", "list", "structs"), (None, "gzip", "zstd")),
+    "json": ((*TEXTS, "named", "list"), (None, "gzip", "zstd")),
 }
 """Formats: the kinds of columns that they hold, and their compressions."""
 FOLDERS = ("int", "str", "bool", "date", "datetime", "zoned", "decimal", "null")
@@ -610,7 +612,7 @@ def as_json(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-@prop(8, written(), runs, st.booleans())
+@prop(5, written(), runs, st.booleans())
 def test_what_is_written_is_read_again(given: Any, run: Run, one_file: bool) -> None:
     form, table, options = given
     one_file = one_file and not options["partition_by"]
