@@ -312,7 +312,8 @@ def _sorted_ranges(items: Sequence[Produced], head: SortHead) -> list[ExchangeIn
     files = tuple(map(_file, kept))
     rows = digest(schema, [[s.digest for s in item.output.segments] for item in kept])
     found = []
-    for part in ranges(_cast_samples(samples), head.by, head.descending, REDUCE_RANGE_BYTES_MAX, head.partitions):
+    limits = REDUCE_RANGE_BYTES_MAX, head.partitions, head.op is not None
+    for part in ranges(_cast_samples(samples), head.by, head.descending, *limits):
         low, high = (None if bound is None else _cut(bound) for bound in (part.low, part.high))
         identity = digest(rows, low, high) if len(part.spans) else digest(schema, "no rows")
         spans = part.spans.tobytes()

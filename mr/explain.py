@@ -194,7 +194,7 @@ def _how(spec: OutletSpec) -> str:
             text += f", {spec.buckets:,} buckets for the size of the input" if spec.buckets != BUCKETS else ""
             return text + (", combined by blocks" if spec.combiner else "")
         case RangeOutlet():
-            return f"in ranges of {', '.join(spec.by)}"
+            return f"in ranges of {', '.join(spec.by)}" + (", combined by blocks" if spec.combiner else "")
         case GatherOutlet():
             return "gathered" + (", combined by blocks" if spec.combiner else "")
         case PartOutlet():

@@ -101,13 +101,13 @@ def partitioning_of(node: Node) -> tuple[tuple[str, ...], int] | None:
             return partitioning_of(node.input)
         case Apply(op=Select() | WithColumns() as op):
             found = partitioning_of(node.input)
-            return found if found is not None and _untouched(op, found[0]) else None
+            return found if found is not None and untouched(op, found[0]) else None
         case Join():
             return _of_join(node)
     return None
 
 
-def _untouched(op: Select | WithColumns, keys: Sequence[str]) -> bool:
+def untouched(op: Select | WithColumns, keys: Sequence[str]) -> bool:
     """Whether the columns `keys` come out as they went in."""
     made = {e.meta.output_name(): e for e in op.exprs}
     same = [key for key, e in made.items() if e.meta.is_column() and e.meta.undo_aliases().meta.output_name() == key]

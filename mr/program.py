@@ -81,11 +81,15 @@ class CoGroupHead:
 
 @dataclass(frozen=True)
 class SortHead:
-    """Merges a range of the sorted runs of exchange 0. `partitions`: there are so many ranges."""
+    """Merges a range of the sorted runs of exchange 0. `partitions`: there are so many ranges.
+
+    `op`: goes through a keyed operator of these keys; a range has all rows of its keys.
+    """
 
     by: tuple[str, ...]
     descending: tuple[bool, ...]
     partitions: int | None = None
+    op: Grouped | None = None
 
 
 @dataclass(frozen=True)
@@ -144,10 +148,11 @@ class HashOutlet:
 
 @dataclass(frozen=True)
 class RangeOutlet:
-    """Sorted runs with an index of first keys, for a global sort."""
+    """Sorted runs with an index of first keys, for a global sort; with a combiner, of rows to be grouped by `by`."""
 
     by: tuple[str, ...]
     descending: tuple[bool, ...]
+    combiner: Combiner | None = None
 
 
 @dataclass(frozen=True)
@@ -188,9 +193,22 @@ class Outlet:
 
 
 @dataclass(frozen=True)
+class Sites:
+    """The user's lines ("job.py:12") that made the head of a program, its steps and its outlets."""
+
+    head: str = ""
+    steps: tuple[str, ...] = ()
+    outlets: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Program:
-    """A head, steps in an order in which each comes after what feeds it, and outlets."""
+    """A head, steps in an order in which each comes after what feeds it, and outlets.
+
+    `sites`: the user's lines that made them, for messages; no part of any identity.
+    """
 
     head: Head
     steps: tuple[Step, ...]
     outlets: tuple[Outlet, ...]
+    sites: Sites = Sites()

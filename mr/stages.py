@@ -20,6 +20,7 @@ from mr.kernels.rows import Shape
 from mr.operators.columns import FilterExpr, Select, WithColumns
 from mr.operators.joins import BroadcastJoin, MergeJoin, joined_shape
 from mr.operators.partitions import Shuffled
+from mr.ordering import Uses, sorted_groups, uses_of, without_order
 from mr.plan import (
     Apply,
     CoGroup,
@@ -55,6 +56,7 @@ from mr.program import (
     ReadHead,
     ResolveHead,
     RunHead,
+    Sites,
     SortHead,
     Step,
 )
@@ -77,6 +79,9 @@ class _Draft:
     labels: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     parts: tuple[Materialized, ...] = ()
+    site: str = ""
+    step_sites: list[str] = field(default_factory=list)
+    outlet_sites: list[str] = field(default_factory=list)
 
     @property
     def single(self) -> bool:
@@ -101,14 +106,17 @@ class _Compiler:
         self._store_of = store_of
         self._drafts: list[_Draft] = []
         self._exchanges: list[Exchange] = []
-        self._ports: dict[int, Ports] = {}
+        self._ports: dict[Node, Ports] = {}
         self._needs: Needs = {}
+        self._uses: Uses = {}
+        self._site = ""  # of the node that is looked at
 
     def compile(self, roots: tuple[Node, ...]) -> Graph:
-        self._needs = needs_of(roots)
+        self._needs, self._uses = needs_of(roots), uses_of(roots)
         sinks: list[Sink] = []
         collects: list[int] = []
         for root in roots:
+            self._site = str(root.site)
             if isinstance(root, Write):
                 sinks.append(self._sink(root))
             elif isinstance(root, Collect):
@@ -121,12 +129,13 @@ class _Compiler:
     # --- building blocks ---------------------------------------------------------------------------------------------
 
     def _stage(self, head: Head, label: str, **given: object) -> _Draft:
-        draft = _Draft(len(self._drafts), head, labels=[label], **given)  # type: ignore[arg-type]
+        draft = _Draft(len(self._drafts), head, labels=[label], site=self._site, **given)  # type: ignore[arg-type]
         self._drafts.append(draft)
         return draft
 
     def _outlet(self, draft: _Draft, port: Port, spec: OutletSpec) -> Feed:
         draft.outlets.append(Outlet(port, spec))
+        draft.outlet_sites.append(self._site)
         return Feed(draft.id, len(draft.outlets) - 1)
 
     def _exchange(self, ports: Ports, spec: OutletSpec) -> int:
@@ -144,6 +153,7 @@ class _Compiler:
         out = []
         for draft, port in ports:
             draft.steps.append(Step(port, op_for(draft)))  # type: ignore[arg-type]
+            draft.step_sites.append(self._site)
             draft.labels.append(label)
             out.append((draft, Port(len(draft.steps) - 1)))
         return tuple(out)
@@ -153,6 +163,9 @@ class _Compiler:
         if spec.partitions is not None:
             return spec
         return replace(spec, buckets=bucket_count(source_bytes(read, self._size_of)))
+
+    def _applied(self, ports: Ports, node: Apply) -> Ports:
+        return self._append(ports, lambda _: node.op, node.label)
 
     def _upstream(self, draft: _Draft) -> set[int]:
         """The stages that `draft` depends on, itself included."""
@@ -169,9 +182,11 @@ class _Compiler:
     # --- nodes -------------------------------------------------------------------------------------------------------
 
     def _emit(self, node: Node) -> Ports:
-        ports = self._ports.get(id(node))
+        ports = self._ports.get(node)
         if ports is None:
-            ports = self._ports[id(node)] = self._emit_new(node)
+            outer, self._site = self._site, str(node.site)
+            ports = self._ports[node] = self._emit_new(node)
+            self._site = outer
         return ports
 
     def _emit_new(self, node: Node) -> Ports:
@@ -185,9 +200,9 @@ class _Compiler:
             case Repartition():
                 head: Head = GroupHead(Shuffled(node.by)) if node.by else RunHead()
                 spec = HashOutlet(node.by, partitions=node.partitions)
-                return (self._behind(self._emit(node.input), spec, head, node.label),)
+                return (self._shuffled(node.input, spec, head, node.label),)
             case Apply():
-                return self._append(self._emit(node.input), lambda _: node.op, node.label)
+                return self._applied(self._emit(node.input), node)
             case Union():
                 return tuple(port for part in node.parts for port in self._emit(part))
             case Rejected():
@@ -200,29 +215,51 @@ class _Compiler:
             case CoGroup():
                 return (self._cogroup(node),)
             case Sort():
-                ranges = RangeOutlet(node.by, node.descending)
-                merged = SortHead(node.by, node.descending, node.partitions)
-                return (self._behind(self._emit(node.input), ranges, merged, node.label),)
+                return self._sort(node)
             case First():
                 return self._first(node)
         raise PlanError(f"{node.site}: a {node.label} cannot be used as an input")
 
+    def _shuffled(self, read: Node, spec: HashOutlet | RangeOutlet, head: Head, label: str) -> tuple[_Draft, Port]:
+        """A stage behind a shuffle by keys, to which an order of equal keys other than that of input means nothing."""
+        below, left_out = without_order(read, spec.keys if isinstance(spec, HashOutlet) else spec.by)
+        draft, port = self._behind(self._emit(below), spec, head, label)
+        draft.notes += _in_vain(left_out)
+        return draft, port
+
+    def _sort(self, node: Sort) -> Ports:
+        found = sorted_groups(node, self._uses)
+        if found is None:
+            ranges, merged = RangeOutlet(node.by, node.descending), SortHead(node.by, node.descending, node.partitions)
+            return (self._behind(self._emit(node.input), ranges, merged, node.label),)
+        group = found.group
+        spec = RangeOutlet(found.by, found.descending, group.op.combiner)
+        head = SortHead(found.by, found.descending, node.partitions, group.op)
+        ports: Ports = (self._shuffled(group.input, spec, head, group.label),)
+        ports[0][0].site = str(group.site)
+        ports[0][0].notes.append(f"sorted by {', '.join(found.by)} as it is grouped: one shuffle for both")
+        for step in found.between:
+            ports = self._applied(ports, step)
+        return ports
+
     def _group(self, node: GroupBy) -> tuple[_Draft, Port]:
-        ports = self._emit(node.input)
         if not node.op.keys:
-            return self._behind(
-                ports, GatherOutlet(node.op.combiner, node.input.shape), GatherHead(node.op), node.label
-            )
+            gather = GatherOutlet(node.op.combiner, node.input.shape)
+            return self._behind(self._emit(node.input), gather, GatherHead(node.op), node.label)
         sort_by, descending = node.op.order
         fixed = HashOutlet(node.op.keys, sort_by, descending, node.op.combiner, node.partitions, node.partitioner)
         spec = self._classed(fixed, node.input)
-        return self._behind(ports, spec, GroupHead(node.op), node.label)
+        return self._shuffled(node.input, spec, GroupHead(node.op), node.label)
 
     def _cogroup(self, node: CoGroup) -> tuple[_Draft, Port]:
-        sides = ((node.left, node.op.left_on), (node.right, node.op.right_on))
-        specs = [self._classed(HashOutlet(on, partitions=node.op.partitions), *node.inputs) for _, on in sides]
+        ons = node.op.left_on, node.op.right_on
+        sides = [without_order(side, on) for side, on in zip(node.inputs, ons, strict=True)]
+        wanted = zip(ons, node.op.orders, strict=True)
+        fixed = [HashOutlet(on, *order, partitions=node.op.partitions) for on, order in wanted]
+        specs = [self._classed(spec, *node.inputs) for spec in fixed]
         ids = tuple(self._exchange(self._emit(side), spec) for (side, _), spec in zip(sides, specs, strict=True))
-        return self._stage(CoGroupHead(replace(node.op, buckets=specs[0].buckets)), node.label, inputs=ids), Port()
+        head, notes = CoGroupHead(replace(node.op, buckets=specs[0].buckets)), [*_in_vain(sides[0][1] + sides[1][1])]
+        return self._stage(head, node.label, inputs=ids, notes=notes), Port()
 
     def _first(self, node: First) -> Ports:
         ports = self._append(self._emit(node.input), lambda _: node.op, node.label)
@@ -244,6 +281,7 @@ class _Compiler:
             note = f"partitioned join: {ALIKE}; reads {lie[0].label}, and {lie[1].label}"
             given = {"parts": lie, "notes": [note]}
             return ((self._stage(head, "join (partitioned)", **given), Port()),)
+        node, left_out = self._without_order(node)
         left, right = self._emit(node.left), self._emit(node.right)
         below = set().union(*(self._upstream(draft) for draft, _ in right))
         waits, beside = any(draft.id in below for draft, _ in left), max(draft.side_bytes for draft, _ in left)
@@ -256,7 +294,7 @@ class _Compiler:
             def op_for(draft: _Draft) -> BroadcastJoin:
                 draft.sides.append(exchange)
                 draft.side_bytes += size
-                draft.notes.append(f"broadcast join: {why}")
+                draft.notes += [f"broadcast join: {why}", *left_out]
                 return BroadcastJoin(layout, shapes[1], output, side=len(draft.sides) - 1)
 
             return self._append(left, op_for, "join (broadcast)")
@@ -265,7 +303,17 @@ class _Compiler:
         pairs = zip((left, right), specs, strict=True)
         ids = tuple(self._exchange(ports, self._classed(spec, *node.inputs)) for ports, spec in pairs)
         head = JoinHead(MergeJoin(layout, *shapes, output))
-        return ((self._stage(head, "join (sort-merge)", inputs=ids, notes=[f"sort-merge join: {why}"]), Port()),)
+        notes = [f"sort-merge join: {why}", *left_out]
+        return ((self._stage(head, "join (sort-merge)", inputs=ids, notes=notes), Port()),)
+
+    def _without_order(self, node: Join) -> tuple[Join, list[str]]:
+        """A join whose sides are not sorted in vain: the order of the left is that of a broadcast join's result."""
+        right, out = without_order(node.right, node.right_on)
+        node = replace(node, right=right)
+        if choose(node, self._size_of, waits=False, beside=0)[0] == "sort_merge":
+            left, more = without_order(node.left, node.left_on)
+            node, out = replace(node, left=left), more + out
+        return node, _in_vain(out)
 
     def _kept(self, ports: Ports, node: Node, shape: Shape) -> Ports:
         """Only the columns of `shape`, if `node` has more: others need not travel."""
@@ -279,6 +327,10 @@ class _Compiler:
         if node.one_file and not (len(ports) == 1 and ports[0][0].single):
             ports = (self._behind(ports, GatherOutlet(), GatherHead(), "gather"),)
         return Sink(node, tuple(self._outlet(draft, port, spec) for draft, port in ports))
+
+
+def _in_vain(left_out: tuple[str, ...]) -> list[str]:
+    return [f"{', '.join(left_out)} left out: what follows puts rows in its own order"] if left_out else []
 
 
 def _narrowed(shape: Shape, columns: Collection[str] | None) -> Shape:
@@ -300,7 +352,8 @@ def _finish(draft: _Draft) -> Stage:
         track = rejects or any(step.op.calls_python for step in steps)
         head = replace(head, columns=_needed_columns(draft, Port()), track=track, counts_lines=rejects)
     limit = draft.limit_rows if len(draft.outlets) == 1 else None
-    program = Program(head, steps, tuple(draft.outlets))
+    sites = Sites(draft.site, tuple(draft.step_sites), tuple(draft.outlet_sites))
+    program = Program(head, steps, tuple(draft.outlets), sites)
     label = " > ".join(draft.labels)
     notes = tuple(dict.fromkeys(draft.notes))
     return Stage(draft.id, label, program, draft.source, draft.inputs, tuple(draft.sides), limit, notes, draft.parts)

@@ -35,6 +35,7 @@ PURE = (
         "mr/graph.py",
         "mr/sizing.py",
         "mr/joining.py",
+        "mr/ordering.py",
         "mr/assignment.py",
         "mr/scheduler.py",
         "mr/progress.py",

@@ -59,7 +59,8 @@ def records_of(head: Head, spec: TaskSpec, env: TaskEnv, reading: Reading) -> It
         case CoGroupHead(op):
             yield from map(Batch, op.reduce(*sides(op, spec, env, reading), env))
         case SortHead():
-            yield from map(Batch, counted(ranged(head, spec.exchanges[0], env), reading))
+            rows = counted(ranged(head, spec.exchanges[0], env), reading)
+            yield from map(Batch, rows if head.op is None else head.op.reduce(rows, env))
         case GatherHead(op):
             rows = counted(gathered(spec.exchanges[0], Path(env.home)), reading)
             yield from map(Batch, rows if op is None else op.reduce(rows, env))

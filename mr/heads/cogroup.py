@@ -28,10 +28,12 @@ def sides(
             text = f"{a!r} is {display(left)} on the left but {b!r} is {display(right)} on the right"
             raise TypeConflict(f"cogroup(): {text}; cast one of them with with_columns()")
     streams = []
-    for number, (given, keys) in enumerate(zip(spec.exchanges, (op.left_on, op.right_on), strict=True)):
+    wanted = zip(spec.exchanges, (op.left_on, op.right_on), op.orders, strict=True)
+    for number, (given, keys, (by, down)) in enumerate(wanted):
         scratch = Path(env.scratch) / f"side-{number}"  # both merge at the same time
         scratch.mkdir(exist_ok=True)
-        sources, down = sources_of(given, Path(env.home)), (False,) * len(keys)
-        rows = bucket_rows(sources, *given.buckets, keys, down, env.memory_bytes // 2, scratch)
+        columns, directions = (*keys, *by), (*(False,) * len(keys), *down)
+        sources = sources_of(given, Path(env.home))
+        rows = bucket_rows(sources, *given.buckets, columns, directions, env.memory_bytes // 2, scratch)
         streams.append(counted(rows, reading))
     return streams[0], streams[1]

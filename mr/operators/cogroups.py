@@ -25,11 +25,16 @@ from mr.options import BUCKETS
 Place = tuple[int, Key]
 """Where a key lies in the order of a shuffle: its bucket, then the key itself."""
 Group = tuple[Place, Part, OnePass]
+Order = tuple[tuple[str, ...], tuple[bool, ...]]
+"""Columns and, for each, whether it is descending."""
 
 
 @dataclass(frozen=True)
 class CoGroups:
-    """`fn(key, left records, right records)` for each key of either side. `partitions`, `buckets`: see `HashOutlet`."""
+    """`fn(key, left records, right records)` for each key of either side. `partitions`, `buckets`: see `HashOutlet`.
+
+    `orders`: by which columns and in which directions records of a group lie, on each side, beyond input order.
+    """
 
     left_on: tuple[str, ...]
     right_on: tuple[str, ...]
@@ -39,6 +44,7 @@ class CoGroups:
     pure: bool = True
     on_error: ErrorPolicy = ErrorPolicy()
     buckets: int = BUCKETS
+    orders: tuple[Order, Order] = (((), ()), ((), ()))
     label: ClassVar[str] = "cogroup"
 
     def reduce(

@@ -13,6 +13,7 @@ import pyarrow as pa
 from mr.outlets.base import OutletRun, SchemaGrew
 from mr.outlets.gathered import GatherRun
 from mr.outlets.hashed import HashRun
+from mr.outlets.keyed import GroupedRangeRun
 from mr.outlets.part import PartRun, digest_file
 from mr.outlets.ranged import RangeRun
 from mr.program import GatherOutlet, HashOutlet, OutletSpec, PartOutlet, RangeOutlet
@@ -35,7 +36,8 @@ def open_outlet(
         case HashOutlet():
             return HashRun(index, path, attempt, settled, spec, memory_bytes // 4, identity)
         case RangeOutlet():
-            return RangeRun(index, path, attempt, settled, spec, memory_bytes // 4)
+            run = RangeRun if spec.combiner is None else GroupedRangeRun
+            return run(index, path, attempt, settled, spec, memory_bytes // 4)
         case GatherOutlet():
             return GatherRun(index, path, attempt, settled, spec, memory_bytes // 4)
         case PartOutlet():

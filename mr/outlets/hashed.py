@@ -10,34 +10,21 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
-from mr.aggregates.sums import Count
-from mr.batch import Batch, CodedBatch, decoded
 from mr.errors import RecordError
 from mr.kernels.frames import to_ipc
-from mr.kernels.keys import buckets, normalise_keys
+from mr.kernels.keys import buckets
 from mr.kernels.partition import bucket_by, sort_into_buckets
 from mr.kernels.skew import frequent_keys, merged_keys
-from mr.kernels.tokens import WordCounts
-from mr.operators.base import Combiner
 from mr.operators.group_rows import key_values
-from mr.operators.grouped import AggregateStates
 from mr.operators.python import name_of
-from mr.operators.text import WordBatch
-from mr.options import BUCKETS, WORDS_HELD_BYTES_MAX
-from mr.outlets.base import RunOutlet
+from mr.options import BUCKETS
+from mr.outlets.keyed import KeyedRun
 from mr.program import HashOutlet
 from mr.shuffle.writer import RunWriter
 from mr.tasks import Output
 
 
-def _counts_rows(combiner: Combiner | None) -> bool:
-    """Whether all that is wanted of each key is how many rows have it."""
-    if not isinstance(combiner, AggregateStates):
-        return False
-    return all(isinstance(count, Count) and count.column is None for _, count in combiner.aggregates)
-
-
-class HashRun(RunOutlet):
+class HashRun(KeyedRun):
     """Runs sorted by (bucket, keys, sort columns)."""
 
     def __init__(
@@ -50,44 +37,15 @@ class HashRun(RunOutlet):
         memory_bytes: int,
         identity: str,
     ) -> None:
-        super().__init__(index, path, attempt, settled, spec.combiner, memory_bytes)
+        super().__init__(index, path, attempt, settled, spec.keys, spec.combiner, memory_bytes)
         self._spec = spec
         self._turn = xxhash.xxh3_64_intdigest(identity.encode()) % (spec.partitions or 1)
-        self._word_counts = WordCounts()
         self._frequent: list[pa.RecordBatch] = []
 
-    def take(self, batch: Batch) -> None:
-        combiner = self._combiner
-        if isinstance(batch, CodedBatch) and isinstance(combiner, AggregateStates):
-            self.write(decoded(batch.coded, combiner.keys))
-            return
-        if not isinstance(batch, WordBatch) or not _counts_rows(combiner):
-            super().take(batch)
-            return
-        self._exact = True
-        self._fed += len(batch.starts)
-        self._word_counts.add(batch.text, batch.starts, batch.lengths)
-        if self._word_counts.held_bytes >= WORDS_HELD_BYTES_MAX:
-            self._add_words()
-
-    def _add_words(self) -> None:
-        assert isinstance(self._combiner, AggregateStates)
-        words, numbers = self._word_counts.take()
-        if len(words):
-            names = [f"{out}.{part}" for out, count in self._combiner.aggregates for part in count.parts]
-            columns = [words.view(pa.large_string()), *(pa.array(numbers) for _ in names)]
-            self._add(pa.RecordBatch.from_arrays(columns, [*self._combiner.keys, *names]))
-
     def finish(self) -> Output:
-        if _counts_rows(self._combiner):
-            self._add_words()
         output = super().finish()
         found = [keys for keys in self._frequent if keys.num_rows]
         return replace(output, sample=to_ipc(merged_keys(found, self._spec.keys))) if found else output
-
-    def ready(self, data: pa.RecordBatch) -> pa.RecordBatch:
-        coded = {field.name for field in data.schema if pa.types.is_dictionary(field.type)}
-        return normalise_keys(data, [key for key in self._spec.keys if key not in coded])
 
     def append(self, writer: RunWriter, data: pa.RecordBatch) -> None:
         spec = self._spec

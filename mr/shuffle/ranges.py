@@ -17,12 +17,16 @@ import numpy as np
 import pyarrow as pa
 
 from mr.kernels.gather import taken
+from mr.kernels.group import group_starts
 from mr.kernels.keys import Ints
 from mr.kernels.sort import SortedKeys, order
 from mr.options import MERGE_BLOCK_BYTES
 from mr.shuffle.merge import bytes_to_sort, merge_sorted
 from mr.shuffle.run_file import BYTES, ROW, RUN, pieces
 from mr.shuffle.source import SegmentSource
+
+BEFORE: Final = -1
+"""As the task of a boundary: before all rows of its key."""
 
 END: Final = np.iinfo(np.int64).max
 """As the last row of a span: all that are left of the run."""
@@ -56,10 +60,12 @@ def ranges(
     descending: Sequence[bool],
     range_bytes_max: int,
     count: int | None = None,
+    whole_keys: bool = False,
 ) -> list[Range]:
     """All rows cut into ranges of at most about `range_bytes_max` bytes, in order; at least one.
 
     `count`: into so many about equal ranges instead; where there are not enough blocks the last ones are empty.
+    `whole_keys`: no key is split, however many rows it has.
     `samples` are those of the map tasks' run files, by task number (None: no rows). A sampled block counts for the
     range in which it begins, so a range is larger or smaller by up to a block of each run.
 
@@ -79,10 +85,13 @@ def ranges(
     in_order = order(data, by, descending)
     sizes = np.cumsum(data.column(BYTES).to_numpy()[in_order])
     cuts = _cuts(sizes, range_bytes_max) if count is None else _even_cuts(sizes, count)
+    if whole_keys:
+        cuts = _at_keys(cuts, group_starts(data.select(list(by)).take(pa.array(in_order)), by))
     bounds: list[Boundary | None] = [None]
     for place in in_order[cuts].tolist():
         key = data.select(list(by)).slice(place, 1)
-        bounds.append(Boundary(key, int(task[place]), int(run[place]), int(row[place])))
+        tie = (BEFORE, 0, 0) if whole_keys else (int(task[place]), int(run[place]), int(row[place]))
+        bounds.append(Boundary(key, *tie))
     bounds.append(None)
     found = [
         Range(low, high, spans, size)
@@ -94,6 +103,16 @@ def ranges(
         )
     ]
     return found + [nothing] * ((count or 0) - len(found))
+
+
+def _at_keys(cuts: Sequence[int], starts: Ints) -> list[int]:
+    """Cuts moved back to where the key begins that they would split.
+
+    >>> _at_keys([1, 4, 5], np.array([0, 3, 5]))
+    [3, 5]
+    """
+    moved = np.unique(starts[np.searchsorted(starts, cuts, "right") - 1])
+    return [cut for cut in moved.tolist() if cut > 0]
 
 
 def _even_cuts(sizes: Ints, count: int) -> list[int]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 import pytest
-from dataset_kit import ident, shrink
+from dataset_kit import ident, in_order, shrink
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -35,6 +35,9 @@ def sides(left: list[Any], right: list[Any]) -> tuple[mr.Dataset, mr.Dataset]:
     )
 
 
+KEYED = {"key": str, "left": list[int], "right": list[int]}
+
+
 def left_first(key: Any, left: Iterator[Any], right: Iterator[Any]) -> tuple[Any, list[int], list[int]]:
     return key, [row.n for row in left], [row.m for row in right]
 
@@ -52,6 +55,38 @@ def in_turns(key: Any, left: Iterator[Any], right: Iterator[Any]) -> tuple[Any, 
             return key, mine, theirs
         mine += [] if a is None else [a.n]
         theirs += [] if b is None else [b.m]
+
+
+@fast
+@given(rows_of, rows_of, st.booleans(), st.sampled_from([None, 3]))
+def test_records_of_a_group_come_in_the_order_of_sort_by(
+    left: list[Any], right: list[Any], down: bool, partitions: int | None
+) -> None:
+    a, b = sides(left, right)
+    both = a.cogroup(b, left_on="k", right_on="key", num_partitions=partitions)
+    made = both.map_groups(left_first, left_sort_by="f", right_sort_by=["g", "m"], descending=down, names=KEYED)
+    found = {row.key: (row.left, row.right) for row in made.take_all()}
+    mine = in_order([{"k": k, "f": f, "n": n} for n, (k, f) in enumerate(left)], ["f"], [down])
+    theirs = in_order([{"k": k, "g": g, "m": m} for m, (k, g) in enumerate(right)], ["g", "m"], [down, down])
+    expected = {
+        key: ([row["n"] for row in mine if row["k"] == key], [row["m"] for row in theirs if row["k"] == key])
+        for key in {row["k"] for row in (*mine, *theirs)}
+    }
+    assert found == expected
+
+
+def test_sort_by_names_columns_of_both_sides() -> None:
+    data = mr.from_items([("a", 2), ("a", 1)])
+    both = data.cogroup(data, on="key")
+
+    def values(key: Any, left: Iterator[Any], right: Iterator[Any]) -> tuple[list[int], list[int]]:
+        return [row.value for row in left], [row.value for row in right]
+
+    names = ["left", "right"]
+    assert both.map_groups(values, sort_by="value", names=names).take_all() == [([1, 2], [1, 2])]
+    assert both.map_groups(values, sort_by="value", right_sort_by="key", names=names).take_all() == [([1, 2], [2, 1])]
+    with pytest.raises(mr.PlanError, match="no column 'x'"):
+        both.map_groups(values, left_sort_by="x")
 
 
 @fast
