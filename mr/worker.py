@@ -39,7 +39,8 @@ from mr.stopwatch import Kind
 from mr.tasks import Attempt, Rejected, TaskId, TaskResult, TaskSpec
 
 PROGRAMS_KEPT = 64
-SIDES_KEPT = 8
+SIDE_COPIES = 3
+"""A broadcast side holds its rows, those in the order of its index, and their keys."""
 GROWTHS_MAX = 16
 PROGRESS_SECONDS = 0.2
 ERROR_LENGTH_MAX = 200
@@ -61,7 +62,7 @@ class WorkerEnv:
         self.memory_bytes = memory_bytes
         self._code = ""
         self._programs: OrderedDict[str, Program] = OrderedDict()
-        self._sides: OrderedDict[tuple[str, str], object] = OrderedDict()
+        self._sides: OrderedDict[tuple[str, str], tuple[int, object]] = OrderedDict()
         for folder in (home / "runs", home / "tmp"):
             folder.mkdir(parents=True, exist_ok=True)
 
@@ -74,9 +75,19 @@ class WorkerEnv:
         made: Program = _kept(self._programs, spec.program_digest, PROGRAMS_KEPT, lambda: pickle.loads(spec.program))
         return made
 
-    def side(self, identity: str, key: str, build: Callable[[], object]) -> object:
-        """A broadcast side, built once for equal content."""
-        return _kept(self._sides, (identity, key), SIDES_KEPT, build)
+    def side(self, identity: str, key: str, size: int, build: Callable[[], object]) -> object:
+        """A broadcast side of `size` bytes, built once for equal content; all have half of an attempt's memory."""
+        if (identity, key) not in self._sides:
+            held = size * SIDE_COPIES
+            self.trim_sides(self.memory_bytes // 2 - held)
+            self._sides[identity, key] = held, build()
+        self._sides.move_to_end((identity, key))
+        return self._sides[identity, key][1]
+
+    def trim_sides(self, bytes_max: int) -> None:
+        """Keep broadcast sides of at most so many bytes; the least recently used go first."""
+        while self._sides and sum(held for held, _ in self._sides.values()) > bytes_max:
+            self._sides.popitem(last=False)
 
 
 def _kept(cache: OrderedDict[Any, Any], key: Any, most: int, make: Callable[[], Any]) -> Any:
@@ -109,7 +120,8 @@ def run_attempt(attempt: Attempt, env: WorkerEnv, report: Report) -> AttemptEven
         return AttemptFailed(attempt.id, str(error))
     except MillraceError as error:
         detail = error.detail if isinstance(error, FunctionFailed) else ""
-        return AttemptFailed(attempt.id, str(error), detail, fatal=not isinstance(error, FunctionFailed))
+        where = f"{error.site}: " if isinstance(error, RecordError) and error.site else ""
+        return AttemptFailed(attempt.id, f"{where}{error}", detail, fatal=not isinstance(error, FunctionFailed))
     except MemoryError:
         return AttemptFailed(attempt.id, f"out of memory (an attempt may use {env.memory_bytes >> 20} MiB)")
     except (Exception, SystemExit) as error:
@@ -178,6 +190,7 @@ class _Task:
         self._spec = attempt.spec
         self._env = env
         self._program = env.program(attempt.spec)
+        self._sites = self._program.sites
         self._counters: Counter[str] = Counter()
         self._reading = Reading()
         split = attempt.spec.split
@@ -195,6 +208,8 @@ class _Task:
         self._steps = 0
         self._rejected = {step: Rejected() for step in range(HEAD, len(self._program.steps))}
         os.makedirs(self.scratch, exist_ok=True)
+        if not attempt.spec.sides:
+            env.trim_sides(env.memory_bytes // 8)  # what other tasks need again soon, beside what this one may use
         for i, outlet in enumerate(self._program.outlets):
             path = env.home / "runs" / f"{attempt.spec.fingerprint}.{i}"
             schema = settled[i] if i < len(settled) else None
@@ -213,7 +228,7 @@ class _Task:
             schema = pa.ipc.read_schema(pa.py_buffer(given.schema)) if given.schema else pa.schema([])
             return build(list(gathered(given, Path(self.home))) or [concat([], schema)])
 
-        return self._env.side(given.identity, key, load)
+        return self._env.side(given.identity, key, given.bytes, load)
 
     def count(self, name: str, n: int) -> None:
         self._counters[name] += n
@@ -244,16 +259,18 @@ class _Task:
         self._runs = [step.op.start(self, step.track) for step in self._program.steps]
         head, watch = self._program.head, self._reading.watch
         records = records_of(head, self._spec, self, self._reading)
-        for batch in watch.timed("user" if self._spec.split is None else "read", records):
-            self._push(Port(), batch)
+        with _at([self._sites.head], 0):
+            for batch in watch.timed("user" if self._spec.split is None else "read", records):
+                self._push(Port(), batch)
         for i, run in enumerate(self._runs):
-            for batch in run.end():
-                self._push(Port(i), batch)
+            with _at(self._sites.steps, i):
+                for batch in run.end():
+                    self._push(Port(i), batch)
             self._drain(i)
         outputs = []
-        for outlet, open_one in zip(self._program.outlets, self._outlets, strict=True):
-            with watch.doing(_kind_of(outlet)):
-                outputs.append(open_one.finish())
+        for i, outlet in enumerate(self._program.outlets):
+            with watch.doing(_kind_of(outlet)), _at(self._sites.outlets, i):
+                outputs.append(self._outlets[i].finish())
         counters = tuple(sorted(self._counters.items()))
         seconds = time.perf_counter() - started
         reading, lines = self._reading, tuple(self._reading.piece_lines)
@@ -266,11 +283,12 @@ class _Task:
 
     def _push(self, port: Port, batch: Batch) -> None:
         for i in self._users.get(port, ()):
-            for output in self._runs[i].feed(batch):
-                self._push(Port(i), output)
+            with _at(self._sites.steps, i):
+                for output in self._runs[i].feed(batch):
+                    self._push(Port(i), output)
             self._drain(i)
         for i in self._leaving.get(port, ()):
-            with self._reading.watch.doing(_kind_of(self._program.outlets[i])):
+            with self._reading.watch.doing(_kind_of(self._program.outlets[i])), _at(self._sites.outlets, i):
                 self._outlets[i].take(batch)
 
     def _drain(self, step: int) -> None:
@@ -296,6 +314,16 @@ class _Task:
             for name in os.listdir(self.scratch):
                 os.unlink(os.path.join(self.scratch, name))
             os.rmdir(self.scratch)
+
+
+@contextlib.contextmanager
+def _at(sites: Sequence[str], i: int) -> Iterator[None]:
+    """An error of a record is one of the user's line `sites[i]`, unless something within has said where it is."""
+    try:
+        yield
+    except RecordError as error:
+        error.site = error.site or "".join(sites[i : i + 1])
+        raise
 
 
 def _kind_of(outlet: Outlet) -> Kind:
