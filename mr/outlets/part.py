@@ -24,7 +24,7 @@ from mr.options import PART_BLOCK_ROWS, PARTITIONS_PER_TASK_MAX
 from mr.outlets.base import OutletRun
 from mr.program import PartOutlet
 from mr.spills import spill_file
-from mr.storage import store_file
+from mr.storage import start_writing, store_file
 from mr.tasks import Output, PartFile
 
 
@@ -78,6 +78,7 @@ class PartRun(OutletRun):
             count = self._spec.writer.write(rows, schema, out)
         size, digest = self._temp.stat().st_size, digest_file(self._temp)
         if self._spec.store is None:
+            start_writing(self._temp)  # while other tasks run: publication waits for it
             path = self._path.with_name(f"{self._path.name}.{number}")
             os.replace(self._temp, path)
             return PartFile(folder, path.name, count, size, digest)
