@@ -10,6 +10,7 @@ import contextlib
 import gc
 import os
 import pickle
+import shutil
 import threading
 import time
 import traceback
@@ -207,7 +208,6 @@ class _Task:
         self._watched: Iterator[Any] = iter(())
         self._steps = 0
         self._rejected = {step: Rejected() for step in range(HEAD, len(self._program.steps))}
-        os.makedirs(self.scratch, exist_ok=True)
         if not attempt.spec.sides:
             env.trim_sides(env.memory_bytes // 8)  # what other tasks need again soon, beside what this one may use
         for i, outlet in enumerate(self._program.outlets):
@@ -310,10 +310,7 @@ class _Task:
         """Remove temporary files; finished outlets stay."""
         for outlet in self._outlets:
             outlet.abort()
-        with contextlib.suppress(OSError):
-            for name in os.listdir(self.scratch):
-                os.unlink(os.path.join(self.scratch, name))
-            os.rmdir(self.scratch)
+        shutil.rmtree(self.scratch, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -31,7 +31,6 @@ def sides(
     wanted = zip(spec.exchanges, (op.left_on, op.right_on), op.orders, strict=True)
     for number, (given, keys, (by, down)) in enumerate(wanted):
         scratch = Path(env.scratch) / f"side-{number}"  # both merge at the same time
-        scratch.mkdir(exist_ok=True)
         columns, directions = (*keys, *by), (*(False,) * len(keys), *down)
         sources = sources_of(given, Path(env.home))
         rows = bucket_rows(sources, *given.buckets, columns, directions, env.memory_bytes // 2, scratch)

@@ -59,7 +59,7 @@ class TaskEnv(Protocol):
     identity: str  # names the content that the task reads
     memory_bytes: int
     home: str
-    scratch: str
+    scratch: str  # a folder for temporary files, made when the first is written
 
     def side(self, index: int, build: Callable[[Sequence[pa.RecordBatch]], object], key: str) -> object:
         """The broadcast input `index` (one batch at least, all mapped), turned by `build` once for equal `key`."""
