@@ -276,6 +276,7 @@ def _flock(path: Path, wait: bool) -> Iterator[None]:
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        os.utime(handle)  # since when it is held: see `scratch.prune`
         yield
     except BlockingIOError:
         raise JournalLocked("this very job is running in another process; wait for it or end it") from None

@@ -37,6 +37,7 @@ from mr.program import GroupHead, JoinHead, Outlet, PartOutlet, ReadHead
 from mr.progress import Snapshot, StageProgress
 from mr.purity import FileDigests, why_stale
 from mr.scheduler import Scheduler, StageShape
+from mr.scratch import used
 from mr.settling import Left, check_rejects, check_types, settled_schemas, sharing, waiting
 from mr.storage import store_keep
 from mr.tasks import Attempt, Output, Place, Split, TaskId, TaskResult, TaskSpec
@@ -305,9 +306,9 @@ class Master:
         if store is not None:
             return all(store_keep(store, part.manifest) for part in output.parts)
         files = [(self._home / part.path, part.digest) for part in output.parts]
-        if not all(path.exists() and digest_file(path) == digest for path, digest in files):
+        if not all(used(path) and digest_file(path) == digest for path, digest in files):
             return False
-        return not output.path or (self._home / output.path).exists()
+        return not output.path or used(self._home / output.path)
 
     def _produced(self, exchange: int) -> list[Produced]:
         items = []

@@ -8,6 +8,7 @@ side/        copies of side files and broadcast values, named by content
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import shutil
@@ -40,20 +41,46 @@ def sweep(home: Path) -> None:
 def prune(home: Path, keep_bytes: int) -> tuple[int, int]:
     """Remove the oldest run and side files until the others have at most `keep_bytes`; returns (files, bytes) removed.
 
-    What is recorded of them stays: a result whose file is gone is computed again when somebody needs it. Files that a
-    running job reads may be among them; its tasks miss them and run again.
+    What is recorded of them stays: a result whose file is gone is computed again when somebody needs it. Old are those
+    that were not used for longest. What was written or found since the first job that still runs began is not removed;
+    actions (`count`, `take`) take no lock: their tasks miss what is gone and run again.
     """
     folders = [folder for folder in (home / "runs", home / "side") if folder.is_dir()]
     files = [(p.stat().st_mtime_ns, p.stat().st_size, p) for folder in folders for p in folder.iterdir()]
     left = sum(size for _, size, _ in files)
+    began = _first_began(home / "locks")
     removed = [0, 0]
-    for _, size, path in sorted(files):
-        if left <= keep_bytes:
+    for used_ns, size, path in sorted(files):
+        if left <= keep_bytes or (began is not None and used_ns >= began):
             break
         path.unlink(missing_ok=True)
         left -= size
         removed = [removed[0] + 1, removed[1] + size]
     return removed[0], removed[1]
+
+
+def used(path: Path) -> bool:
+    """Whether a file is there; if so it counts as used now, for `prune`."""
+    try:
+        os.utime(path)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _first_began(locks: Path) -> int | None:
+    """When the first of the jobs that run now began (ns); None if none runs."""
+    began = []
+    for path in locks.iterdir() if locks.is_dir() else ():
+        at = path.stat().st_mtime_ns
+        handle = os.open(path, os.O_RDWR)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            began.append(at)
+        finally:
+            os.close(handle)
+    return min(began, default=None)
 
 
 def _alive(pid: int) -> bool:

@@ -11,6 +11,7 @@ import pyarrow as pa
 from mr.errors import FetchFailed
 from mr.heads.exchanges import sources_of
 from mr.options import MERGE_BLOCK_BYTES
+from mr.scratch import used
 from mr.shuffle.run_file import pieces
 from mr.tasks import ExchangeInput, SourceFile, Split
 
@@ -42,7 +43,7 @@ def lost_files(part: ExchangeInput, home: Path, verify: bool) -> list[Path]:
 
 def _whole(part: ExchangeInput, file: SourceFile, home: Path, verify: bool) -> bool:
     if not verify:
-        return (home / file.path).exists()
+        return used(home / file.path)
     try:
         for _ in in_order(replace(part, files=(file,)), home):
             pass

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
-from mr.scratch import attempt_tag, prune, sweep
+import mr
+from mr.journal import Journal
+from mr.scratch import attempt_tag, prune, sweep, used
 
 DEAD = 2**22 + 1  # beyond the largest process id
 
@@ -32,3 +35,32 @@ def test_the_oldest_results_go_first(tmp_path: Path) -> None:
     assert prune(tmp_path, 15) == (2, 20)
     assert [p.name for p in (tmp_path / "runs").iterdir()] == ["new"]
     assert prune(tmp_path / "nothing", 0) == (0, 0)
+
+
+def test_what_a_running_job_uses_stays(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    (tmp_path / "runs").mkdir()
+    for name in ("found", "unused", "written"):
+        (tmp_path / "runs" / name).write_bytes(b"x" * 10)
+        os.utime(tmp_path / "runs" / name, (1000, 1000))
+    with journal.job_lock("k" * 64):
+        assert used(tmp_path / "runs" / "found")
+        assert not used(tmp_path / "runs" / "gone")
+        (tmp_path / "runs" / "written").write_bytes(b"new")
+        assert prune(tmp_path, 0) == (1, 10)
+        assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == ["found", "written"]
+    assert prune(tmp_path, 0) == (2, 13), "the job has ended"
+    journal.close()
+
+
+def test_results_that_a_job_found_count_as_used(inline: mr.Session, tmp_path: Path) -> None:
+    @mr.job
+    def counts(output: str) -> Any:
+        return mr.from_items(["a", "b", "a"]).value_counts().write_json(output)
+
+    counts(output=str(tmp_path / "one"))
+    runs = list((inline.home / "runs").iterdir())
+    for path in runs:
+        os.utime(path, (1000, 1000))
+    assert counts(output=str(tmp_path / "two")).tasks_run == 0
+    assert min(path.stat().st_mtime for path in runs if path.exists()) > 1000
