@@ -126,7 +126,7 @@ def _facts() -> tuple[dict[str, Any], list[str]]:
 @cli.command()
 @click.option("--keep", default="0", show_default=True, help="How much of the newest to keep, as 10GB.")
 def prune(keep: str) -> None:
-    """Remove recorded task results, the oldest first; jobs compute again what they need of them."""
+    """Remove task results, the longest unused first, but what running jobs use; jobs compute again what they need."""
     with failures_shown():
         from mr.parameters import parse_bytes
         from mr.scratch import prune as prune_runs
