@@ -7,17 +7,18 @@ the tasks of a stage once everything it reads is known.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection
+from dataclasses import replace
 from functools import cache
 
 import polars as pl
 
+from mr.drafting import StageDraft, finished
 from mr.errors import PlanError
-from mr.graph import Exchange, Feed, Graph, Sink, Stage
+from mr.graph import Exchange, Feed, Graph, Sink
 from mr.joining import ALIKE, Needs, alike, choose, lying, needs_of, trimmed
 from mr.kernels.rows import Shape
-from mr.operators.columns import FilterExpr, Select, WithColumns
+from mr.operators.columns import Select
 from mr.operators.joins import BroadcastJoin, MergeJoin, joined_shape
 from mr.operators.partitions import Shuffled
 from mr.ordering import Uses, sorted_groups, uses_of, without_order
@@ -51,44 +52,16 @@ from mr.program import (
     OutletSpec,
     PartOutlet,
     Port,
-    Program,
     RangeOutlet,
     ReadHead,
     ResolveHead,
     RunHead,
-    Sites,
     SortHead,
     Step,
 )
 from mr.sizing import SizeOf, bucket_count, known_size, source_bytes
 
-
-@dataclass
-class _Draft:
-    """A stage under construction."""
-
-    id: int
-    head: Head
-    source: Read | Items | Materialized | None = None
-    inputs: tuple[int, ...] = ()
-    sides: list[int] = field(default_factory=list)
-    side_bytes: int = 0  # of the sides, as far as they are known
-    steps: list[Step] = field(default_factory=list)
-    outlets: list[Outlet] = field(default_factory=list)
-    limit_rows: int | None = None
-    labels: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    parts: tuple[Materialized, ...] = ()
-    site: str = ""
-    step_sites: list[str] = field(default_factory=list)
-    outlet_sites: list[str] = field(default_factory=list)
-
-    @property
-    def single(self) -> bool:
-        return isinstance(self.head, GatherHead | ResolveHead)
-
-
-Ports = tuple[tuple[_Draft, Port], ...]
+Ports = tuple[tuple[StageDraft, Port], ...]
 StoreOf = Callable[[str], str | None]
 
 
@@ -104,7 +77,7 @@ class _Compiler:
     def __init__(self, size_of: SizeOf, store_of: StoreOf) -> None:
         self._size_of = cache(size_of)  # asked for each join and shuffle; files may be many
         self._store_of = store_of
-        self._drafts: list[_Draft] = []
+        self._drafts: list[StageDraft] = []
         self._exchanges: list[Exchange] = []
         self._ports: dict[Node, Ports] = {}
         self._needs: Needs = {}
@@ -123,17 +96,17 @@ class _Compiler:
                 collects.append(self._exchange(self._emit(root.input), GatherOutlet()))
             else:
                 raise PlanError(f"{root.site}: a job returns written datasets, not a {root.label}")
-        stages = tuple(_finish(draft) for draft in self._drafts)
+        stages = tuple(finished(draft) for draft in self._drafts)
         return Graph(stages, tuple(self._exchanges), tuple(sinks), tuple(collects))
 
     # --- building blocks ---------------------------------------------------------------------------------------------
 
-    def _stage(self, head: Head, label: str, **given: object) -> _Draft:
-        draft = _Draft(len(self._drafts), head, labels=[label], site=self._site, **given)  # type: ignore[arg-type]
+    def _stage(self, head: Head, label: str, **given: object) -> StageDraft:
+        draft = StageDraft(len(self._drafts), head, labels=[label], site=self._site, **given)  # type: ignore[arg-type]
         self._drafts.append(draft)
         return draft
 
-    def _outlet(self, draft: _Draft, port: Port, spec: OutletSpec) -> Feed:
+    def _outlet(self, draft: StageDraft, port: Port, spec: OutletSpec) -> Feed:
         draft.outlets.append(Outlet(port, spec))
         draft.outlet_sites.append(self._site)
         return Feed(draft.id, len(draft.outlets) - 1)
@@ -143,12 +116,12 @@ class _Compiler:
         self._exchanges.append(Exchange(len(self._exchanges), spec, feeds))
         return len(self._exchanges) - 1
 
-    def _behind(self, ports: Ports, spec: OutletSpec, head: Head, label: str) -> tuple[_Draft, Port]:
+    def _behind(self, ports: Ports, spec: OutletSpec, head: Head, label: str) -> tuple[StageDraft, Port]:
         """A new stage that reads all of `ports` through an exchange."""
         exchange = self._exchange(ports, spec)
         return self._stage(head, label, inputs=(exchange,)), Port()
 
-    def _append(self, ports: Ports, op_for: Callable[[_Draft], object], label: str) -> Ports:
+    def _append(self, ports: Ports, op_for: Callable[[StageDraft], object], label: str) -> Ports:
         """The same operator fused behind each port."""
         out = []
         for draft, port in ports:
@@ -167,7 +140,7 @@ class _Compiler:
     def _applied(self, ports: Ports, node: Apply) -> Ports:
         return self._append(ports, lambda _: node.op, node.label)
 
-    def _upstream(self, draft: _Draft) -> set[int]:
+    def _upstream(self, draft: StageDraft) -> set[int]:
         """The stages that `draft` depends on, itself included."""
         seen: set[int] = set()
         pending = [draft.id]
@@ -220,7 +193,7 @@ class _Compiler:
                 return self._first(node)
         raise PlanError(f"{node.site}: a {node.label} cannot be used as an input")
 
-    def _shuffled(self, read: Node, spec: HashOutlet | RangeOutlet, head: Head, label: str) -> tuple[_Draft, Port]:
+    def _shuffled(self, read: Node, spec: HashOutlet | RangeOutlet, head: Head, label: str) -> tuple[StageDraft, Port]:
         """A stage behind a shuffle by keys, to which an order of equal keys other than that of input means nothing."""
         below, left_out = without_order(read, spec.keys if isinstance(spec, HashOutlet) else spec.by)
         draft, port = self._behind(self._emit(below), spec, head, label)
@@ -242,7 +215,7 @@ class _Compiler:
             ports = self._applied(ports, step)
         return ports
 
-    def _group(self, node: GroupBy) -> tuple[_Draft, Port]:
+    def _group(self, node: GroupBy) -> tuple[StageDraft, Port]:
         if not node.op.keys:
             gather = GatherOutlet(node.op.combiner, node.input.shape)
             return self._behind(self._emit(node.input), gather, GatherHead(node.op), node.label)
@@ -251,7 +224,7 @@ class _Compiler:
         spec = self._classed(fixed, node.input)
         return self._shuffled(node.input, spec, GroupHead(node.op), node.label)
 
-    def _cogroup(self, node: CoGroup) -> tuple[_Draft, Port]:
+    def _cogroup(self, node: CoGroup) -> tuple[StageDraft, Port]:
         ons = node.op.left_on, node.op.right_on
         sides = [without_order(side, on) for side, on in zip(node.inputs, ons, strict=True)]
         wanted = zip(ons, node.op.orders, strict=True)
@@ -291,7 +264,7 @@ class _Compiler:
             exchange = self._exchange(right, GatherOutlet())
             size = known_size(node.right, self._size_of) or 0
 
-            def op_for(draft: _Draft) -> BroadcastJoin:
+            def op_for(draft: StageDraft) -> BroadcastJoin:
                 draft.sides.append(exchange)
                 draft.side_bytes += size
                 draft.notes += [f"broadcast join: {why}", *left_out]
@@ -339,62 +312,6 @@ def _narrowed(shape: Shape, columns: Collection[str] | None) -> Shape:
         return shape
     kept = [(name, type) for name, type in zip(shape.names, shape.types, strict=True) if name in columns]
     return Shape("rows", *zip(*kept, strict=True))
-
-
-# --- the finished stage ----------------------------------------------------------------------------------------------
-
-
-def _finish(draft: _Draft) -> Stage:
-    head = draft.head
-    steps = tuple(_sharing(step, len(draft.sides)) for step in _tracked(draft))
-    if isinstance(head, ReadHead):
-        rejects = any(outlet.source.rejects for outlet in draft.outlets)
-        track = rejects or any(step.op.calls_python for step in steps)
-        head = replace(head, columns=_needed_columns(draft, Port()), track=track, counts_lines=rejects)
-    limit = draft.limit_rows if len(draft.outlets) == 1 else None
-    sites = Sites(draft.site, tuple(draft.step_sites), tuple(draft.outlet_sites))
-    program = Program(head, steps, tuple(draft.outlets), sites)
-    label = " > ".join(draft.labels)
-    notes = tuple(dict.fromkeys(draft.notes))
-    return Stage(draft.id, label, program, draft.source, draft.inputs, tuple(draft.sides), limit, notes, draft.parts)
-
-
-def _sharing(step: Step, sides: int) -> Step:
-    """A step that knows how many broadcast sides the tasks of its stage hold."""
-    return replace(step, op=replace(step.op, sides=sides)) if isinstance(step.op, BroadcastJoin) else step
-
-
-def _users(draft: _Draft, port: Port) -> Iterator[int]:
-    return (i for i, step in enumerate(draft.steps) if step.source == port)
-
-
-def _tracked(draft: _Draft) -> tuple[Step, ...]:
-    """Steps that know whether an operator behind them calls Python and so wants to name records in errors."""
-
-    def wanted(index: int) -> bool:
-        return any(draft.steps[i].op.calls_python or wanted(i) for i in _users(draft, Port(index)))
-
-    return tuple(replace(step, track=wanted(i)) for i, step in enumerate(draft.steps))
-
-
-def _needed_columns(draft: _Draft, port: Port) -> tuple[str, ...] | None:
-    """The columns of `port` that anything behind it looks at (None: all), for push-down into readers."""
-    if any(outlet.source == port for outlet in draft.outlets):
-        return None
-    needed: set[str] = set()
-    for index in _users(draft, port):
-        below = _needed_columns(draft, Port(index))
-        match draft.steps[index].op:
-            case Select(exprs):
-                needed |= {name for e in exprs for name in e.meta.root_names()}
-            case WithColumns(exprs) if below is not None:
-                made = {e.meta.output_name() for e in exprs}
-                needed |= (set(below) - made) | {name for e in exprs for name in e.meta.root_names()}
-            case FilterExpr(expr) if below is not None:
-                needed |= set(below) | set(expr.meta.root_names())
-            case _:
-                return None
-    return tuple(sorted(needed)) or None  # a batch without columns would not know its number of rows
 
 
 __all__ = ["Graph", "compile_plan"]

@@ -33,6 +33,7 @@ PURE = (
     *(
         "mr/stages.py",
         "mr/graph.py",
+        "mr/drafting.py",
         "mr/sizing.py",
         "mr/joining.py",
         "mr/ordering.py",
