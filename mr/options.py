@@ -134,6 +134,18 @@ DECOMPRESSED_FREE_BYTES: Final = 1024 * MIB
 XZ_MEMORY_BYTES_MAX: Final = 128 * MIB
 """Of one decoder of .xz: `xz -9` needs 65 MiB, a hostile header may ask for 4 GiB."""
 
+PARQUET_PAGES_BYTES_MAX: Final = 256 * MIB
+"""Of the decompressed pages that the columns of a row group hold at once: files in use have pages of 1 to 8 MiB."""
+
+PARQUET_DECODED_BYTES_MAX: Final = 32 * MIB
+"""Rows of a Parquet file are decoded so many at a time that a column's are no larger, if all were its longest value."""
+
+PARQUET_GROUP_BYTES_MAX: Final = 64 * MIB
+"""Column chunks of larger row groups are read a piece at a time instead of whole ..."""
+
+PARQUET_READ_BYTES: Final = 1 * MIB
+"""... of so many bytes."""
+
 PARTITIONS_PER_TASK_MAX: Final = 10_000
 """A task that would write more folders is refused: `partition_by=` names a column that is nearly unique."""
 

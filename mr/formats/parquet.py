@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
-from typing import TYPE_CHECKING, BinaryIO, ClassVar, Literal
+from typing import TYPE_CHECKING, BinaryIO, ClassVar, Final, Literal
 
 import numpy as np
 import polars as pl
@@ -17,10 +17,18 @@ from mr.errors import CorruptInput, InputError, PlanError, TypeConflict
 from mr.formats.base import Cut, Reader, Writer
 from mr.formats.blocks import needed, origins_of
 from mr.formats.columns import travelling
+from mr.formats.parquet_pages import LongValues, PageWatch, rows_of_long_values
 from mr.kernels.escapes import check_text
 from mr.kernels.sizes import logical_bytes, rows_filling
 from mr.kernels.types import cast_column, display, holds_objects, is_list, join_types
-from mr.options import DICTIONARY_SAMPLE_ROWS, READ_BLOCK_BYTES, ROW_GROUP_BYTES_MAX, ROW_GROUP_ROWS
+from mr.options import (
+    DICTIONARY_SAMPLE_ROWS,
+    PARQUET_GROUP_BYTES_MAX,
+    PARQUET_READ_BYTES,
+    READ_BLOCK_BYTES,
+    ROW_GROUP_BYTES_MAX,
+    ROW_GROUP_ROWS,
+)
 
 if TYPE_CHECKING:
     from mr.formats.base import Piece, Rejects
@@ -29,6 +37,7 @@ BATCH_ROWS_MAX = 131_072
 DAMAGE = (pa.ArrowException, OSError, UnicodeDecodeError)
 """What pyarrow raises for a damaged file."""
 Compression = Literal["zstd", "snappy", "lz4", "none"]
+_OPTIONS: Final = {"coerce_int96_timestamp_unit": "us", "page_checksum_verification": True, "pre_buffer": False}
 
 
 def infer_parquet(file: BinaryIO, path: str) -> pa.Schema:
@@ -39,9 +48,9 @@ def infer_parquet(file: BinaryIO, path: str) -> pa.Schema:
     return travelling(_open(file, path).schema_arrow, path)
 
 
-def _open(file: BinaryIO, path: str) -> pq.ParquetFile:
+def _open(file: BinaryIO | PageWatch, path: str) -> pq.ParquetFile:
     try:
-        found = pq.ParquetFile(file, coerce_int96_timestamp_unit="us", page_checksum_verification=True)
+        found = pq.ParquetFile(file, **_OPTIONS)
         found.schema_arrow  # noqa: B018  (decodes the names)
     except DAMAGE as error:
         raise CorruptInput(path, 0, f"not a readable Parquet file: {error}") from error
@@ -76,14 +85,15 @@ class ParquetReader(Reader):
             yield from self._rows(stored, piece, columns, track)
 
     def _rows(self, stored: BinaryIO, piece: Piece, columns: tuple[str, ...] | None, track: bool) -> Iterator[Batch]:
-        file = _open(stored, piece.path)
+        watch = PageWatch(stored, piece.path)
+        file = _open(watch, piece.path)
         schema = self._schema_for(travelling(file.schema_arrow, piece.path), piece.path)
         wanted = needed(schema, columns)
         schema = with_kind(pa.schema([schema.field(name) for name in wanted]), kind_of(schema))
         groups = range(file.num_row_groups) if piece.row_groups is None else piece.row_groups
         number = 0
         for group in groups:
-            for data in _batches(file, stored, group, wanted, piece.path):
+            for data in _batches(file, watch, group, wanted, piece.path):
                 arrays = [_cast(data.column(name), schema.field(name), piece.path) for name in wanted]
                 origins = origins_of(np.zeros(data.num_rows, np.int64), number) if track else None
                 number += data.num_rows
@@ -104,14 +114,24 @@ class ParquetReader(Reader):
 
 
 def _batches(
-    file: pq.ParquetFile, stored: BinaryIO, group: int, columns: list[str], path: str
+    file: pq.ParquetFile, watch: PageWatch, group: int, columns: list[str], path: str
 ) -> Iterator[pa.RecordBatch]:
     metadata = file.metadata.row_group(group)
+    read_bytes = PARQUET_READ_BYTES if metadata.total_byte_size > PARQUET_GROUP_BYTES_MAX else 0
+    if read_bytes:
+        file = pq.ParquetFile(watch, metadata=file.metadata, buffer_size=read_bytes, **_OPTIONS)
     row_bytes = max(1, metadata.total_byte_size // max(1, metadata.num_rows))
     rows = max(1, min(BATCH_ROWS_MAX, READ_BLOCK_BYTES // row_bytes))
     missing = metadata.num_rows
     try:
-        for batch in file.iter_batches(rows, row_groups=[group], columns=columns, use_threads=False):
+        try:
+            watch.begin(careful=True, read_bytes=read_bytes)
+            batches = _decoded(file, group, columns, rows)
+        except LongValues as error:
+            rows = min(rows, rows_of_long_values(file, watch, group, columns, error.bytes))
+            watch.begin(careful=False, read_bytes=read_bytes)
+            batches = _decoded(file, group, columns, rows)
+        for batch in batches:
             missing -= batch.num_rows
             if batch.num_rows:
                 yield batch
@@ -119,7 +139,14 @@ def _batches(
             raise pa.ArrowInvalid(f"it has {metadata.num_rows - missing} rows where {metadata.num_rows} are promised")
     except DAMAGE as error:
         # where reading had got to; to ask damaged metadata for the column's offset may abort the process
-        raise CorruptInput(path, stored.tell(), f"row group {group} is corrupt: {error}") from error
+        raise CorruptInput(path, watch.tell(), f"row group {group} is corrupt: {error}") from error
+
+
+def _decoded(file: pq.ParquetFile, group: int, columns: list[str], rows: int) -> Iterator[pa.RecordBatch]:
+    """The batches of a group; its first pages, and so its dictionaries, have been read when this returns."""
+    batches = file.iter_batches(rows, row_groups=[group], columns=columns, use_threads=False)
+    first = next(batches, None)
+    return chain([] if first is None else [first], batches)
 
 
 def _cast(array: pa.Array, field: pa.Field, path: str) -> pa.Array:

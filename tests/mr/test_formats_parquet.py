@@ -18,9 +18,11 @@ from hypothesis import strategies as st
 from pieces import Collected, batches, origins, read_all
 
 import mr.formats.parquet
+import mr.formats.parquet_pages
 from mr.batch import kind_of
-from mr.errors import InputError, PlanError
+from mr.errors import CorruptInput, InputError, PlanError
 from mr.formats.parquet import ParquetReader, ParquetWriter, infer_parquet
+from mr.formats.parquet_pages import _Chunk
 from mr.kernels.rows import Shape, from_python, to_python
 
 
@@ -173,3 +175,95 @@ def test_objects_are_refused_with_a_cure() -> None:
         ParquetWriter().check(batch.schema)
     with pytest.raises(PlanError, match="no columns"):
         ParquetWriter().check(pa.schema([]))
+
+
+# --- what a file would take in memory --------------------------------------------------------------------------------
+
+
+def small_dictionary() -> pa.Table:
+    """Few long values, in columns of all kinds, of rows whose first ones are null."""
+    long = ["x" * 9000, "y" * 50]
+    rows = [None, None, *range(700)]
+    return pa.table(
+        {
+            "n": pa.array(rows),
+            "s": pa.array([None if i is None else long[i % 2] for i in rows]),
+            "b": pa.array([None if i is None else [long[i % 2].encode()] * (i % 3) for i in rows]),
+            "t": pa.array([None if i is None else {"a": long[i % 2], "b": i} for i in rows]),
+            "m": pa.array([None if i is None else [(long[0], i)] for i in rows], pa.map_(pa.string(), pa.int64())),
+        }
+    )
+
+
+def stored(table: pa.Table, **options: Any) -> bytes:
+    out = io.BytesIO()
+    pq.write_table(table, out, **options)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("column", ["s", "b", "t", "m"])
+@pytest.mark.parametrize("group_bytes_max", [0, 1 << 26])
+def test_rows_of_a_small_dictionary_are_decoded_few_at_a_time(
+    column: str, group_bytes_max: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A few kilobytes of file may be gigabytes of rows: each value is in it once."""
+    monkeypatch.setattr(mr.formats.parquet_pages, "PARQUET_DECODED_BYTES_MAX", 100_000)
+    monkeypatch.setattr(mr.formats.parquet_pages, "_DICTIONARY_BYTES_MIN", 1000)
+    monkeypatch.setattr(mr.formats.parquet, "PARQUET_GROUP_BYTES_MAX", group_bytes_max)
+    monkeypatch.setattr(mr.formats.parquet, "PARQUET_READ_BYTES", 300)
+    table = small_dictionary().select([column, "n"])
+    data = stored(table, row_group_size=300)
+    assert len(data) < 50_000 < table.nbytes
+    found = batches(ParquetReader(infer_parquet(io.BytesIO(data), "x")), data)
+    assert max(batch.data.nbytes for batch in found) <= 3 * 100_000
+    assert pa.Table.from_batches([batch.data for batch in found]).to_pylist() == table.to_pylist()
+
+
+def test_columns_without_long_values_are_read_in_large_batches() -> None:
+    table = pa.table({"s": [f"key-{i % 1000}" for i in range(20_000)], "n": [i % 9000 for i in range(20_000)]})
+    data = stored(table)
+    assert [batch.rows for batch in batches(ParquetReader(infer_parquet(io.BytesIO(data), "x")), data)] == [20_000]
+
+
+@pytest.mark.parametrize("group_bytes_max", [0, 1 << 26])
+@pytest.mark.parametrize("version", ["1.0", "2.0"])
+def test_pages_that_are_large_when_decompressed_are_refused(
+    group_bytes_max: int, version: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = pa.table({"a": [bytes(60_000)] * 3, "b": [bytes(50_000)] * 3, "c": [1, 2, 3]})
+    data = stored(table, compression="zstd", use_dictionary=False, data_page_size=1, data_page_version=version)
+    assert len(data) < 10_000
+    monkeypatch.setattr(mr.formats.parquet, "PARQUET_GROUP_BYTES_MAX", group_bytes_max)
+    monkeypatch.setattr(mr.formats.parquet, "PARQUET_READ_BYTES", 50)
+    monkeypatch.setattr(mr.formats.parquet_pages, "PARQUET_PAGES_BYTES_MAX", 170_000)
+    reader = ParquetReader(infer_parquet(io.BytesIO(data), "x"))
+    assert sum(batch.rows for batch in batches(reader, data, columns=("b", "c"))) == 3
+    with pytest.raises(CorruptInput, match="pages of more than 170,000 bytes at once; is it a decompression bomb"):
+        batches(reader, data)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(1, 4000), max_size=30))
+def test_heads_of_pages_are_found_wherever_reads_end(cuts: list[int]) -> None:
+    table = pa.table({"s": [f"{i % 13}" * (i % 40) for i in range(3000)]})
+    data = stored(table, data_page_size=500, compression="zstd")
+    metadata = pq.ParquetFile(io.BytesIO(data)).metadata.row_group(0).column(0)
+    pages = data[4 : 4 + metadata.total_compressed_size]
+    whole, parts = _Chunk(), _Chunk()
+    assert not whole.feed(pages)
+    for low, high in itertools.pairwise([0, *itertools.accumulate(cuts), len(pages)]):
+        if low < high:
+            parts.feed(pages[low:high])
+    assert whole.page_bytes > 0
+    assert (whole._skip, whole._rest, whole._lost) == (0, b"", False)
+    if sum(cuts) <= len(pages):
+        assert (parts.page_bytes, parts._skip, parts._rest, parts._lost) == (whole.page_bytes, 0, b"", False)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.binary(max_size=200), st.integers(0, 200))
+def test_bytes_that_are_no_head_of_a_page_are_left_to_arrow(data: bytes, cut: int) -> None:
+    chunk = _Chunk()
+    chunk.feed(data[:cut])
+    chunk.feed(data[cut:])
+    _Chunk().feed(b"\x1c" * 5000)  # structs within structs
