@@ -95,8 +95,11 @@ class RecordError(MillraceError):
     """One record could not be processed.
 
     `row` is the record's index in the list or batch that was given to the failing call, so that the caller can
-    find its origin; None where no single record is to blame.
+    find its origin; None where no single record is to blame. `site` is the user's line that asked for what failed, once
+    somebody knows it.
     """
+
+    site = ""
 
     def __init__(self, message: str, row: int | None = None) -> None:
         super().__init__(message)

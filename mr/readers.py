@@ -212,14 +212,16 @@ def _told_by_lines(
     paths: tuple[str, ...],
     declared: Mapping[str, pa.DataType],
     policy: ErrorPolicy,
-    infer: Callable[[bytes, str, Mapping[str, pa.DataType]], pa.Schema],
+    infer: Callable[..., pa.Schema],
+    *rules: object,
 ) -> tuple[pa.Schema, list[str]]:
     """The schema of files of lines, and the columns that their folders tell. Raises as `_first_sound`."""
 
     def schema_of(piece: OpenedPiece, damaged: bool) -> tuple[pa.Schema, list[str]]:
         told = told_by_folders(paths, piece.path)
         inside = {name: type for name, type in declared.items() if name not in told}
-        return infer(_lines_of(piece) if damaged else piece.head(INFER_BYTES), piece.path, inside), told
+        head = _lines_of(piece) if damaged else piece.head(INFER_BYTES)
+        return infer(head, piece.path, *rules, declared=inside), told
 
     try:
         return _first_sound(paths, True, policy, lambda piece: schema_of(piece, damaged=False))
@@ -268,11 +270,7 @@ def read_csv(
     nulls = (null_values,) if isinstance(null_values, str) else tuple(null_values)
     rules = (header, delimiter, nulls, quoted_newlines)
     declared = _declared(schema or {}, "read_csv()")
-
-    def infer(head: bytes, path: str, inside: Mapping[str, pa.DataType]) -> pa.Schema:
-        return infer_csv(head, path, *rules, inside)
-
-    pinned, told = _told_by_lines(found, declared, ErrorPolicy(on_error, max_bad_records), infer)
+    pinned, told = _told_by_lines(found, declared, ErrorPolicy(on_error, max_bad_records), infer_csv, *rules)
     return _read(found, partitioned(CsvReader(pinned, *rules), found, told, declared), on_error, max_bad_records)
 
 

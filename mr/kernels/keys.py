@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 
 from mr.errors import TypeConflict
 from mr.kernels.distinct import binary_rows, first_equal, first_equal_bytes, first_in_arrow, numbered
+from mr.kernels.types import display
 from mr.options import BUCKETS
 
 Words = npt.NDArray[np.uint64]
@@ -93,7 +94,7 @@ def normalise_keys(data: pa.RecordBatch, names: Sequence[str]) -> pa.RecordBatch
         if (field.metadata or {}).get(b"ARROW:extension:name") == PICKLE_EXTENSION:
             problem = "it holds Python objects that no column can hold; key by a str, a number or a tuple of them"
         if problem:
-            raise TypeConflict(f"column {name!r} of type {field.type} cannot be a key: {problem}")
+            raise TypeConflict(f"column {name!r} of type {display(field.type)} cannot be a key: {problem}")
         plain = canonical(data.column(index))
         if plain is not data.column(index):
             data = data.set_column(index, field.with_type(plain.type), plain)
@@ -207,7 +208,7 @@ def _leaf(array: Any) -> Leaf:
         problem = key_problem(dtype)
         if problem is None:
             return Leaf("signed", nulls, _zeroed(array, f"i{dtype.bit_width // 8}", np.int64, nulls).view(np.uint64))
-    raise TypeConflict(f"a column of type {dtype} cannot be a key or sorted by: {key_problem(dtype)}")
+    raise TypeConflict(f"a column of type {display(dtype)} cannot be a key or sorted by: {key_problem(dtype)}")
 
 
 def _zeroed(array: Any, narrow: npt.DTypeLike, wide: npt.DTypeLike, nulls: Mask | None) -> npt.NDArray[Any]:

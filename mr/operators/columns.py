@@ -149,8 +149,11 @@ def _type_of(known: Shape, expr: pl.Expr, call: str) -> pa.DataType | None:
     return from_polars(result).schema.field(0).type
 
 
-def evaluate(data: pa.RecordBatch, exprs: Sequence[pl.Expr]) -> list[pa.Array]:
-    """The value of each expression for every row; a bare column is passed on untouched, coded or not."""
+def evaluate(data: pa.RecordBatch, exprs: Sequence[pl.Expr], call: str) -> list[pa.Array]:
+    """The value of each expression for every row; a bare column is passed on untouched, coded or not.
+
+    Raises RecordError naming the call and the expressions, one of which failed.
+    """
     columns: list[pa.Array | None] = [_bare(data, e) for e in exprs]
     computed = [e.alias(str(i)) for i, e in enumerate(exprs) if columns[i] is None]
     if computed:
@@ -164,7 +167,7 @@ def evaluate(data: pa.RecordBatch, exprs: Sequence[pl.Expr]) -> list[pa.Array]:
             )
         except pl.exceptions.PolarsError as error:
             told = ", ".join(str(e) for e, column in zip(exprs, columns, strict=True) if column is None)
-            raise RecordError(f"{told}: {str(error).splitlines()[0]}") from None
+            raise RecordError(f"{call}: {told}: {str(error).splitlines()[0]}") from None
         for name, column in zip(result.schema.names, result.columns, strict=True):
             columns[int(name)] = column
     return [c for c in columns if c is not None]
@@ -198,8 +201,8 @@ class Select(Narrow):
 
         def apply(batch: Batch) -> Batch:
             if isinstance(batch, CodedBatch):
-                return CodedBatch(named(evaluate(batch.coded, self.exprs), names, self.output.kind))
-            data = named(evaluate(batch.data, self.exprs), names, self.output.kind)
+                return CodedBatch(named(evaluate(batch.coded, self.exprs, "select()"), names, self.output.kind))
+            data = named(evaluate(batch.data, self.exprs, "select()"), names, self.output.kind)
             return Batch(data, batch.origins)
 
         return Stateless(apply)
@@ -221,7 +224,7 @@ class WithColumns(Narrow):
 
         def apply(batch: Batch) -> Batch:
             columns = dict(zip(batch.data.schema.names, batch.data.columns, strict=True))
-            columns.update(zip(names, evaluate(batch.data, self.exprs), strict=True))
+            columns.update(zip(names, evaluate(batch.data, self.exprs, "with_columns()"), strict=True))
             return Batch(named(columns.values(), columns, "rows"), batch.origins)
 
         return Stateless(apply)
@@ -258,7 +261,7 @@ class FilterExpr(Narrow):
 
     def start(self, env: TaskEnv, track: bool) -> Run:
         def apply(batch: Batch) -> Batch:
-            (mask,) = evaluate(batch.data, [self.expr])
+            (mask,) = evaluate(batch.data, [self.expr], "filter()")
             if pa.types.is_null(mask.type):
                 mask = mask.cast(pa.bool_())
             if not pa.types.is_boolean(mask.type):

@@ -115,3 +115,50 @@ def test_an_expression_that_fails_is_shown_as_the_user_wrote_it() -> None:
     with pytest.raises(mr.MillraceError) as raised:
         sample().select(z=pl.col("k").cast(pl.Int64)).take_all()
     assert 'col("k").strict_cast(Int64).alias("z"): conversion from `str` to `i64` failed' in str(raised.value)
+
+
+def bad(*_: Any) -> Any:
+    raise ValueError("no")
+
+
+FAILING: dict[str, tuple[Callable[[Dataset], Dataset], str]] = {
+    "select": (
+        lambda d: d.select(z=pl.col("k").cast(pl.Int64)),
+        'select(): col("k").strict_cast(Int64).alias("z"): conv',
+    ),
+    "with_columns": (
+        lambda d: d.with_columns(z=pl.col("k").cast(pl.Int64)),
+        'with_columns(): col("k").strict_cast(Int64)',
+    ),
+    "filter": (lambda d: d.filter(pl.col("k").cast(pl.Int64) > 0), 'filter(): [(col("k").strict_cast(Int64)) >'),
+    "map": (lambda d: d.map(bad), "map bad (test_api_sentences.py:"),
+    "map_batches": (lambda d: d.map_batches(bad), "map_batches bad (test_api_sentences.py:"),
+    "map_partitions": (lambda d: d.map_partitions(bad), "map_partitions bad (test_api_sentences.py:"),
+    "map_groups": (lambda d: d.group_by("k").map_groups(bad), "map_groups bad (test_api_sentences.py:"),
+    "map_reduce": (lambda d: d.map_reduce(lambda row: [(row.k, 1)], bad), "map_groups bad (test_api_sentences.py:"),
+    "cogroup": (lambda d: d.cogroup(d, on="k").map_groups(bad), "cogroup bad (test_api_sentences.py:"),
+    "key": (lambda d: d.map(lambda row: ([1], 2), names=["a", "b"]).group_by("a").count(), "list[int]"),
+    "sort key": (lambda d: d.map(lambda row: ([1], 2), names=["a", "b"]).sort("a"), "list[int]"),
+    "explode": (
+        lambda d: d.map(lambda r: (1, 2), names=["a", "b"]).explode("a"),
+        "explode('a'): the column is of",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", FAILING)
+def test_what_fails_when_run_names_the_operator_and_the_users_line(case: str) -> None:
+    data = sample()
+    made = FAILING[case][0](data)
+    with pytest.raises(mr.MillraceError) as raised:
+        made.take_all()
+    text = str(raised.value)
+    assert f"test_api_sentences.py:{FAILING[case][0].__code__.co_firstlineno}: " in text.partition(FAILING[case][1])[0]
+    assert FAILING[case][1] in text
+    assert "\n" not in text
+
+
+def test_a_line_of_the_job_is_no_part_of_what_a_result_is_known_by(tmp_path: Path) -> None:
+    first = sample().map(str).write_text(str(tmp_path / "a"))
+    again = sample().map(str).write_text(str(tmp_path / "b"))
+    assert (first.tasks_run, again.tasks_run) == (1, 0)
