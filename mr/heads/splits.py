@@ -59,9 +59,12 @@ def read_split(head: ReadHead, split: Split, env: TaskEnv, reading: Reading) -> 
         rejects = _Rejecting(head, env, reading, shift)
         try:
             for batch in head.reader.read(piece, rejects, head.columns, head.track):
-                reading.records += batch.rows
                 reading.bytes = before + piece.consumed
-                yield batch.renumbered(shift)
+                records = batch.renumbered(shift)
+                try:
+                    yield records
+                finally:  # lines are counted for nothing once they are cut
+                    reading.records += records.rows
         except CorruptInput as damage:
             piece.check_unchanged()  # what was changed under us is no damage
             rejects.rest(damage)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -17,6 +19,24 @@ def logical_bytes(data: pa.RecordBatch) -> int:
     (35, 19, 16)
     """
     return sum(map(_bytes, data.columns))
+
+
+def bytes_between(data: pa.RecordBatch, bounds: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """The `logical_bytes` of rows bounds[0] to bounds[1], bounds[1] to bounds[2], ...: int64 (len(bounds) - 1,).
+
+    >>> batch = pa.record_batch({"n": [1, 2, 3], "s": pa.array(["abc", "", "d"], pa.large_string())})
+    >>> bytes_between(batch, np.array([0, 1, 3])).tolist()
+    [19, 33]
+    """
+    found = np.zeros(len(bounds) - 1, np.int64)
+    for column in data.columns:
+        type_ = column.type
+        if (pa.types.is_large_string(type_) or pa.types.is_large_binary(type_)) and not column.null_count:
+            found += np.diff(bytes_of(column)[0][bounds]) + 8 * np.diff(bounds)
+        else:
+            starts, stops = bounds[:-1].tolist(), bounds[1:].tolist()
+            found += [_bytes(column[start:stop]) for start, stop in zip(starts, stops, strict=True)]
+    return found
 
 
 def rows_filling(data: pa.RecordBatch, bytes_wanted: int) -> int:

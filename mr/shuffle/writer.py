@@ -17,7 +17,7 @@ import pyarrow as pa
 import xxhash
 
 from mr.kernels.keys import Ints
-from mr.kernels.sizes import logical_bytes
+from mr.kernels.sizes import bytes_between, logical_bytes
 from mr.options import PAGE_BYTES, SORT_BLOCK_BYTES, SORT_BLOCK_ROWS_MIN
 from mr.shuffle.run_file import (
     ALIGNMENT_BYTES,
@@ -167,9 +167,10 @@ class _PagedSink:
 def _sample(data: pa.RecordBatch, by: Sequence[str], run: int) -> pa.RecordBatch:
     """The first rows of the blocks of a sorted run: a function of the rows, for it says where ranges begin."""
     each = max(SORT_BLOCK_ROWS_MIN, SORT_BLOCK_BYTES * data.num_rows // max(1, logical_bytes(data)))
-    rows = range(0, data.num_rows, each)
-    sample = data.select(list(by)).take(pa.array(rows, pa.int64()))
-    positions = {RUN: [run] * len(rows), ROW: rows, BYTES: [logical_bytes(data.slice(row, each)) for row in rows]}
+    bounds = np.append(np.arange(0, data.num_rows, each), data.num_rows)
+    rows = bounds[:-1]
+    sample = data.select(list(by)).take(pa.array(rows))
+    positions = {RUN: np.full(len(rows), run), ROW: rows, BYTES: bytes_between(data, bounds)}
     for name, values in positions.items():
         sample = sample.append_column(name, pa.array(values, pa.int64()))
     return sample
