@@ -1,4 +1,4 @@
-"""What order a plan asks for twice, or in vain: a sort before a grouping, a sort of what was grouped by its keys. Pure.
+"""What order a plan asks for twice, or in vain: a sort before a grouping, a sort or grouping of what is grouped. Pure.
 
 Every keyed stage keeps rows of equal keys in input order, and a sort leaves ties in input order. So a sort by some of
 the keys changes nothing of a grouping: neither its order, which is that of buckets, nor that within a group. And what
@@ -79,4 +79,14 @@ def sorted_groups(node: Sort, uses: Uses) -> SortedGroups | None:
     return SortedGroups(below, tuple(between), node.by[: len(keys)], node.descending[: len(keys)])
 
 
-__all__ = ["SortedGroups", "Uses", "sorted_groups", "uses_of", "without_order"]
+def has_one_row_a_key(node: Node, keys: Sequence[str], partitions: int | None) -> bool:
+    """Whether the tasks of `node` hold one row for each value of `keys`, in the order and the buckets that a shuffle by
+    them into `partitions` would give."""
+    while isinstance(node, Apply) and _is_row_wise(node.op, keys):
+        node = node.input
+    if not isinstance(node, GroupBy) or not isinstance(node.op, ONE_ROW_A_KEY):
+        return False
+    return node.op.keys == tuple(keys) and node.partitions == partitions and node.partitioner is None
+
+
+__all__ = ["SortedGroups", "Uses", "has_one_row_a_key", "sorted_groups", "uses_of", "without_order"]

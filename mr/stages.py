@@ -21,7 +21,8 @@ from mr.kernels.rows import Shape
 from mr.operators.columns import Select
 from mr.operators.joins import BroadcastJoin, MergeJoin, joined_shape
 from mr.operators.partitions import Shuffled
-from mr.ordering import Uses, sorted_groups, uses_of, without_order
+from mr.operators.regrouped import Regrouped
+from mr.ordering import ONE_ROW_A_KEY, Uses, has_one_row_a_key, sorted_groups, uses_of, without_order
 from mr.plan import (
     Apply,
     CoGroup,
@@ -182,7 +183,7 @@ class _Compiler:
                 ports = tuple((draft, Port(port.step, rejects=True)) for draft, port in self._emit(node.of))
                 return (self._behind(ports, GatherOutlet(), ResolveHead(), "rejected"),)
             case GroupBy():
-                return (self._group(node),)
+                return self._group(node)
             case Join():
                 return self._join(node)
             case CoGroup():
@@ -215,14 +216,22 @@ class _Compiler:
             ports = self._applied(ports, step)
         return ports
 
-    def _group(self, node: GroupBy) -> tuple[StageDraft, Port]:
+    def _group(self, node: GroupBy) -> Ports:
         if not node.op.keys:
             gather = GatherOutlet(node.op.combiner, node.input.shape)
-            return self._behind(self._emit(node.input), gather, GatherHead(node.op), node.label)
+            return (self._behind(self._emit(node.input), gather, GatherHead(node.op), node.label),)
+        below, left_out = without_order(node.input, node.op.keys)
+        alone = has_one_row_a_key(below, node.op.keys, node.partitions) and node.partitioner is None
+        if alone and isinstance(node.op, ONE_ROW_A_KEY):
+            ports = self._append(self._emit(below), lambda _: Regrouped(node.op), node.label)
+            notes = f"{node.label} without a shuffle: each key has one row already", *_in_vain(left_out)
+            for draft, _ in ports:
+                draft.notes += notes
+            return ports
         sort_by, descending = node.op.order
         fixed = HashOutlet(node.op.keys, sort_by, descending, node.op.combiner, node.partitions, node.partitioner)
         spec = self._classed(fixed, node.input)
-        return self._shuffled(node.input, spec, GroupHead(node.op), node.label)
+        return (self._shuffled(node.input, spec, GroupHead(node.op), node.label),)
 
     def _cogroup(self, node: CoGroup) -> tuple[StageDraft, Port]:
         ons = node.op.left_on, node.op.right_on

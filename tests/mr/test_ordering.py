@@ -123,6 +123,29 @@ def test_a_sort_that_is_left_out_is_still_there_for_others() -> None:
     assert graph.upstream(graph.stages[1]) == (0,)
 
 
+@pytest.mark.parametrize(
+    ("made", "count"),
+    [
+        (lambda d: d.distinct("k").group_by("k").agg(n=mr.count()), 1),
+        (lambda d: summed(d, "k").filter(pl.col("n") > 1).distinct("k"), 1),
+        (lambda d: summed(d, "k", "f").with_columns(n=pl.col("n") * 2).group_by("k", "f").agg(n=mr.max("n")), 1),
+        (lambda d: summed(d, "k").sort("k").group_by("k").agg(n=mr.max("n")), 1),
+        (lambda d: summed(d.distinct("k", num_partitions=3), "k"), 2),
+        (lambda d: d.distinct("k", num_partitions=3).group_by("k", num_partitions=3).agg(n=mr.count()), 1),
+        (lambda d: summed(d, "k", "f").group_by("f", "k").agg(n=mr.count()), 2),
+        (lambda d: summed(d, "k", "f").group_by("k").agg(n=mr.count()), 2),
+        (lambda d: d.group_by("k").head(2).group_by("k").agg(n=mr.count()), 2),
+        (lambda d: d.distinct("k").map(lambda row: row, names=NAMES).group_by("k").agg(n=mr.count()), 2),
+        (lambda d: d.distinct("k").with_columns(k=pl.col("k") + "!").group_by("k").agg(n=mr.count()), 2),
+        (lambda d: d.distinct("k").group_by("k").agg(q=mr.quantile("n", 0.5)), 2),
+    ],
+)
+def test_a_grouping_of_what_is_grouped_by_the_same_keys_needs_no_shuffle(made: Any, count: int) -> None:
+    data = made(table())
+    assert shuffles(data) == count
+    assert any("without a shuffle" in note for note in notes(data)) is (count == 1)
+
+
 keys = st.sampled_from([None, "", "a", "b", "é", "ab"])
 floats = st.sampled_from([None, 0.0, -0.0, 0.5, -1.5, float("nan"), 1e300])
 rows_of = st.lists(st.tuples(keys, floats, st.integers(-9, 9)), max_size=24)
@@ -157,6 +180,22 @@ def test_sorted_groups_are_those_of_two_shuffles(tiny: None, rows: Any, by: Any,
     assert idents(found) == [ident(tuple(row)) for row in in_order(grouped.take_all(), by, down)]
     once = data.distinct("k", "f").sort(*by, descending=list(down)).take_all()
     assert idents(once) == [ident(tuple(row)) for row in in_order(data.distinct("k", "f").take_all(), by, down)]
+
+
+@fast
+@given(rows=rows_of, partitions=st.sampled_from([None, 3]))
+def test_groups_of_groups_are_those_of_two_shuffles(
+    tiny: None, monkeypatch: pytest.MonkeyPatch, rows: Any, partitions: int | None
+) -> None:
+    grouped = mr.from_items(rows, names=NAMES).group_by("k", "f", num_partitions=partitions).agg(n=mr.sum("n"))
+    least = grouped.filter(pl.col("n") > -3)
+    again = least.group_by("k", "f", num_partitions=partitions).agg(n=mr.sum("n"), m=mr.mean("n"), c=mr.collect("n"))
+    plans = [again, least.distinct("f", "k", num_partitions=partitions), least.distinct("k", "f")]
+    found = [plan.take_all() for plan in plans]
+    with monkeypatch.context() as patch:
+        patch.setattr(mr.stages, "has_one_row_a_key", lambda *given: False)
+        asked = [plan.take_all() for plan in plans]
+    assert [idents(some) for some in found] == [idents(some) for some in asked]
 
 
 PLANS: list[Callable[[mr.Dataset], mr.Dataset]] = [
