@@ -98,8 +98,8 @@ class TextReader(Reader):
             is_ascii = data.isascii()
             if is_ascii or is_utf8(data):
                 lines = Lines(data, is_ascii, schema, offset=start, number=number, tracked=track)
-                number += lines.rows
                 yield lines
+                number += lines.rows
                 continue
             binaries, offsets = split_lines(data)
             origins = origins_of(offsets + start, number)

@@ -76,6 +76,8 @@ class Lines(Batch):
         return np.column_stack([starts + self._offset, np.arange(self._number, self._number + len(starts))])
 
     def renumbered(self, by: int) -> Lines:
+        if not by:
+            return self
         return Lines(
             self.text,
             self.is_ascii,
