@@ -15,7 +15,7 @@ from typing import Final
 import pyarrow as pa
 
 from mr.kernels.joined import JoinLayout
-from mr.kernels.keys import buckets, codes
+from mr.kernels.keys import buckets, codes, leaves
 from mr.kernels.rows import Shape
 from mr.kernels.skew import ROWS, merged_keys
 from mr.kernels.sort import SortedKeys
@@ -221,7 +221,8 @@ def hot_keys(
     for row, rows in enumerate(mine.column(ROWS).to_pylist()):
         key = mine.select(list(left_on)).slice(row, 1)
         matches = rows * many.get(int(numbers[row]), 1)
-        if matches >= 2 * HOT_JOIN_ROWS and not any(column.null_count for column in key.columns):
+        null = any(leaf.nulls is not None and leaf.nulls.any() for leaf in leaves(key, left_on))  # also within tuples
+        if matches >= 2 * HOT_JOIN_ROWS and not null:
             found.append(HotKey(int(buckets(key, left_on, total)[0]), key, matches))
     return sorted(found, key=lambda hot: (hot.bucket, SortedKeys(hot.key, left_on).at(0)))
 

@@ -18,18 +18,18 @@ from mr.kernels.keys import Ints, codes
 from mr.kernels.sort import number_part, order_by
 from mr.options import FREQUENT_KEYS_MAX, FREQUENT_ROWS_MIN
 
-ROWS: Final = "mr.rows"
-"""The column of row counts beside the keys."""
+ROWS: Final = "\x1frows"
+"""The column of row counts beside the keys, named as no key is."""
 _SAMPLE_ROWS: Final = 4096
 
 
 def frequent_keys(data: pa.RecordBatch, keys: Sequence[str]) -> pa.RecordBatch:
-    """The most frequent keys of `data`, in which equal keys lie together: key columns and `mr.rows`, lower bounds.
+    """The most frequent keys of `data`, in which equal keys lie together: key columns and `ROWS`, lower bounds.
 
     At most `FREQUENT_KEYS_MAX`, each with at least `FREQUENT_ROWS_MIN` rows.
 
-    >>> frequent_keys(pa.RecordBatch.from_pydict({"k": ["a"] * 2000 + ["b"]}), ["k"]).to_pylist()
-    [{'k': 'a', 'mr.rows': 2000}]
+    >>> frequent_keys(pa.RecordBatch.from_pydict({"k": ["a"] * 2000 + ["b"]}), ["k"]).column(ROWS).to_pylist()
+    [2000]
     """
     step = max(1, data.num_rows // _SAMPLE_ROWS)
     sample = data.select(list(keys)).take(pa.array(np.arange(0, data.num_rows, step)))
@@ -42,8 +42,8 @@ def merged_keys(found: Sequence[pa.RecordBatch], keys: Sequence[str]) -> pa.Reco
     """What several of `frequent_keys`, of one schema, say together. Requires: at least one.
 
     >>> one = pa.RecordBatch.from_pydict({"k": ["a"], ROWS: [1500]})
-    >>> merged_keys([one, one], ["k"]).to_pylist()
-    [{'k': 'a', 'mr.rows': 3000}]
+    >>> merged_keys([one, one], ["k"]).column(ROWS).to_pylist()
+    [3000]
     """
     data = pa.concat_batches(found)
     numbers, firsts = codes(data, keys)

@@ -22,7 +22,7 @@ from mr.kernels.keys import Ints
 from mr.kernels.sort import SortedKeys, order
 from mr.options import MERGE_BLOCK_BYTES
 from mr.shuffle.merge import bytes_to_sort, merge_sorted
-from mr.shuffle.run_file import BYTES, ROW, RUN, pieces
+from mr.shuffle.run_file import pieces
 from mr.shuffle.source import SegmentSource
 
 BEFORE: Final = -1
@@ -78,18 +78,20 @@ def ranges(
     if not present:
         return [nothing] * (count or 1)
     data = pa.concat_batches([sample for _, sample in present])
+    *columns, runs, rows, sizes_bytes = data.columns  # whatever the keys are called
+    keys = pa.RecordBatch.from_arrays(columns, list(by))
     task = np.repeat([task for task, _ in present], [sample.num_rows for _, sample in present])
-    run, row = data.column(RUN).to_numpy(), data.column(ROW).to_numpy()
+    run, row = runs.to_numpy(), rows.to_numpy()
     first = np.flatnonzero(np.diff(task, prepend=-1) | np.diff(run, prepend=-1))  # the first block of each run
     number = np.repeat(np.arange(len(first)), np.diff(first, append=len(run)))
-    in_order = order(data, by, descending)
-    sizes = np.cumsum(data.column(BYTES).to_numpy()[in_order])
+    in_order = order(keys, by, descending)
+    sizes = np.cumsum(sizes_bytes.to_numpy()[in_order])
     cuts = _cuts(sizes, range_bytes_max) if count is None else _even_cuts(sizes, count)
     if whole_keys:
-        cuts = _at_keys(cuts, group_starts(data.select(list(by)).take(pa.array(in_order)), by))
+        cuts = _at_keys(cuts, group_starts(keys.take(pa.array(in_order)), by))
     bounds: list[Boundary | None] = [None]
     for place in in_order[cuts].tolist():
-        key = data.select(list(by)).slice(place, 1)
+        key = keys.slice(place, 1)
         tie = (BEFORE, 0, 0) if whole_keys else (int(task[place]), int(run[place]), int(row[place]))
         bounds.append(Boundary(key, *tie))
     bounds.append(None)

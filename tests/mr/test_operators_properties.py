@@ -40,7 +40,9 @@ from oracle import (
 
 import mr
 import mr.heads.joined
+import mr.joining
 import mr.kernels.joined
+import mr.kernels.skew
 from mr.kernels.declared import arrow_type
 
 
@@ -49,6 +51,7 @@ def _tiny(monkeypatch: pytest.MonkeyPatch, inline: mr.Session) -> None:
     shrink(monkeypatch)
     monkeypatch.setattr(mr.heads.joined, "MERGE_BLOCK_BYTES", 200)
     monkeypatch.setattr(mr.kernels.joined, "JOIN_BLOCK_BYTES", 100)
+    monkeypatch.setattr(mr.kernels.skew, "FREQUENT_ROWS_MIN", 1)
 
 
 def canonical(table: Table, row: tuple[Any, ...], keys: Sequence[str]) -> tuple[Any, ...]:
@@ -311,8 +314,12 @@ HOWS = ("inner", "left", "right", "full", "semi", "anti")
     st.sampled_from(["auto", "broadcast", "sort_merge", "partitioned"]),
     st.sampled_from(["_right", "2", "é"]),
     st.none() | st.integers(1, 5),
+    st.sampled_from([2, 1 << 22]),
 )
-def test_join(given: Any, run: Run, how: Any, strategy: Any, suffix: str, partitions: int | None) -> None:
+def test_join(
+    given: Any, run: Run, how: Any, strategy: Any, suffix: str, partitions: int | None, hot_rows: int
+) -> None:  # F47
+    """A key of so many matches counts as hot: tasks share its left rows."""
     left, right, n = given
     if strategy == "broadcast" and how in ("right", "full"):
         strategy = "auto"
@@ -330,7 +337,9 @@ def test_join(given: Any, run: Run, how: Any, strategy: Any, suffix: str, partit
         both = left.dataset().join(right.dataset(), **on, strategy=strategy, num_partitions=partitions)
     assert both.schema().names == list(names)
     made = Table(dict.fromkeys(names, ""), expected)
-    found = Counter(exact(canonical(made, tuple(row), key_names(left, n))) for row in run.take(both))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mr.joining, "HOT_JOIN_ROWS", hot_rows)
+        found = Counter(exact(canonical(made, tuple(row), key_names(left, n))) for row in run.take(both))
     assert found == Counter(exact(canonical(made, row, key_names(left, n))) for row in expected)
 
 
@@ -468,6 +477,17 @@ def test_aggregates(given: Any, run: Run, n: int, partitions: int | None) -> Non
     assert len(found) == len(groups)
     if found:
         assert found[0]._fields == (*keys, *aggregates)
+
+
+@pytest.mark.parametrize("how", HOWS)
+def test_a_hot_key_with_a_null_inside_matches_nothing_and_is_kept(how: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mr.joining, "HOT_JOIN_ROWS", 2)
+    keys = [((1, None), 1)] * 20 + [((1, "a"), 2)] * 3
+    left, right = Table({"k": "struct", "x": "int"}, keys), Table({"k": "struct", "y": "int"}, keys[9:])
+    names, expected = joined(left, right, 1, how, "_right")
+    both = left.dataset().join(right.dataset(), on="k", how=how, strategy="sort_merge")
+    assert both.schema().names == list(names)
+    assert Counter(exacts(Run(4, 1 << 30).take(both))) == Counter(exacts(expected))
 
 
 # --- columns ---------------------------------------------------------------------------------------------------------
