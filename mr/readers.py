@@ -132,8 +132,7 @@ def read_parquet(
     `__HIVE_DEFAULT_PARTITION__`. Its type: that in `schema`, else that which `write_parquet(partition_by=)` recorded in
     the files, else int or date where all folders are spelled so, else str.
 
-    Raises InputNotFound, InputError for a file that is no Parquet. The schema is that of the first file; where
-    `on_error` leaves damaged files out, that of the first that is not damaged.
+    Raises InputNotFound, InputError for a file that is no Parquet. The first file that is not left out gives the schema.
 
     >>> import mr, tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -237,9 +236,9 @@ def _lines_of(piece: OpenedPiece) -> bytes:
         return piece.head(INFER_BYTES)
     except CorruptInput as damage:
         before = piece.head(damage.offset) if damage.offset else b""
-        if b"\n" not in before:
-            raise
-        return before[: whole_lines(before)]
+        if whole := whole_lines(before):
+            return before[:whole]
+        raise
 
 
 def read_csv(

@@ -121,6 +121,10 @@ def bad(*_: Any) -> Any:
     raise ValueError("no")
 
 
+def of_lists(data: Dataset) -> Dataset:
+    return data.map(lambda row: ([1], 2), names=["a", "b"])
+
+
 FAILING: dict[str, tuple[Callable[[Dataset], Dataset], str]] = {
     "select": (
         lambda d: d.select(z=pl.col("k").cast(pl.Int64)),
@@ -137,8 +141,8 @@ FAILING: dict[str, tuple[Callable[[Dataset], Dataset], str]] = {
     "map_groups": (lambda d: d.group_by("k").map_groups(bad), "map_groups bad (test_api_sentences.py:"),
     "map_reduce": (lambda d: d.map_reduce(lambda row: [(row.k, 1)], bad), "map_groups bad (test_api_sentences.py:"),
     "cogroup": (lambda d: d.cogroup(d, on="k").map_groups(bad), "cogroup bad (test_api_sentences.py:"),
-    "key": (lambda d: d.map(lambda row: ([1], 2), names=["a", "b"]).group_by("a").count(), "list[int]"),
-    "sort key": (lambda d: d.map(lambda row: ([1], 2), names=["a", "b"]).sort("a"), "list[int]"),
+    "key": (lambda d: of_lists(d).group_by("a").count(), "list[int]"),
+    "sort key": (lambda d: of_lists(d).sort("a"), "list[int]"),
     "explode": (
         lambda d: d.map(lambda r: (1, 2), names=["a", "b"]).explode("a"),
         "explode('a'): the column is of",
