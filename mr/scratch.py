@@ -12,6 +12,7 @@ import fcntl
 import os
 import re
 import shutil
+import time
 from pathlib import Path
 
 
@@ -46,7 +47,8 @@ def prune(home: Path, keep_bytes: int) -> tuple[int, int]:
     actions (`count`, `take`) take no lock: their tasks miss what is gone and run again.
     """
     folders = [folder for folder in (home / "runs", home / "side") if folder.is_dir()]
-    files = [(p.stat().st_mtime_ns, p.stat().st_size, p) for folder in folders for p in folder.iterdir()]
+    found = [(p, p.stat()) for folder in folders for p in folder.iterdir()]
+    files = [(max(stat.st_mtime_ns, stat.st_atime_ns), stat.st_size, p) for p, stat in found]
     left = sum(size for _, size, _ in files)
     began = _first_began(home / "locks")
     removed = [0, 0]
@@ -60,9 +62,9 @@ def prune(home: Path, keep_bytes: int) -> tuple[int, int]:
 
 
 def used(path: Path) -> bool:
-    """Whether a file is there; if so it counts as used now, for `prune`."""
+    """Whether a file is there; if so it counts as used now, for `prune`. An output may be the same file: no change."""
     try:
-        os.utime(path)
+        os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
     except FileNotFoundError:
         return False
     return True
