@@ -58,6 +58,7 @@ class PageWatch:
         self._held_bytes, self._chunks = 0, {}
 
     def read(self, size: int = -1) -> bytes:
+        """The next bytes, looked at. Raises as the class says."""
         at = self._file.tell()
         data = self._file.read(size)
         if self._watching and data:
@@ -76,18 +77,23 @@ class PageWatch:
         return data
 
     def seek(self, offset: int, whence: int = 0) -> int:
+        """As of any file."""
         return self._file.seek(offset, whence)
 
     def tell(self) -> int:
+        """As of any file."""
         return self._file.tell()
 
     def readable(self) -> bool:
+        """It is."""
         return True
 
     def seekable(self) -> bool:
+        """It is."""
         return True
 
     def writable(self) -> bool:
+        """It is not."""
         return False
 
     def close(self) -> None:
