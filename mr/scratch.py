@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import time
+import time
 from pathlib import Path
 
 
