@@ -13,7 +13,6 @@ import os
 import re
 import shutil
 import time
-import time
 from pathlib import Path
 
 
