@@ -74,7 +74,7 @@ class Split:
     run: ExchangeInput | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # a master may hold millions
 class Segment:
     """The rows of one bucket of one run: `rows` from `start`; `digest` is XXH3-128 as 32 hex digits."""
 
