@@ -440,7 +440,7 @@ def test_csv_and_text_refuse_nested_columns_and_name_a_cure(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("kind", ["parquet", "csv", "json"])
-def test_an_empty_result_is_one_part_without_rows(kind: str, tmp_path: Path, folder: Path) -> None:
+def test_an_empty_result_is_one_part_without_rows(kind: str, tmp_path: Path, folder: Path) -> None:  # F46
     (folder / "empty.txt").write_text("")
     data = mr.read_text(str(folder)).map(lambda line: (line, 1), names={"w": str, "n": int})
     for name, made in {"map": data, "agg": data.group_by("w").agg(n=mr.sum("n")), "sort": data.sort("n")}.items():
@@ -458,7 +458,7 @@ def test_an_empty_result_is_one_part_without_rows(kind: str, tmp_path: Path, fol
 
 
 @pytest.mark.parametrize("kind", ["parquet", "csv", "json", "text"])
-def test_parts_whose_columns_no_record_told(kind: str, tmp_path: Path, folder: Path) -> None:
+def test_parts_whose_columns_no_record_told(kind: str, tmp_path: Path, folder: Path) -> None:  # F46
     """Tasks without output, of a function that declares nothing, beside others that have some; and nothing at all."""
     some = mr.from_items(list(range(12))).flat_map(lambda n: [str(n)] if n == 5 else [])
     report = getattr(some, f"write_{kind}")(str(tmp_path / "some")).outputs["some"]

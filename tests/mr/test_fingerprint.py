@@ -304,7 +304,7 @@ def test_an_identity_is_that_of_its_parts() -> None:
     assert dict(combine(parts).parts)["b"] == "2"
 
 
-def test_the_hash_seed_does_not_matter(tmp_path: Path) -> None:
+def test_the_hash_seed_does_not_matter(tmp_path: Path) -> None:  # F49
     script = tmp_path / "script.py"
     script.write_text(
         dedent("""

@@ -308,7 +308,7 @@ def merges(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @each_case
-def test_the_same_bytes_in_threads_and_processes(case: Case, tmp_path: Path, merges: list[int]) -> None:
+def test_the_same_bytes_in_threads_and_processes(case: Case, tmp_path: Path, merges: list[int]) -> None:  # F49
     forth = lay_out(case, tmp_path / "forth", full=False)
     back = lay_out(case, tmp_path / "back", full=False, reverse=True)
     one = in_process(case, forth, tmp_path / "home-1", on="inline")

@@ -354,7 +354,7 @@ def test_names_that_look_like_patterns(folder: Path) -> None:
     assert names(splits("in/what?.txt")) == [["what?.txt"]]
 
 
-def test_an_empty_folder_is_one_empty_split_and_a_first_piece_is_found(folder: Path) -> None:
+def test_an_empty_folder_is_one_empty_split_and_a_first_piece_is_found(folder: Path) -> None:  # F46
     (split,) = splits()
     assert (split.pieces, split.size_bytes) == ((), 0)
     with pytest.raises(InputNotFound, match="infer a schema"):
