@@ -3,6 +3,7 @@ what comes out but for the order of buckets."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import mr
+import mr.inputs
 import mr.sizing
 from mr.executors.inline import InlineExecutor
 from mr.explain import explain_graph
@@ -159,17 +161,38 @@ def _counts(key: Any, left: Any, right: Any) -> tuple[Any, int, int]:
     return key, sum(1 for _ in left), sum(1 for _ in right)
 
 
-def test_results_of_one_number_of_buckets_are_not_those_of_another(inline: mr.Session, tmp_path: Path) -> None:
+def apart(fine: int, coarse: int) -> tuple[str, str]:
+    """Two keys in their own order that lie in one of `coarse` buckets, but in the other order in `fine` ones."""
+    words = [f"{i:06}" for i in range(9999)]
+    held: dict[int, str] = {}
+    for word in words:
+        before = held.setdefault(bucket_of(word, coarse), word)
+        if bucket_of(before, fine) > bucket_of(word, fine):
+            return before, word
+    raise AssertionError
+
+
+def test_sides_are_matched_in_the_order_of_all_buckets(inline: mr.Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    classed(monkeypatch, 4096)
+    first, second = apart(4096, 256)
+    both = numbered([first, second]).cogroup(numbered([first]), on="k")
+    found = both.map_groups(_counts, names={"k": str, "l": int, "r": int}).take_all()
+    assert found == [(second, 1, 0), (first, 1, 1)]
+
+
+def test_results_of_one_number_of_buckets_are_not_those_of_another(
+    inline: mr.Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Two files of one key each leave the same segments whatever the buckets, but these lie in another order."""
-    keys = [key for key in map(str, range(99)) if bucket_of(key, 256) > bucket_of("0", 256)]
-    for name, key in enumerate(["0", max(keys)]):
-        (tmp_path / f"{name}.txt").write_text(f"{key}\n" * 3)
-    below = min(["0", max(keys)])
-    words = mr.read_text(str(tmp_path / "*.txt"))
-    first = words.group_by("value").agg(n=mr.count()).take_all()
-    again = words.group_by("value", num_partitions=1).agg(n=mr.count()).take_all()
-    assert [row.value for row in first] == ["0", max(keys)]
-    assert again[0].value == below
+    first, second = apart(256, 1)
+    for name, key in (("0", first), ("1", second)):
+        (tmp_path / f"{name}.json").write_text(json.dumps({"k": key}) + "\n")
+    monkeypatch.setattr(mr.inputs, "PACKED_FILE_BYTES_MAX", 0)  # each is a split of its own
+    words = mr.read_json(str(tmp_path / "*.json"), schema={"k": str})
+    found = words.group_by("k").agg(n=mr.count()).take_all()
+    again = words.group_by("k", num_partitions=1).agg(n=mr.count()).take_all()
+    assert [row.k for row in found] == [second, first]
+    assert [row.k for row in again] == [first, second]
 
 
 def test_a_run_file_of_the_most_buckets_lists_those_it_has(tmp_path: Path) -> None:
