@@ -22,17 +22,19 @@ from benchmarks.harness import CORES, Contestant, remove
 
 HERE = Path(__file__).parent
 PYTHON = HERE / ".venv" / "bin" / "python"
-SLOW_ROUNDS = 2
+SLOW, SLOWEST = 2, 1
+"""Rounds of peers that take half a minute, and minutes."""
 
 
 @dataclass(frozen=True)
 class Peer:
-    """`distribution`: a package in the peers' environment; `commands`: programs that must be there, too."""
+    """`distribution`: a package in the peers' environment; `commands`: programs that must be there, too; `rounds_max`:
+    how often it runs at most, after its warm-up."""
 
     title: str
     distribution: str = ""
     commands: tuple[str, ...] = ()
-    slow: bool = False
+    rounds_max: int = Contestant.rounds_max
 
 
 PEERS = {
@@ -43,14 +45,14 @@ PEERS = {
     "awk": Peer("tr + awk", commands=("tr", "awk")),
     "dask": Peer("Dask Bag, str.split", "dask"),
     "dask_generator": Peer("Dask Bag, the same generator", "dask"),
-    "dask_frame": Peer("Dask DataFrame", "dask", slow=True),
-    "spark": Peer("Spark DataFrame", "pyspark", ("java",), slow=True),
-    "spark_rdd": Peer("Spark RDD, the same generator", "pyspark", ("java",), slow=True),
-    "spark_merge": Peer("Spark, sort-merge join", "pyspark", ("java",), slow=True),
-    "spark_broadcast": Peer("Spark, broadcast join", "pyspark", ("java",), slow=True),
-    "ray_data": Peer("Ray Data", "ray", slow=True),
-    "mrjob": Peer("mrjob", "mrjob", slow=True),
-    "goaccess": Peer("GoAccess", commands=("goaccess",), slow=True),
+    "dask_frame": Peer("Dask DataFrame", "dask", rounds_max=SLOW),
+    "spark": Peer("Spark DataFrame", "pyspark", ("java",), rounds_max=SLOW),
+    "spark_rdd": Peer("Spark RDD, the same generator", "pyspark", ("java",), rounds_max=SLOW),
+    "spark_merge": Peer("Spark, sort-merge join", "pyspark", ("java",), rounds_max=SLOW),
+    "spark_broadcast": Peer("Spark, broadcast join", "pyspark", ("java",), rounds_max=SLOW),
+    "ray_data": Peer("Ray Data", "ray", rounds_max=SLOW),
+    "mrjob": Peer("mrjob", "mrjob", rounds_max=SLOWEST),
+    "goaccess": Peer("GoAccess", commands=("goaccess",), rounds_max=SLOW),
 }
 ENVIRONMENT = {
     "POLARS_MAX_THREADS": str(CORES),
@@ -127,5 +129,5 @@ def _contestant(peer: Peer, script: Path, inputs: Sequence[Path], result: Callab
         lambda: result(output),
         {**ENVIRONMENT, "PATH": path, "PYSPARK_PYTHON": str(PYTHON), "SPARK_LOCAL_DIRS": str(WORK / "spark")},
         lambda: remove(output),
-        SLOW_ROUNDS if peer.slow else Contestant.rounds_max,
+        peer.rounds_max,
     )
