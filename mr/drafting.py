@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
+from mr.formats.bounds import Bound, bounds_of
 from mr.graph import Stage
 from mr.operators.columns import FilterExpr, Select, WithColumns
 from mr.operators.joins import BroadcastJoin
@@ -46,6 +47,8 @@ def finished(draft: StageDraft) -> Stage:
         rejects = any(outlet.source.rejects for outlet in draft.outlets)
         track = rejects or any(step.op.calls_python for step in steps)
         head = replace(head, columns=_needed_columns(draft, Port()), track=track, counts_lines=rejects)
+        head, skips = _skipping(head, draft)
+        draft.notes += skips
     limit = draft.limit_rows if len(draft.outlets) == 1 else None
     sites = Sites(draft.site, tuple(draft.step_sites), tuple(draft.outlet_sites))
     program = Program(head, steps, tuple(draft.outlets), sites)
@@ -70,6 +73,23 @@ def _tracked(draft: StageDraft) -> tuple[Step, ...]:
         return any(draft.steps[i].op.calls_python or wanted(i) for i in _users(draft, Port(index)))
 
     return tuple(replace(step, track=wanted(i)) for i, step in enumerate(draft.steps))
+
+
+def _skipping(head: ReadHead, draft: StageDraft) -> tuple[ReadHead, list[str]]:
+    """The head with what filters right behind it ask for, if its reader can make use of that, and a note of it."""
+    port = Port()
+    bounds: list[Bound] = []
+    while all(outlet.source != port for outlet in draft.outlets):
+        ops = [(i, draft.steps[i].op) for i in _users(draft, port)]
+        if len(ops) != 1 or not isinstance(ops[0][1], FilterExpr):
+            break
+        bounds += bounds_of(ops[0][1].expr)
+        port = Port(ops[0][0])
+    reader = head.reader.skipping(tuple(bounds)) if bounds else head.reader
+    if reader is head.reader:
+        return head, []
+    names = ", ".join(dict.fromkeys(bound.column for bound in bounds))
+    return replace(head, reader=reader), [f"leaves out row groups by the least and greatest {names}"]
 
 
 def _needed_columns(draft: StageDraft, port: Port) -> tuple[str, ...] | None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from mr.batch import Batch, Origins
+    from mr.formats.bounds import Bound
 
 Cut = Literal["lines", "file", "row_groups"]
 
@@ -91,6 +92,11 @@ class Reader(ABC):
     @abstractmethod
     def schema(self) -> pa.Schema | None:
         """The schema that every batch has, with its kind; None where only the data tells."""
+
+    def skipping(self, bounds: tuple[Bound, ...]) -> Reader:
+        """A reader for those who want only records that pass all of `bounds`: it may leave out others, where that is
+        cheap."""
+        return self
 
     @abstractmethod
     def read(self, piece: Piece, rejects: Rejects, columns: tuple[str, ...] | None, track: bool) -> Iterator[Batch]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 import pyarrow as pa
@@ -18,6 +18,7 @@ from mr.kernels.types import display
 
 if TYPE_CHECKING:
     from mr.formats.base import Piece, Rejects
+    from mr.formats.bounds import Bound
 
 ROWS_KEY: Final = b"mr.rows"
 """In the metadata of a file in such a folder: the schema of whole rows (an Arrow IPC message, base64)."""
@@ -71,6 +72,11 @@ class PartitionedReader(Reader):
 
     def schema(self) -> pa.Schema:
         return with_kind(self.pinned, "rows")
+
+    def skipping(self, bounds: tuple[Bound, ...]) -> Reader:
+        inside = tuple(bound for bound in bounds if bound.column not in self._told())
+        inner = self.inner.skipping(inside) if inside else self.inner
+        return self if inner is self.inner else replace(self, inner=inner)
 
     def read(self, piece: Piece, rejects: Rejects, columns: tuple[str, ...] | None, track: bool) -> Iterator[Batch]:
         constants: Mapping[str, pa.Scalar] | None = None  # a file without rows may lie in no folder

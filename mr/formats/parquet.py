@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from typing import TYPE_CHECKING, BinaryIO, ClassVar, Final, Literal
 
@@ -16,7 +16,9 @@ from mr.batch import Batch, kind_of, with_kind
 from mr.errors import CorruptInput, InputError, PlanError, TypeConflict
 from mr.formats.base import Cut, Reader, Writer
 from mr.formats.blocks import needed, origins_of
+from mr.formats.bounds import Bound
 from mr.formats.columns import travelling
+from mr.formats.parquet_footer import extremes
 from mr.formats.parquet_pages import LongValues, PageWatch, rows_of_long_values
 from mr.kernels.escapes import check_text
 from mr.kernels.sizes import logical_bytes, rows_filling
@@ -66,10 +68,12 @@ class ParquetReader(Reader):
     """Row groups as rows, or as values where values were written.
 
     `pinned`: the schema that all files of the dataset must have (null < T, int64 < float64 allowed); None takes each
-    file as it is. Origins have offset 0 and the row's number in the piece.
+    file as it is. Origins have offset 0 and the row's number in the piece. Row groups in which no row passes all of
+    `bounds`, as their statistics say, are left out.
     """
 
     pinned: pa.Schema | None = None
+    bounds: tuple[Bound, ...] = ()
     cut: ClassVar[Cut] = "row_groups"
     decompress: ClassVar[bool] = False
 
@@ -79,6 +83,9 @@ class ParquetReader(Reader):
 
     def schema(self) -> pa.Schema | None:
         return self.pinned
+
+    def skipping(self, bounds: tuple[Bound, ...]) -> ParquetReader:
+        return replace(self, bounds=bounds)
 
     def read(self, piece: Piece, rejects: Rejects, columns: tuple[str, ...] | None, track: bool) -> Iterator[Batch]:
         with piece.file() as stored:
@@ -91,13 +98,29 @@ class ParquetReader(Reader):
         wanted = needed(schema, columns)
         schema = with_kind(pa.schema([schema.field(name) for name in wanted]), kind_of(schema))
         groups = range(file.num_row_groups) if piece.row_groups is None else piece.row_groups
+        needless = self._needless(file, stored, schema)
         number = 0
         for group in groups:
+            if group in needless:
+                number += file.metadata.row_group(group).num_rows
+                continue
             for data in _batches(file, watch, group, wanted, piece.path):
                 arrays = [_cast(data.column(name), schema.field(name), piece.path) for name in wanted]
                 origins = origins_of(np.zeros(data.num_rows, np.int64), number) if track else None
                 number += data.num_rows
                 yield Batch(pa.RecordBatch.from_arrays(arrays, schema=schema), origins)
+
+    def _needless(self, file: pq.ParquetFile, stored: BinaryIO, schema: pa.Schema) -> Collection[int]:
+        """The row groups in which no row passes all bounds. Floats are left alone: integers may have become some."""
+        exact = {field.name for field in schema if not pa.types.is_floating(field.type)}
+        asked = [bound for bound in self.bounds if bound.column in exact]
+        if not asked:
+            return ()
+        known = extremes(stored, file.schema_arrow, {bound.column for bound in asked})
+        if len(known) != file.num_row_groups:
+            return ()
+        passed = [all(b.possible(*group[b.column]) for b in asked if b.column in group) for group in known]
+        return [group for group, may_pass in enumerate(passed) if not may_pass]
 
     def _schema_for(self, found: pa.Schema, path: str) -> pa.Schema:
         """The pinned schema, if a file with the schema `found` has all its columns in fitting types."""

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mr.errors import CorruptInput
+from mr.formats.thrift import fields
 from mr.options import PARQUET_DECODED_BYTES_MAX, PARQUET_PAGES_BYTES_MAX
 
 _HEAD_BYTES_MAX: Final = 1 << 20
@@ -22,7 +23,6 @@ _VALUE_BYTES_MIN: Final = 16
 """Dictionaries of many or of short values, as most are, are not looked into: it takes as long as reading their rows."""
 
 _PROBE_ROWS: Final = 256
-_DEPTH_MAX: Final = 8
 _UNCOMPRESSED, _COMPRESSED, _DICTIONARY = 2, 3, 7  # fields of a page's head
 _VALUES: Final = 1  # of a dictionary's
 
@@ -114,7 +114,7 @@ class _Chunk:
         data, self._rest, at, found = self._rest + data, b"", self._skip, 0
         while at < len(data) and not self._lost:
             try:
-                head, end = _fields(data, at, 0)
+                head, end = fields(data, at)
             except IndexError:
                 self._rest = data[at:]
                 self._lost = len(self._rest) > _HEAD_BYTES_MAX
@@ -170,57 +170,3 @@ def _longest(array: pa.Array) -> int:
     else:
         children = [array.values] if type_.num_fields else []
     return max(map(_longest, children), default=0)
-
-
-# --- Thrift's compact protocol, as far as heads of pages need it ------------------------------------------------------
-# https://github.com/apache/thrift/blob/master/doc/specs/thrift-compact-protocol.md
-
-
-def _fields(data: bytes, at: int, depth: int) -> tuple[dict[int, Any], int]:
-    """The fields of the struct at `at` by number, and where it ends; IndexError where the data ends before."""
-    if depth > _DEPTH_MAX:
-        raise ValueError("too deep")
-    fields: dict[int, Any] = {}
-    number = 0
-    while kind := data[at]:
-        at += 1
-        if kind >> 4:
-            number += kind >> 4
-        else:
-            number, at = _number(data, at)
-        fields[number], at = _value(data, at, kind & 15, depth)
-    return fields, at + 1
-
-
-def _value(data: bytes, at: int, kind: int, depth: int) -> tuple[Any, int]:
-    """A value of one of Thrift's kinds; only numbers and structs are told."""
-    if kind in (1, 2):  # the kind is the bool
-        return None, at
-    if kind == 3:
-        return data[at], at + 1
-    if kind in (4, 5, 6):
-        return _number(data, at)
-    if kind == 7:
-        return None, at + 8
-    if kind == 8:
-        size, at = _varint(data, at)
-        return None, at + size
-    if kind == 12:
-        return _fields(data, at, depth + 1)
-    raise ValueError("no page has lists in its head")
-
-
-def _number(data: bytes, at: int) -> tuple[int, int]:
-    found, at = _varint(data, at)
-    return found >> 1 ^ -(found & 1), at
-
-
-def _varint(data: bytes, at: int) -> tuple[int, int]:
-    found = 0
-    for shift in range(0, 70, 7):
-        byte = data[at]
-        at += 1
-        found |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return found, at
-    raise ValueError("a number of more than 64 bits")

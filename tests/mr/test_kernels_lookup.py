@@ -51,7 +51,7 @@ def formatted(draw: st.DrawFn) -> tuple[list[str | None], list[str | None]]:
     return [*keys, None] if nulls else list(keys), wanted
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(formatted())
 def test_formatted_strings_find_exactly_their_equals(sides: tuple[list[str | None], list[str | None]]) -> None:
     keys, wanted = map(texts, sides)

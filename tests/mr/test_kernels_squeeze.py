@@ -39,7 +39,7 @@ def test_a_bit_that_no_sampled_word_has_is_seen() -> None:
 
 def test_strings_of_digits_are_sorted_as_python_does() -> None:
     rng = np.random.default_rng(5)
-    texts = [f"order-{number:011}" for number in rng.integers(0, 10**6, 20_000) * 9_999]
+    texts = [f"order-{number:011}" for number in rng.integers(0, 10**6, 5_000) * 9_999]
     keys = pa.RecordBatch.from_pydict({"k": pa.array(texts, pa.large_string())})
     for down in (False, True):
         sign = -1 if down else 1
