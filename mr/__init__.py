@@ -63,7 +63,7 @@ if TYPE_CHECKING:
         read_text_files,
         read_warc,
     )
-    from mr.results import JobResult
+    from mr.results import JobResult, WriteResult
     from mr.session import Session, configure
     from mr.shared import broadcast, resource, side_file
     from mr.task_context import context, counter, rng
@@ -81,7 +81,7 @@ _HOMES = {
     "mr.readers": "from_arrow from_items from_pandas from_polars read_access_log read_arrow read_binary_files "
     "read_csv read_json read_parquet read_text "
     "read_text_files read_warc",
-    "mr.results": "JobResult",
+    "mr.results": "JobResult WriteResult",
     "mr.session": "Session configure",
     "mr.shared": "broadcast resource side_file",
 }
@@ -104,6 +104,7 @@ __all__ = [
     "Row",
     "Session",
     "TypeConflict",
+    "WriteResult",
     "all",
     "any",
     "approx_distinct",

@@ -12,6 +12,7 @@ from typing import Any, Generic, ParamSpec
 from mr.errors import PlanError
 from mr.parameters import Parameter, parameters_of
 from mr.plan import Write, call_site
+from mr.results import WriteResult
 from mr.session import JobResult, current
 
 P = ParamSpec("P")
@@ -26,11 +27,11 @@ class Output:
         self.node = node
 
 
-def declare(node: Write) -> Output | JobResult:
+def declare(node: Write) -> Output | WriteResult:
     """Inside a job function declare an output, elsewhere write it at once."""
     declared = _declared.get()
     if declared is None:
-        return current().run({name_of(node.path): node}, name="write")
+        return WriteResult(**vars(current().run({name_of(node.path): node}, name="write")))
     declared.append(node)
     return Output(node)
 

@@ -132,7 +132,7 @@ def read_parquet(
     `__HIVE_DEFAULT_PARTITION__`. Its type: that in `schema`, else that which `write_parquet(partition_by=)` recorded in
     the files, else int or date where all folders are spelled so, else str.
 
-    Raises InputNotFound, InputError for a file that is no Parquet. The first file that is not left out gives the schema.
+    Raises InputNotFound, InputError for a file that is no Parquet. The first file that is read gives the schema.
 
     >>> import mr, tempfile
     >>> with tempfile.TemporaryDirectory() as folder:

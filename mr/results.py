@@ -43,6 +43,49 @@ class JobResult:
     stages: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
 
 
+@dataclass(frozen=True)
+class WriteResult(JobResult):
+    """What a `write_` method outside of a job did: the result of a job of one output, and what is said of that.
+
+    >>> import mr, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     result = mr.from_items([1, 2]).write_json(folder + "/out.json")
+    >>> result.rows, result.files, result.path.rpartition("/")[2]
+    (2, 1, 'out.json')
+    """
+
+    @property
+    def output(self) -> OutputReport:
+        """The report of the output."""
+        (report,) = self.outputs.values()
+        return report
+
+    @property
+    def path(self) -> str:
+        """Where the output is."""
+        return self.output.path
+
+    @property
+    def files(self) -> int:
+        """How many files it has."""
+        return self.output.files
+
+    @property
+    def rows(self) -> int:
+        """How many rows it has."""
+        return self.output.rows
+
+    @property
+    def bytes(self) -> int:
+        """The size of its files."""
+        return self.output.bytes
+
+    @property
+    def digest(self) -> str:
+        """The BLAKE3 over the digests of its parts."""
+        return self.output.digest
+
+
 @dataclass
 class Spent:
     """What actions inside a job function ran and counted."""
@@ -77,7 +120,8 @@ def result_of(
     return JobResult("done", reports, counters, run, reused, spent.seconds, troubles, notes, job, stages)
 
 
-def up_to_date(spent: Spent, reports: Mapping[str, OutputReport], seconds: float) -> JobResult:
-    """The result of a job that had nothing to do after its actions."""
-    counters = dict(sorted(spent.counters.items()))
+def up_to_date(
+    spent: Spent, reports: Mapping[str, OutputReport], counters: Mapping[str, int], seconds: float
+) -> JobResult:
+    """The result of a job that had nothing to do after its actions; `counters`: of the run that made its outputs."""
     return JobResult("up to date", reports, counters, spent.tasks_run, spent.tasks_reused, spent.seconds + seconds)

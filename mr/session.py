@@ -73,8 +73,12 @@ class Session:
         if on not in ("inline", "local", "ray"):
             raise PlanError(f"on={on!r}: use inline, local or ray")
         self.on = on
+        if workers is not None and (not isinstance(workers, int) or isinstance(workers, bool) or workers < 1):
+            raise PlanError(f"workers={workers!r} is not a whole number from 1; leave it out for all cores")
         self.workers = workers or os.cpu_count() or 1
         self.memory_bytes = default_memory_bytes() if memory is None else parse_bytes(memory)
+        if not self.memory_bytes:
+            raise PlanError(f"memory={memory!r} is nothing to work with; say 2GB, or leave it out")
         self.address = address
         self.reuse = reuse
         self.home = home or scratch_root()
@@ -193,7 +197,8 @@ class Session:
             published = self._up_to_date(targets, key)
             if published is not None:
                 reports = {k: OutputReport(**report) for k, report in published.items()}
-                return up_to_date(self.take_spent(), reports, time.monotonic() - started)
+                counters = self.journal.last_report(key)["counters"]
+                return up_to_date(self.take_spent(), reports, counters, time.monotonic() - started)
         with ExitStack() as stack:
             if key is not None:
                 stack.enter_context(self.journal.job_lock(key))

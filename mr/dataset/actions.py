@@ -155,7 +155,7 @@ class Actions(DatasetBase):
         """Write Parquet: one file if `path` ends in .parquet, else a folder of part-00000.parquet and so on.
 
         Inside a job function this declares an output, which must be returned; outside it runs at once and returns a
-        `JobResult`. `mode`: "error" (default) refuses what exists, "overwrite" replaces it, "append" adds parts.
+        `WriteResult`. `mode`: "error" (default) refuses what exists, "overwrite" replaces it, "append" adds parts.
 
         `partition_by`: columns that name folders instead of being in the files, as `day=2026-01-01`; `read_parquet`
         restores them. A null is the folder `__HIVE_DEFAULT_PARTITION__`; values are escaped as Hive does.

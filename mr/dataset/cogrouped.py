@@ -37,6 +37,12 @@ class CoGroupedDataset:
         self._on = left_on, right_on
         self._partitions = partitions
 
+    def __repr__(self) -> str:
+        """Both datasets and their keys."""
+        sides = zip((self._left, self._right), self._on, strict=True)
+        told = " and ".join(f"{repr(side)[1:-1]}, by {', '.join(on)}" for side, on in sides)
+        return f"<cogroup of {told}>"
+
     def __getattr__(self, name: str) -> NoReturn:
         unknown(self, name)
 

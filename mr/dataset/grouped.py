@@ -79,6 +79,10 @@ class GroupedDataset:
             self._keyed, shape = expand(self._node.known(), keys, "group_by()")
             self._keys = key_columns(shape, shape.names, "group_by()").names
 
+    def __repr__(self) -> str:
+        """The dataset and the keys."""
+        return f"<{repr(self._dataset)[1:-1]}, grouped by {', '.join(self._keys)}>"
+
     def __getattr__(self, name: str) -> NoReturn:
         unknown(self, name)
 

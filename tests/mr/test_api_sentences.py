@@ -166,3 +166,67 @@ def test_a_line_of_the_job_is_no_part_of_what_a_result_is_known_by(tmp_path: Pat
     first = sample().map(str).write_text(str(tmp_path / "a"))
     again = sample().map(str).write_text(str(tmp_path / "b"))
     assert (first.tasks_run, again.tasks_run) == (1, 0)
+
+
+@pytest.mark.parametrize("workers", ["2", 0, -1, 1.5, True, [2]])
+def test_what_cannot_be_a_number_of_workers(workers: Any) -> None:
+    with pytest.raises(mr.PlanError) as raised:
+        mr.Session(on="inline", workers=workers)
+    assert str(raised.value) == f"workers={workers!r} is not a whole number from 1; leave it out for all cores"
+    with pytest.raises(mr.PlanError):
+        mr.configure(on="inline", workers=workers)
+
+
+@pytest.mark.parametrize("memory", ["x", "0", 0, -5, "1.5.2GB", [1], True, None])
+def test_what_cannot_be_an_amount_of_memory(memory: Any) -> None:
+    if memory is None:
+        assert mr.Session(on="inline", memory=memory).memory_bytes > 0
+        return
+    with pytest.raises(mr.PlanError) as raised:
+        mr.Session(on="inline", memory=memory)
+    assert repr(memory) in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_groups_show_what_they_are() -> None:
+    data = sample()
+    assert repr(data.group_by("k", big=pl.col("v") > 1)) == (
+        "<Dataset of rows (k: str, v: int, many: list[int]), grouped by k, big>"
+    )
+    other = mr.from_items([("a", 1)], names=["name", "n"])
+    assert repr(data.cogroup(other, left_on="k", right_on="name")) == (
+        "<cogroup of Dataset of rows (k: str, v: int, many: list[int]), by k "
+        "and Dataset of rows (name: str, n: int), by name>"
+    )
+    unknown = mr.from_items([1]).map(lambda n: (n, n), names=["a", "b"])
+    assert repr(unknown.group_by("a")) == "<Dataset of rows (a: ?, b: ?), grouped by a>"
+
+
+def test_writing_outside_of_a_job_gives_a_write_result(tmp_path: Path) -> None:
+    result = sample().select("k", "v").write_csv(str(tmp_path / "out.csv"))
+    assert isinstance(result, mr.WriteResult)
+    data = (tmp_path / "out.csv").read_bytes()
+    assert (result.path, result.files, result.rows, result.bytes) == (str(tmp_path / "out.csv"), 1, 3, len(data))
+    again = sample().select("k", "v").write_csv(str(tmp_path / "out.csv"))
+    assert (again.state, again.digest, again.tasks_run) == ("up to date", result.digest, 0)
+    inside = mr.job(lambda output: sample().select("k").write_csv(output))(str(tmp_path / "job.csv"))
+    assert type(inside) is mr.JobResult
+
+
+def test_a_job_that_is_up_to_date_reports_the_counters_of_the_run_that_made_it(tmp_path: Path) -> None:
+    (tmp_path / "in.txt").write_text("1\nx\n3\n")
+
+    @mr.job
+    def job(output: str) -> Any:
+        def counted(line: str) -> int:
+            mr.counter("lines").add()
+            return int(line)
+
+        numbers = mr.read_text(str(tmp_path / "in.txt")).map(counted, on_error="skip")
+        mr.counter("not in a task").add()
+        assert numbers.count() == 2  # its counters are those of the job, too
+        return numbers.write_json(output)
+
+    first, again = (job(str(tmp_path / "out")) for _ in range(2))
+    assert (first.state, again.state) == ("done", "up to date")
+    assert first.counters == again.counters == {"lines": 6, "rejected records": 2}
