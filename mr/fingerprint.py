@@ -24,6 +24,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from mr.errors import MillraceError
 from mr.operators.python import name_of
 from mr.program import Program
 
-LIBRARIES = ("numpy", "polars", "polars_hash", "pyarrow", "xxhash", "blake3", "cloudpickle")
+LIBRARIES = ("numpy", "polars", "polars-hash", "pyarrow", "xxhash", "blake3", "cloudpickle")
 
 
 class Unfingerprintable(MillraceError):
@@ -93,10 +94,8 @@ def engine_digest() -> str:
     """BLAKE3 over the engine's own sources, the Python minor version and the versions of the libraries under it."""
     root = Path(__file__).parent
     hasher = blake3(f"{sys.version_info[:2]}".encode())
-    for name in LIBRARIES:  # asking their metadata would cost the start of every process a hundredth of a second
-        library = importlib.import_module(name)
-        version = library.VERSION if name == "xxhash" else library.__version__
-        hasher.update(f"{name}={version};".encode())
+    for name in LIBRARIES:
+        hasher.update(f"{name}={metadata.version(name)};".encode())
     for path in sorted(root.rglob("*.py")):
         hasher.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return str(hasher.hexdigest())
@@ -343,8 +342,6 @@ def _library_of(module_name: str | None) -> str | None:
 
 def _distribution_version(top: str) -> str:
     """The version of the distribution that an import name comes from; their names may differ."""
-    from importlib import metadata
-
     try:
         return metadata.version(top)
     except metadata.PackageNotFoundError:
