@@ -16,7 +16,7 @@ import polars as pl
 from mr.drafting import StageDraft, finished
 from mr.errors import PlanError
 from mr.graph import Exchange, Feed, Graph, Sink
-from mr.joining import ALIKE, Needs, alike, choose, lying, needs_of, trimmed
+from mr.joining import ALIKE, Needs, alike, choose, lying, needs_of, partitioning_of, trimmed
 from mr.kernels.rows import Shape
 from mr.operators.columns import Select
 from mr.operators.joins import BroadcastJoin, MergeJoin, joined_shape
@@ -263,7 +263,10 @@ class _Compiler:
             note = f"partitioned join: {ALIKE}; reads {lie[0].label}, and {lie[1].label}"
             given = {"parts": lie, "notes": [note]}
             return ((self._stage(head, "join (partitioned)", **given), Port()),)
+        asked = node.strategy == "auto" and any(partitioning_of(side) for side in node.inputs)
+        unlike = [f"not a partitioned join: {alike(node)}"] if asked else []
         node, left_out = self._without_order(node)
+        told = unlike + left_out
         left, right = self._emit(node.left), self._emit(node.right)
         below = set().union(*(self._upstream(draft) for draft, _ in right))
         waits, beside = any(draft.id in below for draft, _ in left), max(draft.side_bytes for draft, _ in left)
@@ -276,7 +279,7 @@ class _Compiler:
             def op_for(draft: StageDraft) -> BroadcastJoin:
                 draft.sides.append(exchange)
                 draft.side_bytes += size
-                draft.notes += [f"broadcast join: {why}", *left_out]
+                draft.notes += [f"broadcast join: {why}", *told]
                 return BroadcastJoin(layout, shapes[1], output, side=len(draft.sides) - 1)
 
             return self._append(left, op_for, "join (broadcast)")
@@ -285,7 +288,7 @@ class _Compiler:
         pairs = zip((left, right), specs, strict=True)
         ids = tuple(self._exchange(ports, self._classed(spec, *node.inputs)) for ports, spec in pairs)
         head = JoinHead(MergeJoin(layout, *shapes, output))
-        notes = [f"sort-merge join: {why}", *left_out]
+        notes = [f"sort-merge join: {why}", *told]
         return ((self._stage(head, "join (sort-merge)", inputs=ids, notes=notes), Port()),)
 
     def _without_order(self, node: Join) -> tuple[Join, list[str]]:

@@ -198,6 +198,9 @@ def test_what_is_not_partitioned_alike_is_told(home: Path) -> None:
         ]:
             with pytest.raises(mr.PlanError, match=why):
                 by_k.join(other, on="k", strategy="partitioned")
+            assert f"not a partitioned join: {why}" in by_k.join(other, on="k").explain()
+        assert "not a partitioned join" not in data.join(data, on="k").explain(), "nobody tried"
+        assert "not a partitioned join" not in by_k.join(by_f, on="k", strategy="sort_merge").explain()
         again = by_k.join(by_k.select("k", m=pl.col("n")), on="k").materialize()
         assert again.join(by_k, on="k", how="semi", strategy="partitioned").count() == 2
 
