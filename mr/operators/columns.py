@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from mr.batch import Batch, CodedBatch, Kind, decoded, kind_of, with_kind
 from mr.errors import PlanError, RecordError
-from mr.kernels.frames import from_polars, to_polars
+from mr.kernels.frames import from_polars, plain, to_polars
 from mr.kernels.rows import Shape
 from mr.kernels.types import cast, display
 from mr.operators.base import Narrow, Run, Stateless, TaskEnv, require_columns, rows_shape
@@ -149,33 +149,37 @@ def _type_of(known: Shape, expr: pl.Expr, call: str) -> pa.DataType | None:
     return from_polars(result).schema.field(0).type
 
 
-def evaluate(data: pa.RecordBatch, exprs: Sequence[pl.Expr], call: str) -> list[pa.Array]:
-    """The value of each expression for every row; a bare column is passed on untouched, coded or not.
+class Expressions:
+    """The expressions of one call, made ready for batch after batch; `call` is named where one of them fails.
 
-    Raises RecordError naming the call and the expressions, one of which failed.
+    >>> doubled = Expressions([pl.col("x") * 2, pl.col("x")], "select()")
+    >>> [column.to_pylist() for column in doubled.of(pa.record_batch({"x": [1, 2]}))]
+    [[2, 4], [1, 2]]
     """
-    columns: list[pa.Array | None] = [_bare(data, e) for e in exprs]
-    computed = [e.alias(str(i)) for i, e in enumerate(exprs) if columns[i] is None]
-    if computed:
-        roots = sorted({name for e in computed for name in e.meta.root_names()})
-        frame = (
-            to_polars(decoded(data.select(roots))) if roots else pl.DataFrame({"": np.zeros(data.num_rows, np.int8)})
-        )
+
+    def __init__(self, exprs: Sequence[pl.Expr], call: str) -> None:
+        self._exprs, self._call = exprs, call
+        undone = [expr.meta.undo_aliases() for expr in exprs]
+        self._bare = [expr.meta.output_name() if expr.meta.is_column() else None for expr in undone]
+        self._computed = [e.alias(str(i)) for i, e in enumerate(exprs) if self._bare[i] is None]
+        self._roots = sorted({name for expr in self._computed for name in expr.meta.root_names()})
+
+    def of(self, data: pa.RecordBatch) -> list[pa.Array]:
+        """The value of each for every row; a bare column is passed on untouched, coded or not. Raises RecordError."""
+        results = self._computed_of(data) if self._computed else iter(())
+        return [next(results) if name is None else data.column(name) for name in self._bare]
+
+    def _computed_of(self, data: pa.RecordBatch) -> Iterator[pa.Array]:
+        """Column by column: what makes a whole frame one batch takes as long as computing it."""
+        empty = {"": np.zeros(data.num_rows, np.int8)}
+        frame = to_polars(decoded(data.select(self._roots))) if self._roots else pl.DataFrame(empty)
         try:
-            result = from_polars(
-                frame.with_columns(computed).select([str(i) for i, c in enumerate(columns) if c is None])
-            )
+            result = frame.with_columns(self._computed)
         except pl.exceptions.PolarsError as error:
-            told = ", ".join(str(e) for e, column in zip(exprs, columns, strict=True) if column is None)
-            raise RecordError(f"{call}: {told}: {str(error).splitlines()[0]}") from None
-        for name, column in zip(result.schema.names, result.columns, strict=True):
-            columns[int(name)] = column
-    return [c for c in columns if c is not None]
-
-
-def _bare(data: pa.RecordBatch, expr: pl.Expr) -> pa.Array | None:
-    undone = expr.meta.undo_aliases()
-    return data.column(undone.meta.output_name()) if undone.meta.is_column() else None
+            told = ", ".join(str(e) for e, bare in zip(self._exprs, self._bare, strict=True) if bare is None)
+            raise RecordError(f"{self._call}: {told}: {str(error).splitlines()[0]}") from None
+        for i in (str(i) for i, name in enumerate(self._bare) if name is None):
+            yield plain(result.get_column(i).to_arrow(compat_level=pl.CompatLevel.oldest()))
 
 
 def named(columns: Iterable[pa.Array], names: Iterable[str], kind: Kind) -> pa.RecordBatch:
@@ -197,12 +201,12 @@ class Select(Narrow):
         return self.output
 
     def start(self, env: TaskEnv, track: bool) -> Run:
-        names = self.output.names or ()
+        names, exprs = self.output.names or (), Expressions(self.exprs, "select()")
 
         def apply(batch: Batch) -> Batch:
             if isinstance(batch, CodedBatch):
-                return CodedBatch(named(evaluate(batch.coded, self.exprs, "select()"), names, self.output.kind))
-            data = named(evaluate(batch.data, self.exprs, "select()"), names, self.output.kind)
+                return CodedBatch(named(exprs.of(batch.coded), names, self.output.kind))
+            data = named(exprs.of(batch.data), names, self.output.kind)
             return Batch(data, batch.origins)
 
         return Stateless(apply)
@@ -220,11 +224,11 @@ class WithColumns(Narrow):
         return self.output
 
     def start(self, env: TaskEnv, track: bool) -> Run:
-        names = [e.meta.output_name() for e in self.exprs]
+        names, exprs = [e.meta.output_name() for e in self.exprs], Expressions(self.exprs, "with_columns()")
 
         def apply(batch: Batch) -> Batch:
             columns = dict(zip(batch.data.schema.names, batch.data.columns, strict=True))
-            columns.update(zip(names, evaluate(batch.data, self.exprs, "with_columns()"), strict=True))
+            columns.update(zip(names, exprs.of(batch.data), strict=True))
             return Batch(named(columns.values(), columns, "rows"), batch.origins)
 
         return Stateless(apply)
@@ -260,8 +264,10 @@ class FilterExpr(Narrow):
         return given
 
     def start(self, env: TaskEnv, track: bool) -> Run:
+        exprs = Expressions([self.expr], "filter()")
+
         def apply(batch: Batch) -> Batch:
-            (mask,) = evaluate(batch.data, [self.expr], "filter()")
+            (mask,) = exprs.of(batch.data)
             if pa.types.is_null(mask.type):
                 mask = mask.cast(pa.bool_())
             if not pa.types.is_boolean(mask.type):
