@@ -114,7 +114,10 @@ GROUP_BATCH_ROWS: Final = 65_536
 
 # --- does not affect bytes -------------------------------------------------------------------------------------------
 RECORD_BYTES_MAX: Final = 64 * MIB
-"""A longer record is an error (a file without line ends is usually not text)."""
+"""A longer record is an error or a reject (a file without line ends is usually not text)."""
+
+REJECT_RAW_BYTES_MAX: Final = 1000
+"""So many bytes of such a record are shown in its reject."""
 
 RESULT_ROWS: Final = 65_536
 """Results of aggregates are made for so many groups at a time: a histogram of each may be larger than its states."""
@@ -133,6 +136,9 @@ DECOMPRESSED_FREE_BYTES: Final = 1024 * MIB
 
 XZ_MEMORY_BYTES_MAX: Final = 128 * MIB
 """Of one decoder of .xz: `xz -9` needs 65 MiB, a hostile header may ask for 4 GiB."""
+
+ARROW_DECODED_BYTES_MAX: Final = 256 * MIB
+"""Of a compressed record batch of an Arrow file; a larger one may not be over DECOMPRESSED_RATIO_MAX times its size."""
 
 PARQUET_PAGES_BYTES_MAX: Final = 256 * MIB
 """Of the decompressed pages that the columns of a row group hold at once: files in use have pages of 1 to 8 MiB."""

@@ -17,7 +17,7 @@ from mr.formats.columns import travelling
 from mr.kernels.canonical import canonical
 from mr.kernels.frames import concat
 from mr.kernels.types import cast_column, display, holds_objects, join_types
-from mr.options import ARROW_BATCH_ROWS
+from mr.options import ARROW_BATCH_ROWS, ARROW_DECODED_BYTES_MAX, DECOMPRESSED_RATIO_MAX
 
 if TYPE_CHECKING:
     from mr.formats.base import Piece, Rejects
@@ -38,17 +38,60 @@ def infer_arrow(file: BinaryIO, path: str) -> pa.Schema:
 
 
 def batch_sizes(file: BinaryIO, path: str) -> list[int]:
-    """The stored bytes of every record batch, in order. Raises `InputError`."""
+    """The stored bytes of every record batch, in order.
+
+    Raises `InputError` for a damaged file, and for a batch that becomes far larger when it is decompressed.
+    """
     start = 8 if _is_file(file) else 0  # a file is a stream between its magic and a footer
     file.seek(start)
     try:
         messages = pa.ipc.MessageReader.open_stream(file)
-        sizes = [m.metadata.size + m.body.size for m in messages if m.type == "record batch"]
+        sizes = []
+        for message in messages:
+            if message.type == "record batch":
+                sizes.append(message.metadata.size + message.body.size)
+                _check_decompressed(message, path, file.tell())
         if start and len(sizes) != pa.ipc.open_file(file).num_record_batches:
             raise pa.ArrowInvalid("its footer names another number of record batches")
         return sizes
     except DAMAGE as error:
         raise CorruptInput(path, 0, f"not a readable Arrow IPC file or stream: {error}") from error
+
+
+def _check_decompressed(message: pa.Message, path: str, offset: int) -> None:
+    """Raise CorruptInput for buffers that are small but large when decompressed, as their first 8 bytes say.
+
+    Where the buffers lie is in a FlatBuffer (https://arrow.apache.org/docs/format/Columnar.html): Message.header is its
+    field 2, RecordBatch.buffers field 2 of that and .compression field 3.
+    """
+    meta, body = message.metadata.to_pybytes(), message.body
+    root = _u32(meta, 0)
+    header = _field(meta, root, 2)
+    batch = header + _u32(meta, header)
+    buffers = _field(meta, batch, 2)
+    if not header or not buffers or not _field(meta, batch, 3):
+        return
+    vector = buffers + _u32(meta, buffers)
+    places = np.frombuffer(meta, "<i8", 2 * _u32(meta, vector), vector + 4).reshape(-1, 2)
+    begins = [place for place, size in places.tolist() if size >= 8]
+    size = sum(max(0, int.from_bytes(body.slice(place, 8).to_pybytes(), "little", signed=True)) for place in begins)
+    if size > max(ARROW_DECODED_BYTES_MAX, DECOMPRESSED_RATIO_MAX * body.size):
+        text = f"a record batch of {body.size:,} bytes has {size:,} when decompressed; is it a decompression bomb?"
+        raise CorruptInput(path, offset, text)
+
+
+def _u32(data: bytes, at: int) -> int:
+    return int.from_bytes(data[at : at + 4], "little")
+
+
+def _field(data: bytes, table: int, number: int) -> int:
+    """Where a field of a FlatBuffer's table lies, 0 if it is not there."""
+    layout = table - int.from_bytes(data[table : table + 4], "little", signed=True)
+    slot = 4 + 2 * number
+    if slot >= int.from_bytes(data[layout : layout + 2], "little"):
+        return 0
+    found = int.from_bytes(data[layout + slot : layout + slot + 2], "little")
+    return table + found if found else 0
 
 
 def _is_file(file: BinaryIO) -> bool:
@@ -111,7 +154,14 @@ class ArrowReader(Reader):
 
 def _batches(piece: Piece) -> Iterator[pa.RecordBatch]:
     """The chosen record batches of a file; those of a stream are found by reading past the others."""
-    with piece.file() as file, _open(file, piece.path) as reader:
+    with piece.file() as file:
+        if piece.row_groups is None:  # else it was looked at when it was cut
+            batch_sizes(file, piece.path)
+        yield from _chosen(file, piece)
+
+
+def _chosen(file: BinaryIO, piece: Piece) -> Iterator[pa.RecordBatch]:
+    with _open(file, piece.path) as reader:
         try:
             if isinstance(reader, pa.RecordBatchFileReader):
                 chosen = range(reader.num_record_batches) if piece.row_groups is None else piece.row_groups

@@ -428,3 +428,26 @@ def test_text_that_is_not_utf8_is_found_whatever_its_type_in_the_file(inline: mr
     pq.write_table(table, tmp_path / "in.parquet")
     with pytest.raises(JobFailed, match="column 'x' holds bytes that are not text"):
         mr.read_parquet(str(tmp_path / "in.parquet")).with_columns(y=pl.col("x").str.to_uppercase()).take_all()
+
+
+@pytest.mark.parametrize("codec", [None, "lz4", "zstd"])
+@pytest.mark.parametrize("kind", ["file", "stream"])
+def test_record_batches_that_are_large_when_decompressed_are_refused(
+    kind: str, codec: Any, inline: mr.Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mr.formats.arrow, "ARROW_DECODED_BYTES_MAX", 50_000)
+    monkeypatch.setattr(mr.formats.arrow, "DECOMPRESSED_RATIO_MAX", 20)
+    good = pa.table({"s": [f"{i * 7919 % 99991}" for i in range(9000)], "n": [[i] for i in range(9000)]})
+    zeros = pa.table({"s": ["x" * 2000] * 9000, "n": [[0]] * 9000})
+    make = pa.ipc.new_file if kind == "file" else pa.ipc.new_stream
+    for name, table in (("good", good), ("zeros", zeros)):
+        with make(tmp_path / name, table.schema, options=pa.ipc.IpcWriteOptions(compression=codec)) as writer:
+            writer.write_table(table)
+    assert mr.read_arrow(str(tmp_path / "good")).count() == 9000
+    if codec is None:
+        assert mr.read_arrow(str(tmp_path / "zeros")).count() == 9000
+    else:
+        for split_bytes in (mr.inputs.PACKED_FILE_BYTES_MAX, 0):  # seen when it is read, or when it is cut
+            monkeypatch.setattr(mr.inputs, "PACKED_FILE_BYTES_MAX", split_bytes)
+            with pytest.raises(mr.MillraceError, match=r"zeros.*when decompressed; is it a decompression bomb"):
+                mr.read_arrow(str(tmp_path / "zeros")).count()
