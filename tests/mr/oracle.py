@@ -193,10 +193,10 @@ runs = st.builds(Run, st.integers(1, 9), st.sampled_from([1, 5_000, 1 << 30]))  
 
 
 def prop(quick: int, *strategies: Any, **named: Any) -> Callable[[Callable[..., None]], Any]:
-    """A property as a test: of `quick` examples, and of twenty times as many when slow tests run."""
+    """A property as a test: of `quick` examples, and of thirty times as many when slow tests run."""
 
     def decorate(check: Callable[..., None]) -> Any:
-        @pytest.mark.parametrize("examples", [quick, pytest.param(20 * quick, marks=pytest.mark.slow)])
+        @pytest.mark.parametrize("examples", [quick, pytest.param(30 * quick, marks=pytest.mark.slow)])
         def test(examples: int) -> None:
             health = list(HealthCheck)
             settings(max_examples=examples, deadline=None, suppress_health_check=health)(

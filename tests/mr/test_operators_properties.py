@@ -77,7 +77,7 @@ def ordered(draw: st.DrawFn, keys: int = 0) -> tuple[Table, list[str], list[bool
     return table, by, [draw(st.booleans()) for _ in by]
 
 
-@prop(5, ordered(), runs, st.none() | st.integers(1, 5))
+@prop(4, ordered(), runs, st.none() | st.integers(1, 5))
 def test_sort(given: Any, run: Run, partitions: int | None) -> None:
     table, by, down = given
     found = run.take(table.dataset().sort(*by, descending=down, num_partitions=partitions))
@@ -139,7 +139,7 @@ def test_distinct(table: Table, run: Run, n: int, partitions: int | None) -> Non
     assert Counter(exacts(found)) == Counter(exacts(firsts))
 
 
-@prop(3, tables(keys=2, others=0), runs)
+@prop(2, tables(keys=2, others=0), runs)
 def test_value_counts_and_distinct_of_whole_records(table: Table, run: Run) -> None:
     groups = table.groups(table.names)
     if "count" not in table.names:
@@ -307,7 +307,7 @@ HOWS = ("inner", "left", "right", "full", "semi", "anti")
 
 
 @prop(
-    8,
+    6,
     sides(),
     runs,
     st.sampled_from(HOWS),
@@ -456,7 +456,7 @@ def aggregated(draw: st.DrawFn) -> tuple[Table, list[tuple[str, str, str]]]:
     return table, [(name, *one) for name, one in zip(names, chosen, strict=True)]
 
 
-@prop(8, aggregated(), runs, st.integers(0, 2), st.none() | st.integers(1, 5))
+@prop(6, aggregated(), runs, st.integers(0, 2), st.none() | st.integers(1, 5))
 def test_aggregates(given: Any, run: Run, n: int, partitions: int | None) -> None:
     table, chosen = given
     keys = key_names(table, n)
@@ -479,7 +479,7 @@ def test_aggregates(given: Any, run: Run, n: int, partitions: int | None) -> Non
         assert found[0]._fields == (*keys, *aggregates)
 
 
-@pytest.mark.parametrize("how", HOWS)
+@pytest.mark.parametrize("how", ["right", "full"])
 def test_a_hot_key_with_a_null_inside_matches_nothing_and_is_kept(how: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mr.joining, "HOT_JOIN_ROWS", 2)
     keys = [((1, None), 1)] * 20 + [((1, "a"), 2)] * 3
