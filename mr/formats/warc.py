@@ -32,6 +32,7 @@ SHOWN_BYTES_MAX: Final = 4096
 """So much of a rejected record is kept."""
 
 _HEADER: Final = re.compile(rb"WARC/\d+\.\d+\r\n")
+_BLANK: Final = re.compile(rb"[\r\n]+")
 _LENGTH: Final = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,18})[ \t]*\r\n", re.IGNORECASE)
 
 TYPES: Final = {
@@ -131,52 +132,68 @@ def _date(text: str) -> dt.datetime | None:
 
 
 class _Stream:
-    """The bytes of a piece from `offset` on; `held` are those in memory."""
+    """The bytes of a piece from `offset` on; some of them are held in memory. Nothing is copied to drop a record."""
 
     def __init__(self, piece: Piece) -> None:
         self.path = piece.path
-        self.held = b""
         self.offset = 0
         self._blocks = piece.blocks(READ_BLOCK_BYTES)
+        self._data = b""
+        self._at = 0
+
+    def __len__(self) -> int:
+        """How many bytes are held."""
+        return len(self._data) - self._at
 
     def fill(self, size: int) -> bool:
         """Hold at least `size` bytes; False where there are fewer left."""
-        parts, length = [self.held], len(self.held)
+        parts, length = [self._data[self._at :]] if len(self) < size else [], len(self)
         while length < size:
             block = next(self._blocks, None)
             if block is None:
                 break
             parts.append(block)
             length += len(block)
-        self.held = parts[0] if len(parts) == 1 else b"".join(parts)
+        if parts:
+            self._data, self._at = b"".join(parts), 0
         return length >= size
 
+    def head(self, size: int) -> bytes:
+        """The next `size` bytes, as far as they are held."""
+        return self._data[self._at : self._at + size]
+
     def drop(self, size: int) -> bytes:
-        dropped, self.held = self.held[:size], self.held[size:]
+        dropped = self.head(size)
+        self._at += len(dropped)
         self.offset += len(dropped)
         return dropped
+
+    def drop_blank_lines(self) -> None:
+        while self.fill(1) and (blank := _BLANK.match(self._data, self._at)):
+            self.drop(blank.end() - self._at)
 
     def find(self, pattern: bytes, start: int, stop: int) -> int:
         """Where `pattern` begins among the next `stop` bytes, from `start` on; -1 if it does not."""
         size = start
         while True:
             more = self.fill(min(size + (1 << 16), stop))
-            at = self.held.find(pattern, max(start, size - len(pattern)), stop)
-            size = len(self.held)
-            if at >= 0 or not more or size >= stop:
-                return at
+            at = self._data.find(pattern, self._at + max(start, size - len(pattern)), self._at + stop)
+            size = len(self)
+            if at >= 0:
+                return at - self._at
+            if not more or size >= stop:
+                return -1
 
 
 def _records(stream: _Stream) -> Iterator[tuple[int, bytes, str]]:
     """Offset and bytes of each record, and what is wrong with it. Raises `CorruptInput` for a file cut short."""
     while True:
-        while stream.fill(1) and stream.held[0] in b"\r\n":
-            stream.drop(len(stream.held) - len(stream.held.lstrip(b"\r\n")))
-        if not stream.held:
+        stream.drop_blank_lines()
+        if not len(stream):
             return
         offset = stream.offset
         header_bytes = stream.find(b"\r\n\r\n", 0, HEADER_BYTES_MAX) + 4
-        header = stream.held[:header_bytes] if header_bytes >= 4 else b""
+        header = stream.head(header_bytes) if header_bytes >= 4 else b""
         length = _LENGTH.search(header)
         if _HEADER.match(header) is None or length is None:
             damaged = _skip_to_next(stream)
@@ -197,8 +214,8 @@ def _skip_to_next(stream: _Stream) -> bytes:
     shown = b""
     while True:
         at = stream.find(b"\nWARC/", 1, RECORD_BYTES_MAX)
-        found = at >= 0 or len(stream.held) < RECORD_BYTES_MAX
-        dropped = stream.drop(at + 1 if at >= 0 else len(stream.held))
+        found = at >= 0 or len(stream) < RECORD_BYTES_MAX
+        dropped = stream.drop(at + 1 if at >= 0 else len(stream))
         shown += dropped[: SHOWN_BYTES_MAX - len(shown)]
         if found:
             return shown
