@@ -71,7 +71,7 @@ def read_text(
     with all lines up to the next match, as a log entry with its stack trace (then a file is one split).
     `encoding_errors`: "replace", "ignore" or "strict"; the counter "undecodable records" says how many lines it met.
     `offset` is in bytes. `on_error`, `max_bad_records`: as in `Dataset.map`, for lines that are not `encoding` under
-    "strict", and for damaged files (bad compression, a line over 64 MiB): what is behind the damage is left out.
+    "strict" or over 64 MiB, and for damaged files (bad compression): what is behind the damage is left out.
 
     Raises PlanError for an unknown encoding; InputNotFound when run, if nothing is there.
 

@@ -14,26 +14,30 @@ import numpy as np
 import pyarrow as pa
 
 from mr.errors import CorruptInput
-from mr.options import READ_BLOCK_BYTES, RECORD_BYTES_MAX
+from mr.options import READ_BLOCK_BYTES, RECORD_BYTES_MAX, REJECT_RAW_BYTES_MAX
 
 if TYPE_CHECKING:
     from mr.batch import Origins
-    from mr.formats.base import Piece
+    from mr.formats.base import Piece, Rejects
 
 BOM = b"\xef\xbb\xbf"
 UNDECODABLE = "undecodable records"
 """The counter of records whose bytes are no text of their encoding and were mended."""
 
 
-def record_blocks(piece: Piece, whole_bytes: Callable[[bytes], int]) -> Iterator[tuple[bytes, int]]:
+def record_blocks(
+    piece: Piece, whole_bytes: Callable[[bytes], int], too_long: Callable[[int, bytes], None] | None = None
+) -> Iterator[tuple[bytes, int]]:
     """Blocks of whole records and their byte offsets in the piece; a byte order mark that begins a file is left out.
 
     `whole_bytes(data)` says how many bytes of `data`, which begins at a record, make whole records. What remains at
     the end of the piece is a record too. Memory: a block and a record.
 
-    Raises `CorruptInput` naming path and offset when a record is longer than `RECORD_BYTES_MAX`.
+    A record longer than `RECORD_BYTES_MAX` is left out where records end with newlines and `too_long(offset, raw)` is
+    told of it, `raw` being how it begins; else `CorruptInput` is raised, naming path and offset.
     """
     rest, offset = b"", 0
+    overlong = None if too_long is None else _Overlong(too_long)
     blocks = _even_blocks(piece)
     block = next(blocks, None)
     if block is not None and piece.offset == 0 and block.startswith(BOM):
@@ -45,15 +49,45 @@ def record_blocks(piece: Piece, whole_bytes: Callable[[bytes], int]) -> Iterator
             following = next(blocks, None)
         except CorruptInput as error:  # what was read before is as good as it was
             damage = error
+        if overlong is not None:
+            rest, block, offset = overlong.taken_out(rest, block, offset)
         data, rest = _cut(rest, block, whole_bytes, last=following is None)
+        if len(data) > RECORD_BYTES_MAX and not whole_bytes(data[: RECORD_BYTES_MAX + 1]):
+            raise _too_long(piece, offset)
         if data:
             yield data, offset
         if damage is not None:
             raise damage
         offset, block = offset + len(data), following
-        if len(rest) > RECORD_BYTES_MAX:
+        if overlong is None and len(rest) > RECORD_BYTES_MAX:
             text = f"a record is longer than {RECORD_BYTES_MAX} bytes; is this the right format?"
             raise CorruptInput(piece.path, offset, text, piece.offset)
+
+
+class _Overlong:
+    """Takes lines that are too long out of a stream of blocks; all that is behind goes on."""
+
+    def __init__(self, too_long: Callable[[int, bytes], None]) -> None:
+        self._too_long = too_long
+        self._inside = False  # of such a line
+
+    def taken_out(self, rest: bytes, block: bytes, offset: int) -> tuple[bytes, bytes, int]:
+        """`rest`, which begins at `offset`, and `block`, which follows it, without what is of a line too long."""
+        end = block.find(b"\n")
+        if not self._inside:
+            if len(rest) + (end if end >= 0 else len(block)) <= RECORD_BYTES_MAX:
+                return rest, block, offset
+            self._too_long(offset, (rest[:REJECT_RAW_BYTES_MAX] + block[:REJECT_RAW_BYTES_MAX])[:REJECT_RAW_BYTES_MAX])
+            offset += len(rest)
+        self._inside = end < 0
+        gone = end + 1 if end >= 0 else len(block)
+        return b"", block[gone:], offset + gone
+
+
+def reject_too_long(rejects: Rejects, offset: int, number: int, raw: bytes) -> None:
+    """Leave record `number` out, which is too long. Raises what `rejects` raises."""
+    text = f"a record is longer than {RECORD_BYTES_MAX} bytes; is this the right format?"
+    rejects(np.array([[offset, number]], dtype=np.int64), [raw], [text])
 
 
 def _cut(rest: bytes, block: bytes, whole_bytes: Callable[[bytes], int], last: bool) -> tuple[bytes, bytes]:

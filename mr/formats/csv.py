@@ -22,7 +22,7 @@ import pyarrow.csv as pa_csv
 from mr.batch import Batch, Origins, with_kind
 from mr.errors import CorruptInput, InputError, PlanError
 from mr.formats.base import Cut, Reader, Writer
-from mr.formats.blocks import BOM, is_utf8, needed, record_blocks
+from mr.formats.blocks import BOM, is_utf8, needed, record_blocks, reject_too_long
 from mr.formats.misfits import Lines, Parser, parse_lines
 from mr.kernels.escapes import escaped_columns
 from mr.kernels.lines import Offsets, line_bounds
@@ -217,7 +217,14 @@ class CsvReader(Reader):
         wanted = needed(self.pinned, columns)
         schema = with_kind(pa.schema([self.pinned.field(name) for name in wanted]), "rows")
         number, has_header = 0, self.header and piece.offset == 0
-        for data, offset in record_blocks(piece, partial(_whole_records, quoted_newlines=self.quoted_newlines)):
+
+        def too_long(at: int, raw: bytes) -> None:
+            nonlocal number
+            reject_too_long(rejects, at, number, raw)
+            number += 1
+
+        whole = partial(_whole_records, quoted_newlines=self.quoted_newlines)
+        for data, offset in record_blocks(piece, whole, None if self.quoted_newlines else too_long):
             lines = Lines(data, *_bounds(data, self.quoted_newlines))
             if has_header:
                 self._check_header(lines.raw(0), piece.path)

@@ -19,7 +19,7 @@ import pyarrow.json as pa_json
 from mr.batch import Batch, with_kind
 from mr.errors import CorruptInput, InputError, PlanError, TypeConflict
 from mr.formats.base import Cut, Reader, Writer
-from mr.formats.blocks import BOM, is_utf8, needed, origins_of, record_blocks, whole_lines
+from mr.formats.blocks import BOM, is_utf8, needed, origins_of, record_blocks, reject_too_long, whole_lines
 from mr.formats.misfits import Lines, Parser, parse_lines
 from mr.kernels.escapes import escaped_columns
 from mr.kernels.lines import line_bounds
@@ -123,7 +123,13 @@ class JsonReader(Reader):
         wanted = needed(self.pinned, columns)
         schema = with_kind(pa.schema([self.pinned.field(name) for name in wanted]), "rows")
         number = 0
-        for data, offset in record_blocks(piece, whole_lines):
+
+        def too_long(at: int, raw: bytes) -> None:
+            nonlocal number
+            reject_too_long(rejects, at, number, raw)
+            number += 1
+
+        for data, offset in record_blocks(piece, whole_lines, too_long):
             lines = Lines(data, *line_bounds(data))
             places = origins_of(lines.starts + offset, number)
             number += len(lines.starts)

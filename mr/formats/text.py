@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from mr.batch import Batch, Origins, with_kind
 from mr.errors import PlanError, RecordError
 from mr.formats.base import Cut, Reader, Writer
-from mr.formats.blocks import BOM, UNDECODABLE, is_utf8, needed, origins_of, record_blocks, whole_lines
+from mr.formats.blocks import BOM, UNDECODABLE, is_utf8, needed, origins_of, record_blocks, reject_too_long, whole_lines
 from mr.kernels.gather import bytes_of
 from mr.kernels.lines import Lines, split_lines
 from mr.kernels.types import display
@@ -83,7 +83,7 @@ class TextReader(Reader):
         if is_utf8_file and self.cut == "lines" and wanted == ["value"]:
             yield from self._lines(piece, rejects, track)
             return
-        for data, lines, origins in self._records(piece):
+        for data, lines, origins in self._records(piece, rejects):
             if is_utf8_file and is_utf8(data):
                 text = lines.view(pa.large_string())
             else:
@@ -94,7 +94,13 @@ class TextReader(Reader):
     def _lines(self, piece: Piece, rejects: Rejects, track: bool) -> Iterator[Batch]:
         """Blocks that are cut into lines only where somebody looks at them."""
         schema, number = self.schema(), 0
-        for data, start in record_blocks(piece, whole_lines):
+
+        def too_long(at: int, raw: bytes) -> None:
+            nonlocal number
+            reject_too_long(rejects, at, number, raw)
+            number += 1
+
+        for data, start in record_blocks(piece, whole_lines, too_long):
             is_ascii = data.isascii()
             if is_ascii or is_utf8(data):
                 lines = Lines(data, is_ascii, schema, offset=start, number=number, tracked=track)
@@ -108,7 +114,7 @@ class TextReader(Reader):
             if len(text):
                 yield Batch(pa.RecordBatch.from_arrays([text], schema=schema), origins if track else None)
 
-    def _records(self, piece: Piece) -> Iterator[tuple[bytes, pa.Array, Origins]]:
+    def _records(self, piece: Piece, rejects: Rejects) -> Iterator[tuple[bytes, pa.Array, Origins]]:
         """Blocks with their records (large_binary) and where these lie."""
         number = 0
         if self.record_start is not None:
@@ -128,7 +134,13 @@ class TextReader(Reader):
             return
         delimiter = self.delimiter.encode(self.encoding)
         whole = whole_lines if delimiter == b"\n" else lambda data: len(data) - len(data.split(delimiter)[-1])
-        for data, start in record_blocks(piece, whole):
+
+        def too_long(at: int, raw: bytes) -> None:
+            nonlocal number
+            reject_too_long(rejects, at, number, raw)
+            number += 1
+
+        for data, start in record_blocks(piece, whole, too_long if delimiter == b"\n" else None):
             lines, offsets = split_lines(data, delimiter)
             yield data, lines, origins_of(offsets + start, number)
             number += len(lines)

@@ -32,6 +32,7 @@ from mr.kernels.rows import to_python
 from mr.pieces import OpenedPiece
 from mr.storage import list_files, stamp_of
 from mr.tasks import PieceRef
+from tests.mr.pieces import Collected
 
 LINES = [f"line {n} {n * 7919 % 10_007}" for n in range(40)]
 TEXT = "".join(f"{line}\n" for line in LINES).encode()
@@ -308,13 +309,53 @@ def test_a_record_that_is_too_long_is_an_error_in_bounded_memory(
             path.write_bytes(gzip.compress(b"short\n" + bytes(20 << 20), 1))
         piece = OpenedPiece(PieceRef(str(path), 0, path.stat().st_size if compression else size, compression))
         tracemalloc.start()
-        with pytest.raises(CorruptInput, match=r"a\.txt.*, byte 6: a record is longer than 1048576 bytes"):
-            for _ in TextReader().read(piece, lambda *_: None, None, False):
-                pass
+        rejects = Collected()
+        for _ in TextReader().read(piece, rejects, None, False):
+            pass
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert peak < 40 << 20
-        assert piece.consumed <= 16 << 20, "reading stops"
+        assert (rejects.origins, rejects.raws) == ([[6, 1]], [bytes(1000)])
+        assert rejects.errors == ["a record is longer than 1048576 bytes; is this the right format?"]
+        (folder / "a.txt.gz").unlink(missing_ok=True)
+    with pytest.raises(mr.JobFailed, match=r"in/a\.txt, line 2, byte 6: a record is longer than 1048576 bytes"):
+        mr.read_text("in").count()
+
+
+@pytest.mark.parametrize("ending", ["\n", "", "\r\n"])
+@pytest.mark.parametrize("block_bytes", [3, 16])
+@pytest.mark.parametrize("split_bytes", [11, 1 << 20])
+def test_only_the_record_that_is_too_long_is_lost(
+    ending: str, block_bytes: int, split_bytes: int, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # F45
+    """Of what ends with newlines, wherever blocks and splits end; one of just the limit is kept."""
+    monkeypatch.setattr(mr.formats.blocks, "RECORD_BYTES_MAX", 30)
+    monkeypatch.setattr(mr.formats.blocks, "REJECT_RAW_BYTES_MAX", 8)
+    monkeypatch.setattr(mr.formats.blocks, "READ_BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr("mr.inputs.LOCAL_SPLIT_BYTES", split_bytes)
+    for name, head, line, read in (
+        ("a.txt", "", "{}", mr.read_text),
+        ("a.txt", "", "{}", lambda path, **policy: mr.read_text(path, include_path=True, **policy).map(lambda r: r[0])),
+        ("a.csv", "s\n", "{}", lambda path, **policy: mr.read_csv(path, **policy).map(lambda r: r[0])),
+        ("a.json", "", '{{"s":"{}"}}', lambda path, **policy: mr.read_json(path, **policy).map(lambda r: r[0])),
+    ):
+        room = 30 - len(line.format(""))
+        texts = ["a", "b" * (room - 1), "c" * (room + 1), "d", "e" * 99, "f" * 31, "", "g" * room, "h" * 50]
+        if name != "a.txt":
+            texts.remove("")
+        lines = [line.format(text) for text in texts]
+        data = (head + (ending or "\n").join(lines) + ending).encode()
+        (folder / name).write_bytes(data)
+        kept = [text for text, whole in zip(texts, lines, strict=True) if len(whole + ending.strip("\n")) <= 30]
+        assert read(f"in/{name}", on_error="skip").take_all() == kept
+        with pytest.raises(mr.JobFailed, match=r"a record is longer than 30 bytes"):
+            read(f"in/{name}").count()
+        if read is mr.read_text:
+            rejects = mr.read_text("in/a.txt", on_error="quarantine").rejected().take_all()
+            long = [(n, whole) for n, whole in enumerate(lines, 1) if len(whole + ending.strip("\n")) > 30]
+            assert [(row.line, row.raw.decode()) for row in rejects] == [(n, whole[:8]) for n, whole in long]
+            assert [row.offset for row in rejects] == [data.index(whole.encode()) for _, whole in long]
+        (folder / name).unlink()
 
 
 def test_lines_behind_a_record_that_is_too_long_keep_their_numbers(

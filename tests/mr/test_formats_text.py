@@ -90,6 +90,8 @@ def test_long_record_is_an_error_that_says_where(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(mr.formats.blocks, "READ_BLOCK_BYTES", 4)
     monkeypatch.setattr(mr.formats.blocks, "RECORD_BYTES_MAX", 8)
     with pytest.raises(InputError, match=r"logs/a.txt, byte 103: a record is longer than 8 bytes"):
+        read_all(TextReader(delimiter="-"), b"ab-cdefghijklmnop-", offset=100)
+    with pytest.raises(RecordError, match=r"a record is longer than 8 bytes"):
         read_all(TextReader(), b"ab\ncdefghijklmnop\n", offset=100)
 
 
