@@ -41,7 +41,7 @@ def extremes(file: BinaryIO, schema: pa.Schema, columns: Collection[str]) -> lis
         footer, _ = fields(file.read(int.from_bytes(tail[:4], "little")), 0)
         ordered = _ORDERS in footer
         return [_of_group(group[_CHUNKS], schema, columns) if ordered else {} for group in footer[_GROUPS]]
-    except (OSError, IndexError, KeyError, TypeError, ValueError, AttributeError, pa.ArrowException):
+    except (OSError, LookupError, TypeError, ValueError, AttributeError, OverflowError, pa.ArrowException):
         return []
 
 
@@ -68,6 +68,9 @@ def _value(data: bytes, physical: int, type_: pa.DataType) -> Any:
     number = int.from_bytes(data, "little", signed=True)
     if t.is_signed_integer(type_):
         return number
-    if t.is_date32(type_) or (t.is_timestamp(type_) and type_.unit in ("ms", "us")):
+    if t.is_date32(type_):
         return pa.scalar(number, type_).as_py()
+    if t.is_timestamp(type_) and type_.unit in ("ms", "us"):  # Python compares times of one zone by their clocks, which
+        zone = "UTC" if type_.tz else None  # show an hour twice when summer ends
+        return pa.scalar(number, pa.timestamp(type_.unit, zone)).as_py()
     return None

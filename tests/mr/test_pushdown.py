@@ -6,6 +6,7 @@ import datetime as dt
 import io
 import operator
 import random
+import zoneinfo
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,16 @@ def test_a_footer_with_any_byte_changed_says_something_or_nothing() -> None:
             assert isinstance(extremes(io.BytesIO(damaged), schema, {"i", "s"}), list)
     for size in range(0, len(data), 7):
         assert extremes(io.BytesIO(data[:size]), schema, {"i", "s"}) in ([], [{}, {}])
+
+
+def test_times_are_compared_as_moments_where_clocks_show_an_hour_twice() -> None:
+    rome = zoneinfo.ZoneInfo("Europe/Rome")
+    moments = [dt.datetime(2020, 10, 25, hour, 30, tzinfo=UTC) for hour in (0, 1)]  # 2:30 by the clock, and 2:30 again
+    out = io.BytesIO()
+    pq.write_table(pa.table({"t": pa.array(moments, pa.timestamp("us", "Europe/Rome"))}), out, row_group_size=1)
+    found = extremes(out, pa.schema([("t", pa.timestamp("us", "Europe/Rome"))]), {"t"})
+    first = Bound("t", "Gt", dt.datetime(2020, 10, 25, 2, 30, tzinfo=rome))
+    assert [first.possible(*group["t"]) for group in found] == [False, True]
 
 
 @pytest.fixture
