@@ -129,9 +129,9 @@ class Records(DatasetBase):
 
         Rows (path, offset in bytes from 0, line from 1, operator, error, raw); path, offset and line are null behind a
         shuffle. `raw` is bytes: those of the file, or the record that the function got (a str in UTF-8, other values as
-        `repr` writes them); of a record that is too long its beginning. The rest of a damaged file is one row: where the
-        damage is, no line, no raw. So is a batch (path, offset and line are those of its first record, `raw` is an Arrow
-        IPC stream), a partition (`raw` is the record that the function took last) and a group (`raw` is its key).
+        `repr` writes them); of a record that is too long its beginning. The rest of a damaged file is one row: where
+        the damage is, no line, no raw. So is a batch (path, offset and line are those of its first record, `raw` is an
+        Arrow IPC stream), a partition (`raw` is the record that the function took last) and a group (`raw` is its key).
         Raises PlanError where nothing is quarantined.
 
         >>> import mr
