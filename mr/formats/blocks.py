@@ -60,8 +60,12 @@ def record_blocks(
             raise damage
         offset, block = offset + len(data), following
         if overlong is None and len(rest) > RECORD_BYTES_MAX:
-            text = f"a record is longer than {RECORD_BYTES_MAX} bytes; is this the right format?"
-            raise CorruptInput(piece.path, offset, text, piece.offset)
+            raise _too_long(piece, offset)
+
+
+def _too_long(piece: Piece, offset: int) -> CorruptInput:
+    text = f"a record is longer than {RECORD_BYTES_MAX} bytes; is this the right format?"
+    return CorruptInput(piece.path, offset, text, piece.offset)
 
 
 class _Overlong:

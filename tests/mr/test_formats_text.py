@@ -95,6 +95,21 @@ def test_long_record_is_an_error_that_says_where(monkeypatch: pytest.MonkeyPatch
         read_all(TextReader(), b"ab\ncdefghijklmnop\n", offset=100)
 
 
+@pytest.mark.parametrize("before", range(6))
+@pytest.mark.parametrize("options", [{"delimiter": "-"}, {"record_start": "[a-z]"}])
+def test_how_long_a_record_may_be_does_not_depend_on_where_it_lies(
+    before: int, options: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A record that ended in the block in which it became too long was let through."""
+    monkeypatch.setattr(mr.formats.blocks, "READ_BLOCK_BYTES", 4)
+    monkeypatch.setattr(mr.formats.blocks, "RECORD_BYTES_MAX", 8)
+    reader, end = TextReader(**options), b"-" if "delimiter" in options else b"\n"
+    data = b"a" * before + end + b"b" * 7 + end + b"c" + end
+    assert read_all(reader, data)[-2:] == ["b" * 7, "c"]
+    with pytest.raises(InputError, match=rf"byte {100 + before + 1}: a record is longer than 8 bytes"):
+        read_all(reader, b"a" * before + end + b"b" * 9 + end + b"c" + end, offset=100)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
