@@ -75,7 +75,8 @@ class Order(DatasetBase):
         """All records in one order, ties in input order: nulls last in both directions, NaN above all numbers.
 
         `num_partitions` fixes the number of tasks (at most 256), and so of the parts that are written; of a small
-        dataset the last ones may be empty. Raises PlanError for an unknown column.
+        dataset the last ones may be empty. What `agg` or `distinct` has just grouped by the same columns is sorted as
+        it is grouped. Raises PlanError for an unknown column.
 
         >>> import mr
         >>> mr.from_items([2, None, 3]).sort("value", descending=True).take_all()
