@@ -56,23 +56,25 @@ def index_keys(keys: pa.RecordBatch) -> tuple[KeyIndex, Ints, Ints]:
     [[0, 3], [2]]
     """
     nulls = _any_null(keys)
-    rows = np.arange(keys.num_rows) if nulls is None else np.flatnonzero(~nulls)
-    valid = keys if nulls is None else keys.take(pa.array(rows))
+    rows = None if nulls is None else np.flatnonzero(~nulls)
+    valid = keys if rows is None else keys.take(pa.array(rows))
     packing, numbers = _numbers(valid)
-    by_number = order_by(len(rows), [number_part(numbers)])
+    total = valid.num_rows
+    by_number = order_by(total, [number_part(numbers)])
     numbers = numbers[by_number]
-    starts = np.flatnonzero(np.concatenate([np.ones(min(1, len(rows)), bool), numbers[1:] != numbers[:-1]]))
-    collide = packing is None and len(starts) < len(rows) and _collide(valid, by_number, numbers)
+    starts = np.flatnonzero(np.concatenate([np.ones(min(1, total), bool), numbers[1:] != numbers[:-1]]))
+    collide = packing is None and len(starts) < total and _collide(valid, by_number, numbers)
     if collide:  # one hash, several keys: gather the rows of each
         groups, _ = codes(valid.take(pa.array(by_number)), keys.schema.names)
-        by_key = order_by(len(rows), [number_part(groups.view(np.uint64))])
+        by_key = order_by(total, [number_part(groups.view(np.uint64))])
         by_number, numbers = by_number[by_key], numbers[by_key]
         starts = np.flatnonzero(np.diff(groups[by_key], prepend=-1))
-    apart = len(starts) == len(rows)
+    apart = len(starts) == total
     heads = by_number if apart else by_number[starts]
-    compared = valid.slice(0, 0) if packing is not None else valid.take(pa.array(heads))
+    none = pa.RecordBatch.from_pylist([], schema=valid.schema)  # unlike a slice it does not keep all keys in memory
+    compared = none if packing is not None else valid.take(pa.array(heads))
     index = _index(packing, compared, numbers if apart else numbers[starts], collide)
-    return index, by_number if nulls is None else rows[by_number], starts
+    return index, by_number if rows is None else rows[by_number], starts
 
 
 def _numbers(keys: pa.RecordBatch) -> tuple[Packing | None, Words]:
