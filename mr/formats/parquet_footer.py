@@ -1,7 +1,8 @@
 """The least and greatest values of columns in each row group, as the footer of a Parquet file tells them.
 
 Read without Arrow, which may end the process when it is asked for them in a damaged footer. What is not as it should
-be says nothing, so that the group is read and what is wrong with it shows there.
+be says nothing, so that the group is read and what is wrong with it shows there. A footer has no checksum of its own:
+statistics that were changed and still make sense are believed, as values on pages without checksums are.
 https://github.com/apache/parquet-format/blob/master/src/main/thrift/parquet.thrift
 """
 
