@@ -13,6 +13,7 @@ import polars as pl
 import pyarrow as pa
 
 from mr.errors import PlanError
+from mr.kernels.frames import column as exactly
 from mr.kernels.keys import key_problem
 from mr.kernels.rows import Shape
 from mr.kernels.types import display, join_types
@@ -141,7 +142,7 @@ def expressions(columns: Iterable[Column], named: Mapping[str, Column]) -> list[
 
 def _expression(name: str, column: Any) -> pl.Expr:
     if isinstance(column, str):
-        return pl.col(column)
+        return exactly(column)
     if isinstance(column, pl.Expr):
         return column
     if isinstance(column, (list, tuple)):
@@ -197,6 +198,8 @@ def ordering(
     down = (descending,) * len(columns) if isinstance(descending, bool) else tuple(descending)
     if len(down) != len(columns):
         raise PlanError(f"{call}: descending= has {len(down)} entries for {len(columns)} columns")
+    if len(set(columns)) < len(columns):
+        raise PlanError(f"{call}: a column is named twice: {', '.join(columns)}")
     return columns, down
 
 

@@ -10,6 +10,7 @@ import polars as pl
 from mr.dataset.arguments import Column, expressions
 from mr.dataset.base import DatasetBase
 from mr.errors import PlanError
+from mr.kernels.frames import column
 from mr.kernels.rows import Shape, shape_of
 from mr.operators.base import rows_shape
 from mr.operators.columns import Explode, Select, Unnest, WithColumns, expand, explode_shape, unnest_shape
@@ -58,7 +59,7 @@ class Columns(DatasetBase):
         shape = rows_shape(types.keys(), types.values())
         if source is self:
             return self._apply(WithColumns(tuple(made.values()), shape))
-        return source._apply(Select(tuple(made.get(name, pl.col(name)) for name in types), shape))
+        return source._apply(Select(tuple(made.get(name, column(name)) for name in types), shape))
 
     def _made(
         self, columns: Sequence[Column], named: Mapping[str, Column | Function], call: str

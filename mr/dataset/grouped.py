@@ -15,6 +15,7 @@ from mr.aggregates import INPUT_SUFFIX, Aggregation, Ordered
 from mr.aggregates import count as count_rows
 from mr.dataset.arguments import Names, function, key_columns, ordering, unknown, whole
 from mr.errors import PlanError, TypeConflict
+from mr.kernels.frames import bare, column
 from mr.kernels.rows import Shape, shape_of
 from mr.operators.base import ErrorPolicy, OnError, rows_shape
 from mr.operators.batches import BatchFormat
@@ -58,7 +59,7 @@ def _ours(expr: pl.Expr) -> str:
 
 def _is_plain(key: pl.Expr) -> bool:
     """Whether a key is a column as it is, under its own name."""
-    return key.meta.is_column() and key.meta.root_names() == [key.meta.output_name()]
+    return bare(key) == key.meta.output_name()
 
 
 class GroupedDataset:
@@ -126,7 +127,7 @@ class GroupedDataset:
         ours: list[tuple[str, Aggregation]] = []
         for name, aggregate in aggregates.items():
             if aggregate.column is not None:
-                expr = pl.col(aggregate.column) if isinstance(aggregate.column, str) else aggregate.column
+                expr = column(aggregate.column) if isinstance(aggregate.column, str) else aggregate.column
                 exprs.append(expr.alias(name + INPUT_SUFFIX))
                 aggregate = replace(aggregate, column=name + INPUT_SUFFIX)
             ours.append((name, aggregate))
@@ -186,6 +187,8 @@ class GroupedDataset:
         >>> mr.from_items([("a", 1), ("a", 2)]).group_by("key").count().take_all()
         [Row(key='a', count=2)]
         """
+        if "count" in self._keys:
+            raise PlanError("count(): 'count' is a key already; use agg(n=mr.count())")
         return self.agg(count=count_rows())
 
     def head(self, n: int = 5) -> Dataset:

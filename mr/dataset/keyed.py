@@ -9,7 +9,6 @@ import polars as pl
 import pyarrow as pa
 
 from mr.aggregates import Aggregation
-from mr.aggregates import count as count_rows
 from mr.dataset.arguments import (
     Column,
     Names,
@@ -25,6 +24,7 @@ from mr.dataset.columns import Columns
 from mr.dataset.grouped import GroupedDataset
 from mr.dataset.records import Function, Records
 from mr.errors import PlanError
+from mr.kernels.frames import column
 from mr.kernels.rows import shape_of
 from mr.operators.base import ErrorPolicy, OnError, require_columns
 from mr.operators.pygroups import GROUP, KEY, VALUE, Folded, MapGroups, PythonCombiner, Regrouped, grouped_shape
@@ -97,8 +97,7 @@ class Keyed(Records, Columns):
         >>> mr.from_items(["a", "b", "a"]).value_counts().sort("value").take_all()
         [Row(value='a', count=2), Row(value='b', count=1)]
         """
-        shape = self._node.known()
-        return self.group_by(*shape.names).agg(count=count_rows())
+        return self.group_by(*self._node.known().names).count()
 
     def reduce_by_key(
         self,
@@ -120,7 +119,7 @@ class Keyed(Records, Columns):
         function(fn, "reduce_by_key()")
         key_columns(self._node.known(), [key], "reduce_by_key()")
         require_columns(self._node.known(), [value], "reduce_by_key()")
-        pairs = self.select(**{KEY: pl.col(key), VALUE: pl.col(value)})
+        pairs = self.select(**{KEY: column(key), VALUE: column(value)})
         shape = pairs._node.known()
         types = cast("tuple[pa.DataType | None, pa.DataType | None]", shape.types)
         op = Folded(fn, types, on_error=ErrorPolicy(on_error, max_bad_records))

@@ -25,6 +25,7 @@ from mr.formats.base import Cut, Reader, Writer
 from mr.formats.blocks import BOM, is_utf8, needed, record_blocks, reject_too_long
 from mr.formats.misfits import Lines, Parser, parse_lines
 from mr.kernels.escapes import escaped_columns
+from mr.kernels.frames import column
 from mr.kernels.lines import Offsets, line_bounds
 from mr.kernels.types import display, holds_objects, is_list
 
@@ -357,7 +358,7 @@ class CsvWriter(Writer):
         return rows
 
     def _lines(self, frame: pl.DataFrame) -> bytes:
-        fields = [self._field(pl.col(name), type_).fill_null("") for name, type_ in frame.schema.items()]
+        fields = [self._field(column(name), type_).fill_null("") for name, type_ in frame.schema.items()]
         lines = frame.select(pl.concat_str(fields, separator=self.delimiter).str.join("\n")).item()
         return f"{lines}\n".encode()
 

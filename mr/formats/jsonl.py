@@ -22,6 +22,7 @@ from mr.formats.base import Cut, Reader, Writer
 from mr.formats.blocks import BOM, is_utf8, needed, origins_of, record_blocks, reject_too_long, whole_lines
 from mr.formats.misfits import Lines, Parser, parse_lines
 from mr.kernels.escapes import escaped_columns
+from mr.kernels.frames import column
 from mr.kernels.lines import line_bounds
 from mr.kernels.rows import Row, to_python
 from mr.kernels.types import cast_column, display, holds_objects, is_list, join_types
@@ -263,7 +264,7 @@ def _encodable(type_: pa.DataType) -> bool:
 
 def _flat_lines(batch: pa.RecordBatch) -> bytes:
     frame = pl.DataFrame(pl.from_arrow(batch))
-    fields = [_flat(pl.col(name), type_) for name, type_ in frame.schema.items()]
+    fields = [_flat(column(name), type_) for name, type_ in frame.schema.items()]
     lines = frame.select(pl.struct(fields).struct.json_encode().str.join("\n")).item()
     return f"{lines}\n".encode()
 

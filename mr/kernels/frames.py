@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from io import StringIO
 
 import polars as pl
 import pyarrow as pa
@@ -71,3 +73,25 @@ def to_ipc(data: pa.RecordBatch) -> bytes:
     with pa.ipc.new_stream(sink, data.schema) as writer:
         writer.write_batch(data)
     return bytes(sink.getvalue().to_pybytes())
+
+
+def bare(expr: pl.Expr) -> str | None:
+    """The column that an expression is as it is, whatever it will be called; None for any other expression.
+
+    >>> bare(pl.col("x").alias("y")), bare(column("^x$")), bare(pl.col("x") + 1)
+    ('x', '^x$', None)
+    """
+    undone = expr.meta.undo_aliases()
+    patterned = undone.meta.is_column_selection() and not undone.meta.has_multiple_outputs()
+    return undone.meta.output_name() if patterned or undone.meta.is_column() else None
+
+
+def column(name: str) -> pl.Expr:
+    """The column of just this name: `pl.col` takes "*" and "^...$" for patterns.
+
+    >>> pl.DataFrame({"^a$": [1], "a": [2]}).select(column("^a$")).columns
+    ['^a$']
+    """
+    if name == "*" or (name.startswith("^") and name.endswith("$")):
+        return pl.Expr.deserialize(StringIO(json.dumps({"Column": name})), format="json")
+    return pl.col(name)

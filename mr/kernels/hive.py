@@ -57,12 +57,13 @@ def split_by_folder(data: pa.RecordBatch, by: Sequence[str]) -> list[tuple[str, 
     [('d=a', 1), ('d=b', 2)]
     """
     keys = to_polars(data.select(list(by)))
+    keys.columns = list(map(str, range(len(by))))  # a join takes some names for patterns
     distinct = keys.unique(maintain_order=True)
     folders = [folder_of(by, values) for values in distinct.iter_rows()]
     ranks = np.empty(len(folders), np.int64)
     ranks[sorted(range(len(folders)), key=folders.__getitem__)] = np.arange(len(folders))
     ranked = distinct.with_columns(pl.Series("", ranks))  # no column of a dataset has an empty name
-    found = keys.join(ranked, on=list(by), how="left", nulls_equal=True, maintain_order="left")[""].to_numpy()
+    found = keys.join(ranked, on=keys.columns, how="left", nulls_equal=True, maintain_order="left")[""].to_numpy()
     rows = np.argsort(found, kind="stable")
     ends = np.cumsum(np.bincount(found, minlength=len(folders)))
     sorted_data = data.take(pa.array(rows))

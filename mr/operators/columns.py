@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from mr.batch import Batch, CodedBatch, Kind, decoded, kind_of, with_kind
 from mr.errors import PlanError, RecordError
-from mr.kernels.frames import from_polars, plain, to_polars
+from mr.kernels.frames import bare, column, from_polars, plain, to_polars
 from mr.kernels.rows import Shape
 from mr.kernels.types import cast, display
 from mr.operators.base import Narrow, Run, Stateless, TaskEnv, require_columns, rows_shape
@@ -97,7 +97,7 @@ def expand(given: Shape, exprs: Sequence[pl.Expr], call: str) -> tuple[tuple[pl.
 def _single(known: Shape, expr: pl.Expr, call: str) -> list[pl.Expr]:
     """An expression of a selector as expressions of one column each, those that the selector means."""
     if expr.meta.is_column_selection():
-        return [pl.col(name) for name in expand_names(known, expr, call)]
+        return [column(name) for name in expand_names(known, expr, call)]
     if not expr.meta.has_multiple_outputs():
         return [expr]
     nodes, selectors = [expr], {}
@@ -159,8 +159,7 @@ class Expressions:
 
     def __init__(self, exprs: Sequence[pl.Expr], call: str) -> None:
         self._exprs, self._call = exprs, call
-        undone = [expr.meta.undo_aliases() for expr in exprs]
-        self._bare = [expr.meta.output_name() if expr.meta.is_column() else None for expr in undone]
+        self._bare = [bare(expr) for expr in exprs]
         self._computed = [e.alias(str(i)) for i, e in enumerate(exprs) if self._bare[i] is None]
         self._roots = sorted({name for expr in self._computed for name in expr.meta.root_names()})
 
@@ -360,8 +359,8 @@ class Unnest(Narrow):
 
     def _apply(self, batch: Batch) -> Batch:
         columns: list[pa.Array] = []
-        for name, column in zip(batch.data.schema.names, batch.data.columns, strict=True):
-            columns += column.flatten() if name == self.column else [column]
+        for name, given in zip(batch.data.schema.names, batch.data.columns, strict=True):
+            columns += given.flatten() if name == self.column else [given]
         return Batch(named(columns, self.output.names, "rows"), batch.origins)
 
 

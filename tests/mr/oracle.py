@@ -152,7 +152,7 @@ def cells(kind: str) -> st.SearchStrategy[Any]:
     return st.sampled_from((*KINDS[kind].values, None))
 
 
-NAMES = ("k", "key", "value", "count", "a b", "é", "mr.priority", "mr.rows", "mr.run", ".tag", "n.n", "n", "is")
+NAMES = ("k", "key", "value", "count", "a b", "é", "mr.priority", "mr.rows", "mr.run", ".tag", "n.n", "n", "*", "^.*$")
 """Column names, some of which the engine uses for itself elsewhere."""
 
 

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from typing import Any
 
-import polars as pl
 import pyarrow as pa
 import pytest
 from dataset_kit import shrink
@@ -44,6 +43,7 @@ import mr.joining
 import mr.kernels.joined
 import mr.kernels.skew
 from mr.kernels.declared import arrow_type
+from mr.kernels.frames import column
 
 
 @pytest.fixture(autouse=True)
@@ -502,8 +502,8 @@ def test_columns_of_functions_and_of_expressions(table: Table, run: Run, back: b
     new: Any = {
         last: lambda row: exact(tuple(row)),
         "same": lambda row: row[last],
-        "null": pl.col(first).is_null(),
-        "first": pl.col(first),
+        "null": column(first).is_null(),
+        "first": column(first),
     }
     new = dict(reversed(new.items())) if back else new
     found = run.take(table.dataset().with_columns(**new))
@@ -512,7 +512,7 @@ def test_columns_of_functions_and_of_expressions(table: Table, run: Run, back: b
     expected = [row | {name: one[name] for name in new} for row, one in zip(old, made, strict=True)]
     assert exacts(found) == exacts([tuple(row.values()) for row in expected])
     assert all(row._fields == tuple(one) for row, one in zip(found, expected, strict=True))
-    chosen = run.take(table.dataset().select(pl.col(last).alias("kept"), **new))
+    chosen = run.take(table.dataset().select(column(last).alias("kept"), **new))
     assert exacts(chosen) == exacts((one["same"], *(one[name] for name in new)) for one in made)
 
 
