@@ -131,7 +131,8 @@ def run_attempt(attempt: Attempt, env: WorkerEnv, report: Report) -> AttemptEven
 
 
 def _run(attempt: Attempt, env: WorkerEnv, report: Report) -> TaskResult:
-    settled: list[pa.Schema | None] = [_schema(s) for s in attempt.spec.schemas]
+    settled: list[pa.Schema | None] = [None] * len(env.program(attempt.spec).outlets)
+    settled[: len(attempt.spec.schemas)] = [_schema(s) for s in attempt.spec.schemas]
     for _ in range(GROWTHS_MAX):
         task = _Task(attempt, env, settled)
         try:
@@ -212,7 +213,7 @@ class _Task:
             env.trim_sides(env.memory_bytes // 8)  # what other tasks need again soon, beside what this one may use
         for i, outlet in enumerate(self._program.outlets):
             path = env.home / "runs" / f"{attempt.spec.fingerprint}.{i}"
-            schema = settled[i] if i < len(settled) else None
+            schema = settled[i]
             share = env.memory_bytes // len(self._program.outlets)
             self._outlets.append(open_outlet(i, outlet.spec, path, tag, schema, share, self.identity))
             self._leaving.setdefault(outlet.source, []).append(i)

@@ -214,6 +214,13 @@ def test_an_hour_that_the_clock_shows_twice_is_two_keys() -> None:  # F48
         assert Run(2, memory).take(grouped.count().select("count")) == [(5,), (5,)]
 
 
+def test_a_type_may_show_when_a_task_has_written_runs_already() -> None:
+    rows = [("k", None if i < 30 else (1, "a"), "x" * 40) for i in range(60)]
+    data = mr.from_items(rows, names={"k": str, "v": tuple[int, str], "s": str})
+    untold = data.group_by("k").map_groups(lambda _, rows: iter(list(rows)), names=["k", "v", "s"])
+    assert exacts(Run(9, 1 << 30).take(untold)) == exacts(rows)
+
+
 @prop(3, ordered(keys=2), runs, st.integers(1, 2), st.booleans(), st.sampled_from(["polars", "arrow"]))
 def test_map_batches_of_groups(given: Any, run: Run, n: int, sort: bool, batch_format: Any) -> None:
     """Whole groups in a batch, in the order of their keys, rows in the order asked for."""
