@@ -112,9 +112,9 @@ def test_words_counted_by_columns_and_by_strings_are_the_same_rows_in_the_same_o
 
 def test_words_held_beyond_the_limit_are_written_early(inline, tmp_path, monkeypatch):
     from mr.kernels import tokens
-    from mr.outlets import hashed
+    from mr.outlets import keyed
 
-    monkeypatch.setattr(hashed, "WORDS_HELD_BYTES_MAX", 800)
+    monkeypatch.setattr(keyed, "WORDS_HELD_BYTES_MAX", 800)
     monkeypatch.setattr(tokens, "_TABLE_BITS", 4)
     monkeypatch.setattr(tokens, "_GATHERED_WORDS", 1)
     numbers = np.random.default_rng(1).integers(0, 3000, 20_000).tolist()
