@@ -112,7 +112,6 @@ SAMPLE_ROWS: Final = 16_384
 GROUP_BATCH_ROWS: Final = 65_536
 """A batch of `group_by(...).map_batches` ends with the group that has its row of this number."""
 
-# --- does not affect bytes -------------------------------------------------------------------------------------------
 RECORD_BYTES_MAX: Final = 64 * MIB
 """A longer record is an error or a reject (a file without line ends is usually not text)."""
 
@@ -122,6 +121,7 @@ REJECT_RAW_BYTES_MAX: Final = 1000
 RESULT_ROWS: Final = 65_536
 """Results of aggregates are made for so many groups at a time: a histogram of each may be larger than its states."""
 
+# --- does not affect bytes -------------------------------------------------------------------------------------------
 FILE_RECORD_BYTES_MAX: Final = 512 * MIB
 """A file that is one record (read_text_files, read_binary_files) may be larger than a line, but must fit a worker."""
 
