@@ -78,12 +78,15 @@ def test_without_a_key_each_task_deals_its_records_out_in_turn(count: int, n: in
     assert again == found
 
 
-def test_small_tasks_begin_to_deal_at_different_partitions(inline: mr.Session, tmp_path: Path) -> None:
-    (tmp_path / "in").mkdir()
+def test_small_tasks_begin_to_deal_at_different_partitions(
+    inline: mr.Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # the path is part of what such a task reads
+    Path("in").mkdir()
     for name in range(60):
-        (tmp_path / "in" / f"{name:02}.txt").write_text(f"only line of {name}\n")
+        Path("in", f"{name:02}.txt").write_text(f"only line of {name}\n")
     sizes = (
-        mr.read_text_files(str(tmp_path / "in"))
+        mr.read_text_files("in")
         .map(lambda row: row.text, names="text")
         .repartition(4)
         .map_partitions(lambda rows: [sum(1 for _ in rows)], names="n")
