@@ -171,14 +171,3 @@ class LocalExecutor(Executor):
         for worker in self._workers.values():
             worker.link.close()
         self._zygote.close()
-
-
-def serve(fd: int, home: str, memory_bytes: int) -> None:
-    """The worker's side: run attempts that come through the socket until the owner closes it (EOFError)."""
-    from mr.worker import WorkerEnv, run_attempt
-
-    link: Any = connection.Connection(fd)
-    env = WorkerEnv(Path(home), memory_bytes, logs_prints=True)
-    while True:
-        attempt = link.recv()
-        link.send(run_attempt(attempt, env, link.send))

@@ -23,6 +23,7 @@ import socket
 import sys
 import time
 from contextlib import suppress
+from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
@@ -179,10 +180,7 @@ def _become_worker(zygote: int, fd: int, close: tuple[int, ...], home: str, memo
         os.setpgid(0, 0)
         _end_with(zygote)
         keep_freed_memory(memory_bytes)
-        from mr.executors.local import serve
-
-        serve(fd, home, memory_bytes)
-        code = 0
+        _work(fd, home, memory_bytes)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         code = 0  # the owner is gone or has enough
     except BaseException:
@@ -191,6 +189,17 @@ def _become_worker(zygote: int, fd: int, close: tuple[int, ...], home: str, memo
         traceback.print_exc()
     finally:
         os._exit(code)
+
+
+def _work(fd: int, home: str, memory_bytes: int) -> None:
+    """Run attempts that come through the socket until the owner closes it (EOFError)."""
+    from mr.worker import WorkerEnv, run_attempt
+
+    link: Any = connection.Connection(fd)
+    env = WorkerEnv(Path(home), memory_bytes, logs_prints=True)
+    while True:
+        attempt = link.recv()
+        link.send(run_attempt(attempt, env, link.send))
 
 
 def _end_with(parent: int) -> None:
