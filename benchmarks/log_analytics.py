@@ -21,21 +21,35 @@ SIZE_BYTES = 711_000_000
 TABLES = {"hours": ["hour", "status", "requests", "bytes"], "urls": ["url", "requests"], "hosts": ["host", "requests"]}
 
 
-def tables(path: Path) -> dict[str, list[tuple[Any, ...]]]:
+class Nearly(tuple[int, ...]):
+    """Counts that equal others within a thousandth: GoAccess also counts a few lines that do not parse."""
+
+    __hash__ = tuple.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, tuple) or len(self) != len(other):
+            return False
+        return all(abs(one - another) * 1000 <= another for one, another in zip(self, other, strict=True))
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+
+def tables(path: Path) -> dict[str, Any]:
     """The rows of each table, sorted; of GoAccess's report in JSON only how often each of 100 hosts occurs."""
     import pyarrow.parquet as pq
 
     if path.suffix == ".json" or path.is_file():
         hosts = json.loads(path.read_text())["hosts"]["data"]
-        return {"requests_of_hosts": sorted(host["hits"]["count"] for host in hosts)[-100:]}
-    found: dict[str, list[tuple[Any, ...]]] = {}
+        return {"requests_of_hosts": Nearly(sorted(host["hits"]["count"] for host in hosts)[-100:])}
+    found: dict[str, Any] = {}
     for name, columns in TABLES.items():
         rows = pq.read_table(path / name, columns=columns).to_pylist()
         for row in rows:
             if "hour" in row:
                 row["hour"] = row["hour"].replace(tzinfo=None)
         found[name] = sorted(tuple(row.values()) for row in rows)
-    return {**found, "requests_of_hosts": sorted(row[1] for row in found["hosts"])}  # type: ignore[dict-item]
+    return {**found, "requests_of_hosts": Nearly(sorted(row[1] for row in found["hosts"])[-100:])}
 
 
 def main(size: int = SIZE_BYTES, rounds: int = ROUNDS, peers: Sequence[str] | None = None) -> None:
