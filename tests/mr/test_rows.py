@@ -9,6 +9,7 @@ import datetime as dt
 import decimal
 import enum
 import functools
+import gc
 import pickle
 import zoneinfo
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -418,3 +419,10 @@ def test_dict_subclasses_are_rows_and_named_values_stay_what_they_are() -> None:
     counter = collections.Counter("aab")
     assert there_and_back([counter], None) == [(2, 1)]
     assert same(there_and_back([counter], VALUE), [counter])
+
+
+def test_a_collection_while_a_row_class_is_made_takes_nothing_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    from mr.kernels import rows
+
+    monkeypatch.setattr(rows, "hasattr", lambda *given: gc.collect() < 0 or hasattr(*given), raising=False)
+    assert rows.row_class.__wrapped__(("first", "second"))([1, 2]).second == 2
