@@ -80,7 +80,8 @@ def row_class(names: tuple[str, ...]) -> type[Row]:
     >>> row_class(("a b",))([1])["a b"]
     1
     """
-    kept = namedtuple("kept", [f"c{i}" for i in range(len(names))])  # or its dict is cleared with it
+    makers: Callable[..., type] = namedtuple  # named by place: column names may be anything
+    kept = makers("kept", [f"c{i}" for i in range(len(names))])  # without the class its dict may be cleared
     getters = vars(kept)  # in C, past our slow __getitem__
     own = {"__slots__": (), "__match_args__": names, "_fields": names, "_index": {n: i for i, n in enumerate(names)}}
     columns = {name: getters[f"c{i}"] for i, name in enumerate(names) if not hasattr(Row, name) or name[0] != "_"}
