@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from dfs.changes import ChunkRef
 from dfs.errors import DfsError
@@ -12,8 +13,7 @@ from dfs.handles import Fetch, read_pool
 from dfs.ids import ChunkId
 
 
-@dataclass(frozen=True)
-class ByteRange:
+class ByteRange(Struct, frozen=True):
     """Bytes [start, end) of a file with these chunks."""
 
     refs: Sequence[ChunkRef]
@@ -39,8 +39,7 @@ class ByteRange:
         return self.refs[first : bisect_left(self.refs, self.end, key=lambda ref: ref.offset)]
 
 
-@dataclass(frozen=True)
-class Part:
+class Part(Struct, frozen=True):
     """Part number `part` of range number `wanted`: bytes [start, end) of a chunk."""
 
     wanted: int

@@ -5,11 +5,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 
-@dataclass(frozen=True)
-class Link:
+class Link(Struct, frozen=True):
     """A valid record of the log: `chain` is the hash of it and, through `prev`, of all before; `nodes` hold it."""
 
     txn: int
@@ -18,16 +18,14 @@ class Link:
     nodes: frozenset[str]
 
 
-@dataclass(frozen=True)
-class Base:
+class Base(Struct, frozen=True):
     """A checkpoint to begin with."""
 
     txn: int
     chain: str
 
 
-@dataclass(frozen=True)
-class Choice:
+class Choice(Struct, frozen=True):
     """Begin with `base` and apply `links`. `aside` are records of other branches, or beyond a hole (`beyond`)."""
 
     base: Base

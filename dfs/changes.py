@@ -10,10 +10,10 @@ from __future__ import annotations
 import contextlib
 import gc
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import orjson
+from msgspec import Struct
 
 from dfs.chunking import RecordsMode
 from dfs.errors import UsageProblem
@@ -26,8 +26,7 @@ FOLDER_MODES: Final = ("create", "replace", "append")
 Expected = int | None | Literal["any"]
 
 
-@dataclass(frozen=True)
-class ChunkRef:
+class ChunkRef(Struct, frozen=True):
     """One chunk of a file: where it lies in the file (bytes), how many records begin in it, whether its last record
     goes on in the next."""
 
@@ -38,8 +37,7 @@ class ChunkRef:
     continues: bool
 
 
-@dataclass(frozen=True)
-class FileManifest:
+class FileManifest(Struct, frozen=True):
     """A file whose chunks are stored but which has no path yet. Sizes in bytes; `records` is None when `records_mode`
     is "none".
 
@@ -96,8 +94,7 @@ def build_manifest(
     )
 
 
-@dataclass(frozen=True)
-class PutFile:
+class PutFile(Struct, frozen=True):
     """Bind `path` to a file. Raises AlreadyExists when a folder is there, Conflict when the version is not the expected
     one."""
 
@@ -106,8 +103,7 @@ class PutFile:
     expected_version: Expected = ANY
 
 
-@dataclass(frozen=True)
-class PutFolder:
+class PutFolder(Struct, frozen=True):
     """Bind `path` to a folder of `files` (relative path -> manifest) by changing one dentry.
 
     mode: "create" - nothing may be there; "replace" - what is there goes; "append" - files are added to the folder,
@@ -120,16 +116,14 @@ class PutFolder:
     expected_version: Expected = ANY
 
 
-@dataclass(frozen=True)
-class Remove:
+class Remove(Struct, frozen=True):
     """Unbind a file or folder. A folder that is not empty needs `recursive`."""
 
     path: str
     recursive: bool = False
 
 
-@dataclass(frozen=True)
-class Move:
+class Move(Struct, frozen=True):
     """Bind what is at `src` to `dst` instead. Nothing may be at `dst`; with `replace`, a file there is replaced, but
     never a folder."""
 
@@ -138,8 +132,7 @@ class Move:
     replace: bool = False
 
 
-@dataclass(frozen=True)
-class Copy:
+class Copy(Struct, frozen=True):
     """Bind `dst` to what `src` held after transaction `at` (None: now), without its bytes being read or written: this
     is cp, and restore.
 
@@ -153,15 +146,13 @@ class Copy:
     replace: bool = False
 
 
-@dataclass(frozen=True)
-class MakeDir:
+class MakeDir(Struct, frozen=True):
     """Make an empty folder (and its parents). Nothing happens when it is there."""
 
     path: str
 
 
-@dataclass(frozen=True)
-class SetReplicas:
+class SetReplicas(Struct, frozen=True):
     """Keep so many copies of a file's chunks, or of all files below a folder; None: what is said above it, else the
     store's default."""
 
@@ -169,8 +160,7 @@ class SetReplicas:
     replicas: int | None
 
 
-@dataclass(frozen=True)
-class TakeSnapshot:
+class TakeSnapshot(Struct, frozen=True):
     """Give transaction `at` (None: this one) a name, so that it stays readable until the name is dropped.
 
     The name is printable text of 1 to 255 bytes without "/", and not all digits. Raises AlreadyExists when it is taken.
@@ -180,15 +170,13 @@ class TakeSnapshot:
     at: int | None = None
 
 
-@dataclass(frozen=True)
-class DropSnapshot:
+class DropSnapshot(Struct, frozen=True):
     """Forget a snapshot. Raises NotFound."""
 
     name: str
 
 
-@dataclass(frozen=True)
-class SetNode:
+class SetNode(Struct, frozen=True):
     """Add a node, or change one. `capacity` in bytes, None: what the disk has. Raises AlreadyExists when another node
     has the path."""
 
@@ -199,22 +187,19 @@ class SetNode:
     state: Literal["active", "draining"] = "active"
 
 
-@dataclass(frozen=True)
-class DropNode:
+class DropNode(Struct, frozen=True):
     """Forget a node. Raises NotFound."""
 
     id: str
 
 
-@dataclass(frozen=True)
-class SetRetention:
+class SetRetention(Struct, frozen=True):
     """Keep history for so many days; 0: snapshots only, -1: for ever."""
 
     days: int
 
 
-@dataclass(frozen=True)
-class Expire:
+class Expire(Struct, frozen=True):
     """History begins at transaction `before`: what only older numbers see is forgotten, unless a snapshot sees it, or
     a number of `keep` (somebody still reads it)."""
 

@@ -14,12 +14,12 @@ import logging
 import os
 import secrets
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blake3 import blake3
+from msgspec import Struct
 
 from dfs.checkpoint_file import FOLDER, RAW, ZSTD, Checkpoint, listed, read_header
 from dfs.disk import Disk, DiskFile, SyncFailed, mark_suspect, suspect_reason
@@ -176,8 +176,7 @@ def _measure(database: Path, txn: int, chain: str, store: str) -> Checkpoint:
     return Checkpoint(txn, chain, store, length, hasher.digest(), codec)
 
 
-@dataclass(frozen=True)
-class _Draft:
+class _Draft(Struct, frozen=True):
     """A checkpoint that is being written to one node."""
 
     node: Path

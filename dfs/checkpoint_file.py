@@ -7,11 +7,11 @@ import struct
 import uuid
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from blake3 import blake3
+from msgspec import Struct
 
 from dfs.disk import Disk
 from dfs.errors import StoreDamaged, Unsupported
@@ -26,8 +26,7 @@ _CHECK = struct.Struct("<I")
 HEADER_BYTES = _FIELDS.size + _CHECK.size
 
 
-@dataclass(frozen=True)
-class Checkpoint:
+class Checkpoint(Struct, frozen=True):
     """A copy of the database of `store` (uuid) after transaction `txn`, whose chain is `chain`: `length` bytes
     (uncompressed) with BLAKE3-256 `digest`."""
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Container, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from dfs.codec import Record
 from dfs.ids import ChunkId
 
 
-@dataclass(frozen=True)
-class Usage:
+class Usage(Struct, frozen=True):
     """What a node holds: how many chunks, their bytes as they are stored, and the bytes in quarantine."""
 
     chunks: int

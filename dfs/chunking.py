@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Literal
 
+from msgspec import Struct
 from pyfastcdc import FastCDC
 
 from dfs.options import KIB, MIB, RECORD_SEARCH_BYTES_MAX, SNIFF_BYTES, ChunkSizes
@@ -23,8 +23,7 @@ _BINARY_ENDINGS = (
 )
 
 
-@dataclass(frozen=True)
-class Piece:
+class Piece(Struct, frozen=True):
     """One chunk's bytes, how many records begin in it (None when the file has no records), and whether its last record
     goes on in the next chunk."""
 

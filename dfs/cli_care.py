@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Literal
 
 import click
+from msgspec.structs import asdict
 
 from dfs.cli_command import Context, command, dry_run_option, size_bytes, yes_option
 from dfs.errors import NodeFailed, UsageProblem

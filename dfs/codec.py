@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import struct
 import zlib
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from msgspec import Struct
 from xxhash import xxh3_64_intdigest
 
 from dfs.errors import ChunkDamaged, Unsupported
@@ -25,8 +25,7 @@ HEADER_BYTES = _FIELDS.size + _CHECK.size
 _VERSION_AT = 4
 
 
-@dataclass(frozen=True)
-class Record:
+class Record(Struct, frozen=True):
     """A chunk as it is stored on a node: `head` + `payload` are its bytes at rest."""
 
     id: ChunkId

@@ -10,7 +10,8 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from dfs.changes import ChunkRef
 from dfs.errors import AlreadyExists, DfsError, NotFound, UsageProblem
@@ -28,8 +29,7 @@ _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _HOPELESS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)  # the next file would fail too
 
 
-@dataclass(frozen=True)
-class GetOptions:
+class GetOptions(Struct, frozen=True):
     """How to get; see `dfs get --help`. `at` is a transaction number."""
 
     at: int
@@ -37,8 +37,7 @@ class GetOptions:
     dry_run: bool = False
 
 
-@dataclass
-class Fetched:
+class Fetched(Struct):
     """What was copied: counts of files and bytes, and the errors of what could not be."""
 
     files: int = 0
@@ -46,8 +45,7 @@ class Fetched:
     errors: list[DfsError] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class _Target:
+class _Target(Struct, frozen=True):
     """Where a path goes: into the existing folder `base`, under `name` ("": it is that folder itself)."""
 
     base: str
@@ -112,8 +110,7 @@ class _Folder:
         os.close(self.handle)
 
 
-@dataclass
-class _Pending:
+class _Pending(Struct):
     """A file whose chunks are being written into `temp`."""
 
     entry: FileInfo

@@ -11,8 +11,10 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from dfs.changes import Expire, changes_to_json
 from dfs.errors import CareRefused, NodeFailed, NotFound
@@ -32,8 +34,7 @@ Progress = Callable[[int, int], None]  # told (copies deleted, copies to delete)
 # -- deciding ---------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class History:
+class History(Struct, frozen=True):
     """What decides how much of it is kept. Times in ms since the epoch; `seen_ms`: this clock at the collection before
     (None: there was none); `pinned`: numbers that open stores read; `snapshots`: numbers that have a name."""
 
@@ -75,8 +76,7 @@ def plan_horizon(history: History, now_ms: int, txn_at_time: Callable[[int], int
     return max(history.horizon, min([horizon, *readable]))
 
 
-@dataclass
-class Garbage:
+class Garbage(Struct):
     """What a collection would delete. Bytes as they are stored; `copies` by node."""
 
     held_copies: int = 0
@@ -118,8 +118,7 @@ def plan_collection(held: Iterable[Held], pinned: Collection[bytes]) -> Garbage:
 # -- acting -----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Collected:
+class Collected(Struct, frozen=True):
     """What a collection did, or would do (`dry_run`). Bytes as they are stored, over all copies.
 
     `expired_before`: the oldest number that can be read now besides snapshots; `share` of all bytes; `braked`: without

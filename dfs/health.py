@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import groupby
 from operator import itemgetter
 from typing import TYPE_CHECKING, Literal
+
+from msgspec import Struct, field
 
 from dfs.chunk_store import ChunkStore
 from dfs.errors import ChunkDamaged, ChunkMissing, Unsupported
@@ -26,8 +27,7 @@ _LACKING: tuple[Kind, ...] = ("missing", "waiting", "under_replicated")
 Progress = Callable[[int], None]  # told how many copies have been looked at
 
 
-@dataclass(frozen=True, slots=True)
-class Copies:
+class Copies(Struct, frozen=True):
     """What the nodes hold of one chunk: node ids with a good copy (or one not read), and (node id, reason) of the
     bad."""
 
@@ -35,8 +35,7 @@ class Copies:
     bad: tuple[tuple[str, str], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(Struct, frozen=True):
     """One chunk, its length in bytes (0: unknown), how many copies of it are needed (0: none), and those that are
     there."""
 
@@ -46,8 +45,7 @@ class Finding:
     copies: Copies
 
 
-@dataclass(frozen=True)
-class Health:
+class Health(Struct, frozen=True):
     """Each unhealthy chunk is in one list, fewest good copies first.
 
     Missing: no good copy; waiting: none, but a node is absent that may have one; corrupt: a bad one beside good ones;
@@ -75,8 +73,7 @@ class Health:
         return [*self.corrupt, *self.under_replicated, *self.misplaced, *self.over_replicated]
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
+class Held(Struct, frozen=True):
     """One chunk of a survey: `replicas` None: no file needs it; `holders` (node, stored bytes); `unlisted` nodes could
     not say what they hold."""
 
@@ -167,8 +164,7 @@ def look(held: Held, nodes: Mapping[str, ChunkStore], read_data: bool) -> Copies
     return Copies(tuple(good), tuple(bad))
 
 
-@dataclass
-class _Lists:
+class _Lists(Struct):
     """Health being made; equal tuples of nodes are kept once."""
 
     chunks: int = 0

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
+
+from msgspec import Struct
 
 from dfs.errors import NotFound
 from dfs.marking import FOREVER, ROOT
@@ -19,8 +20,7 @@ if TYPE_CHECKING:
     from dfs.metadata import Namespace
 
 
-@dataclass(frozen=True)
-class PathVersion:
+class PathVersion(Struct, frozen=True):
     """What a path held since transaction `txn`, until `ended` replaced, changed or removed it (None: it still does).
 
     Size in bytes, 0 for a folder; content_id "" for a folder.
@@ -34,8 +34,7 @@ class PathVersion:
     content_id: str
 
 
-@dataclass(frozen=True)
-class Difference:
+class Difference(Struct, frozen=True):
     """One file, or one folder, that is not as it was. Sizes in bytes, None where there is no file.
 
     A folder that was moved is one difference, and what changed inside it follows under its new path. `old_path` is
@@ -90,8 +89,7 @@ def _intervals(namespace: Namespace, path: str) -> list[tuple[int, Literal["file
     return lives
 
 
-@dataclass(frozen=True)
-class _Entry:
+class _Entry(Struct, frozen=True):
     """What a name in a folder led to; `size` and `content` are None for a folder.
 
     `place` is where an entry of before would be after, had nothing but the folders around it been moved.

@@ -11,11 +11,11 @@ import os
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from blake3 import blake3
+from msgspec import Struct
 
 from dfs.changes import FileManifest, build_manifest
 from dfs.errors import DfsError
@@ -27,8 +27,7 @@ log = logging.getLogger("dfs")
 _HEAD = "millrace-known-files 1"
 
 
-@dataclass(frozen=True, slots=True)
-class Stamp:
+class Stamp(Struct, frozen=True):
     """What changes when a file's content does: device, inode, size in bytes, times in ns. `mode` is how it was stored
     (records, decompressed)."""
 

@@ -12,9 +12,11 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
+from msgspec.structs import asdict, replace
 
 from dfs import checkpoint
 from dfs.changes import Change, DropNode, SetNode, changes_to_json
@@ -37,8 +39,7 @@ if TYPE_CHECKING:
 _PREFIX_MIN = 4  # digits of a uuid that may stand for it
 
 
-@dataclass(frozen=True)
-class NodeReport:
+class NodeReport(Struct, frozen=True):
     """One node. Sizes in bytes; what is not known (the node is absent, or cannot tell) is None.
 
     `capacity_bytes`: what it may use at most (None: what the disk holds); `fault`: why it cannot be written to, cannot
@@ -231,8 +232,7 @@ def _publish(store: Store, change: Change) -> None:
 # -- draining and removing --------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Drained:
+class Drained(Struct, frozen=True):
     """The node after a drain, and what was moved."""
 
     node: NodeReport
@@ -272,8 +272,7 @@ def drain_node(
     return Drained(_report(store, find_node(store, node.id)), repaired)
 
 
-@dataclass(frozen=True)
-class Removed:
+class Removed(Struct, frozen=True):
     """A node that was removed, and how many chunks lost their last copy with it (`force`)."""
 
     id: str

@@ -10,10 +10,11 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
+
+from msgspec import Struct
 
 from dfs.changes import ChunkRef
 from dfs.chunking import RecordsMode
@@ -30,8 +31,7 @@ APPLICATION_ID = 0x4D524446  # "MRDF"
 RETENTION_DAYS = 7
 
 
-@dataclass(frozen=True)
-class FileInfo:
+class FileInfo(Struct, frozen=True):
     """What is at a path. Sizes in bytes; for a folder size is 0, records None, chunk_count 0, content_id and
     records_mode ""."""
 
@@ -45,8 +45,7 @@ class FileInfo:
     records_mode: RecordsMode | Literal[""]
 
 
-@dataclass(frozen=True)
-class StorageNode:
+class StorageNode(Struct, frozen=True):
     """A node as the namespace knows it; `capacity` in bytes, None: what the disk has."""
 
     id: str
@@ -56,8 +55,7 @@ class StorageNode:
     state: Literal["active", "draining"]
 
 
-@dataclass(frozen=True)
-class Snapshot:
+class Snapshot(Struct, frozen=True):
     """A name for a transaction's number, and when it was given (ms since the epoch)."""
 
     name: str
@@ -65,8 +63,7 @@ class Snapshot:
     time_ms: int
 
 
-@dataclass(frozen=True)
-class Totals:
+class Totals(Struct, frozen=True):
     """Sums over files: each counted as often as it is there (`logical_bytes`), and each chunk once (`unique_*`)."""
 
     files: int
@@ -76,8 +73,7 @@ class Totals:
     unique_bytes: int
 
 
-@dataclass(frozen=True)
-class Found:
+class Found(Struct, frozen=True):
     """A resolved path: its node, kind, and the newest `from_txn` on the way to it."""
 
     node: int

@@ -14,7 +14,6 @@ import struct
 import zlib
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from io import FileIO
 from itertools import pairwise
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from blake3 import blake3
+from msgspec import Struct
 
 from dfs.changes import canonical_json
 from dfs.disk import Disk, SyncFailed, mark_suspect, suspect_reason
@@ -35,8 +35,7 @@ _PREV = b'"prev":"'  # cannot be part of a text: quotes in it are escaped
 _SEGMENT = re.compile(r"\d{16}-\d{3}\.log", re.ASCII)
 
 
-@dataclass(frozen=True)
-class Operation:
+class Operation(Struct, frozen=True):
     """One transaction, as it is decided."""
 
     txn: int
@@ -52,8 +51,7 @@ class Operation:
         return Logged(self.txn, b'{"changes":%b,%b' % (first, canonical_json(value)[1:]))
 
 
-@dataclass(frozen=True)
-class Logged:
+class Logged(Struct, frozen=True, dict=True):
     """A record of the log: its body is decoded only when it is needed, as it may hold thousands of files."""
 
     txn: int
@@ -119,8 +117,7 @@ def parse_segment(data: bytes) -> tuple[list[Logged], int]:
     return records, at
 
 
-@dataclass(frozen=True)
-class _Seen:
+class _Seen(Struct, frozen=True):
     """The newest segment when it was last looked at; `clean`: it ends in a whole record."""
 
     name: str

@@ -5,7 +5,7 @@ Only `ChunkSizes` and `RECORD_SEARCH_BYTES_MAX` affect the bytes of a chunk (and
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from dfs.errors import UsageProblem
 
@@ -52,8 +52,7 @@ CHUNK_BYTES_AVG = 16 * MIB
 REPLICAS = 3
 
 
-@dataclass(frozen=True)
-class ChunkSizes:
+class ChunkSizes(Struct, frozen=True):
     """Target sizes of chunks in bytes; fixed when a store is made.
 
     >>> ChunkSizes.of_average(1 << 20)

@@ -16,8 +16,9 @@ import time
 import uuid
 import weakref
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from dfs.errors import DfsError, InvalidChunkId, StoreLocked, Unsupported
 from dfs.ids import ChunkId
@@ -150,8 +151,7 @@ def _forget_all() -> None:
 os.register_at_fork(after_in_child=_forget_all)
 
 
-@dataclass(frozen=True)
-class Pinned:
+class Pinned(Struct, frozen=True):
     """What living owners pin: digests of chunks (32 bytes each), and transactions."""
 
     chunks: frozenset[bytes]

@@ -11,15 +11,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from blake3 import blake3
+from msgspec import Struct
 
 from dfs.ids import ChunkId
 
 
-@dataclass(frozen=True)
-class PlacementNode:
+class PlacementNode(Struct, frozen=True):
     """A node that may hold chunks. `weight` is its share relative to the others (> 0); one that is `draining` takes no
     new chunks."""
 

@@ -12,8 +12,9 @@ import logging
 import os
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
+
+from msgspec import Struct, field
 
 from dfs import checkpoint, checkpoint_file
 from dfs.chains import Base, Choice, Link, choose, enough
@@ -35,8 +36,7 @@ log = logging.getLogger("dfs")
 UNFINISHED = "being rebuilt"
 
 
-@dataclass(frozen=True)
-class Rebuilt:
+class Rebuilt(Struct, frozen=True):
     """What `rebuild` made: the transaction the namespace is at, the checkpoint it began with, how many records of the
     log it applied, the nodes read and missing (folders), and what a person should know (`told`)."""
 
@@ -96,8 +96,7 @@ def _refuse_healthy(root: Path) -> None:
         raise UsageProblem(f"{root} is healthy: nothing to rebuild (`--force` forgets what its nodes do not know)")
 
 
-@dataclass(frozen=True)
-class _Node:
+class _Node(Struct, frozen=True):
     """What was read of one node: `links` (chain -> txn, chain of the record before, segment)."""
 
     id: str
@@ -136,8 +135,7 @@ def _records(segment: Path) -> list[Logged]:
     return found
 
 
-@dataclass
-class _Found:
+class _Found(Struct):
     """The nodes that were read, by id, and why others could not be (folder -> reason)."""
 
     root: Path
@@ -255,8 +253,7 @@ def _bodies(links: Sequence[Link], places: Mapping[str, Path]) -> Iterator[Logge
         yield segment[link.chain]
 
 
-@dataclass(frozen=True)
-class _Draft:
+class _Draft(Struct, frozen=True):
     """A restored database, not yet in its place; `members` are the nodes that it names."""
 
     found: _Found

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from dfs.codec import Record, encode
 from dfs.disk import suspect_reason
@@ -28,8 +29,7 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int], None]  # told (chunks done, chunks to do)
 
 
-@dataclass(frozen=True)
-class Nodes:
+class Nodes(Struct, frozen=True):
     """What a plan must know of the nodes: `order` gives the active ones for a chunk, best first, absent or not."""
 
     order: Callable[[ChunkId], Sequence[str]]
@@ -37,8 +37,7 @@ class Nodes:
     writable: Collection[str]
 
 
-@dataclass(frozen=True, slots=True)
-class Action:
+class Action(Struct, frozen=True):
     """For one chunk: write it to `copies`; quarantine what is bad on `bad`; then, if every node of `wanted` has a good
     copy, forget it on `drops`."""
 
@@ -73,13 +72,15 @@ def plan_repair(findings: Iterable[Finding], nodes: Nodes, *, now: bool = False,
     return actions
 
 
-@dataclass(frozen=True)
-class Left:
+class Left(Struct, frozen=True):
     """How many chunks a plan leaves without their copies: see `Repaired`."""
 
     missing: int = 0
     waiting: int = 0
     unplaced: int = 0
+
+
+_NOTHING_LEFT = Left()
 
 
 def left_over(health: Health, nodes: Nodes, *, now: bool = False) -> Left:
@@ -105,8 +106,7 @@ def _wanted(finding: Finding, nodes: Nodes, now: bool) -> list[str]:
     return [n for n in order if n in good or n in nodes.writable or n in waited_for][: finding.replicas]
 
 
-@dataclass(frozen=True)
-class Repaired:
+class Repaired(Struct, frozen=True):
     """What a repair did, or would do (`dry_run`). Bytes are uncompressed; `missing` chunks have no good copy left;
     `waiting` ones lack a copy that an absent node may hold; `unplaced` ones ask for more copies than there are nodes
     that can be written to."""
@@ -279,7 +279,7 @@ class Work:
         done = (len(copies), sum(copies), len(drops), sum(drops))
         return Repaired(*done, left.missing, left.waiting, left.unplaced, (), dry_run=True)
 
-    def report(self, left: Left = Left()) -> Repaired:
+    def report(self, left: Left = _NOTHING_LEFT) -> Repaired:
         """What has been done."""
         copied, dropped = self._copied, self._dropped
         needed = still_needed(self._store, [finding for finding, _ in self._unread.values()])
@@ -289,8 +289,7 @@ class Work:
         return Repaired(*done, left.missing, left.waiting, left.unplaced, failures)
 
 
-@dataclass
-class _Sum:
+class _Sum(Struct):
     count: int = 0
     size: int = 0
 

@@ -12,8 +12,10 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
+from msgspec.structs import asdict
 
 from dfs.errors import DfsError, Unsupported
 from dfs.failpoints import failpoint
@@ -34,8 +36,7 @@ CURSOR = "scrub.json"
 FORMAT = 1
 
 
-@dataclass(frozen=True)
-class Cursor:
+class Cursor(Struct, frozen=True):
     """How far a pass over all chunks has come: `after` this id ("": at the beginning); copies and stored bytes read,
     and bad copies found, since its beginning."""
 
@@ -45,8 +46,7 @@ class Cursor:
     found: int = 0
 
 
-@dataclass(frozen=True)
-class Scrubbed:
+class Scrubbed(Struct, frozen=True):
     """What one run did. `done`: the pass has come to its end (the next one begins anew).
 
     `damaged` are chunks with bad copies, `lacking` those with too few, `lost` those without a good copy; `waiting` ones

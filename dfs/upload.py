@@ -10,8 +10,9 @@ import uuid
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import IO, cast
+
+from msgspec import Struct
 
 from dfs.changes import ANY, Change, FileManifest, MakeDir, PutFile, SetReplicas
 from dfs.decompress import ENDINGS, open_decompressed
@@ -28,8 +29,7 @@ _INPUT_BYTES = 1 << 18  # no pipe gives more at once
 _OPEN = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # a pipe put in the file's place must not hang us
 
 
-@dataclass(frozen=True)
-class PutOptions:
+class PutOptions(Struct, frozen=True):
     """How to put; see `dfs put --help`."""
 
     records: Records = "auto"
@@ -45,8 +45,7 @@ class PutOptions:
         return self.records + ("+decompress" if self.decompress else "")
 
 
-@dataclass(frozen=True, slots=True)
-class _Item:
+class _Item(Struct, frozen=True):
     """One thing to put: a local file (None: standard input), or an empty folder. `size` in bytes, as it was listed."""
 
     source: str | None

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import asdict
 
 from dfs.health import survey
 from dfs.ids import ChunkId
@@ -18,8 +20,7 @@ _CHUNKS = (
 )
 
 
-@dataclass(frozen=True)
-class Usage:
+class Usage(Struct, frozen=True):
     """Of the files at or below a path: bytes as they are read (`logical`), with equal chunks once (`unique`), and as
     the nodes hold them, over all copies (`stored`). `held_bytes` are the uncompressed bytes of what is stored."""
 

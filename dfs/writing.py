@@ -8,8 +8,9 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
 from typing import IO, Literal
+
+from msgspec.structs import replace
 
 from dfs.changes import FileManifest, build_manifest
 from dfs.chunking import Cutter, Piece, RecordsMode, detect_records, only_piece

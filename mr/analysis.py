@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from mr.stopwatch import KINDS
 from mr.tasks import TaskResult
 
 
-@dataclass(frozen=True)
-class Spread:
+class Spread(Struct, frozen=True):
     """How evenly something lies over tasks: the smallest, the median, the 95th percentile and the largest."""
 
     min: int
@@ -31,8 +31,7 @@ def spread(sizes: Sequence[int]) -> Spread:
     return Spread(ordered[0], ordered[last // 2], ordered[-(-last * 95 // 100)], ordered[last])
 
 
-@dataclass(frozen=True)
-class StageFigures:
+class StageFigures(Struct, frozen=True):
     """A stage that ran: its tasks (`reused`: found recorded; their figures are those of the run that recorded them).
 
     Records and bytes as read from splits or exchanges, rows and bytes as left at all outlets. `seconds` over all tasks
@@ -78,7 +77,7 @@ def figures(id: int, label: str, results: Sequence[TaskResult], reused: int, not
 
 
 def from_report(stage: Mapping[str, Any]) -> StageFigures:
-    """The inverse of `dataclasses.asdict` and JSON, as journals keep figures."""
+    """The inverse of `msgspec.to_builtins` and JSON, as journals keep figures."""
     values = dict(stage)
     values |= {name: tuple(values[name]) for name in ("seconds", "slowest", "notes")}
     return StageFigures(**(values | {"read": Spread(**values["read"])}))

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Final, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+from msgspec import Struct
+from msgspec.structs import replace
 
 from mr.errors import PlanError, TypeConflict
 from mr.fingerprint import Identity, Unfingerprintable, combine, digest, program_identity
@@ -34,8 +35,7 @@ PIECES_PER_SHARE: Final = 8
 """The rows of a hot key are dealt out in so many pieces for each task: shares differ by an eighth at most."""
 
 
-@dataclass(frozen=True)
-class Produced:
+class Produced(Struct, frozen=True):
     """What one task left at an outlet that feeds an exchange. `place` resolves positions of its records."""
 
     task: TaskId
@@ -43,8 +43,7 @@ class Produced:
     place: Place
 
 
-@dataclass(frozen=True)
-class Draft:
+class Draft(Struct, frozen=True):
     """A task before it has a fingerprint."""
 
     split: Split | None = None
@@ -100,8 +99,7 @@ def draft_tasks(
     return drafts
 
 
-@dataclass(frozen=True)
-class _Side:
+class _Side(Struct, frozen=True):
     """One side of a hash shuffle into `total` buckets: its producers and, in bucket order, the segments of each."""
 
     producers: Sequence[Produced]

@@ -7,7 +7,6 @@ travels in the metadata of the Arrow schema under `KIND_KEY`, so it crosses task
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
@@ -22,7 +21,6 @@ Origins = npt.NDArray[np.int64]
 """Shape (rows, 2): byte offset of the source record in its piece, and its record number in it (both from 0)."""
 
 
-@dataclass(frozen=True)
 class Batch:
     """Records as one `pa.RecordBatch` (plain, large_string/large_binary columns) and, if tracked, their origins.
 
@@ -31,6 +29,10 @@ class Batch:
 
     data: pa.RecordBatch
     origins: Origins | None = None
+
+    def __init__(self, data: pa.RecordBatch, origins: Origins | None = None) -> None:
+        self.data = data
+        self.origins = origins
 
     @property
     def rows(self) -> int:

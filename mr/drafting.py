@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from mr.formats.bounds import Bound, bounds_of
 from mr.graph import Stage
@@ -13,8 +15,7 @@ from mr.plan import Items, Materialized, Read
 from mr.program import GatherHead, Head, Outlet, Port, Program, ReadHead, ResolveHead, Sites, Step
 
 
-@dataclass
-class StageDraft:
+class StageDraft(Struct):
     """What `Stage` has, as far as it is known; `side_bytes`: those of its broadcast sides."""
 
     id: int

@@ -20,7 +20,8 @@ from __future__ import annotations
 
 import importlib
 import traceback
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 
 class MillraceError(Exception):
@@ -74,8 +75,7 @@ class OutputError(MillraceError):
     """A destination exists already, overlaps with another or cannot be written."""
 
 
-@dataclass(frozen=True)
-class RecordPlace:
+class RecordPlace(Struct, frozen=True):
     """Where a record lies: `path` (None: made by the engine), byte `offset` and `line` (from 1; None: unknown)."""
 
     path: str | None

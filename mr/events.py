@@ -5,27 +5,24 @@ Executors produce `Attempt*` and `NodesChanged`; the master produces the rest an
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from mr.tasks import AttemptId, TaskId, TaskResult
 
 # --- events ----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class JobStarted:
+class JobStarted(Struct, frozen=True):
     """The graph is compiled; nothing has run."""
 
 
-@dataclass(frozen=True)
-class NodesChanged:
+class NodesChanged(Struct, frozen=True):
     """The executor's free and busy slots together, per node."""
 
     slots: tuple[tuple[str, int], ...]
 
 
-@dataclass(frozen=True)
-class PlannedTask:
+class PlannedTask(Struct, frozen=True):
     """A task of a stage that can run now.
 
     `needs` are the tasks whose files it reads. `rows` is set when a recorded result exists (its rows per outlet), and
@@ -38,23 +35,20 @@ class PlannedTask:
     present: bool = False
 
 
-@dataclass(frozen=True)
-class StagePlanned:
+class StagePlanned(Struct, frozen=True):
     """Answer to `PlanStage`, and a correction of it when the stage must partly run again under settled schemas."""
 
     stage: int
     tasks: tuple[PlannedTask, ...]
 
 
-@dataclass(frozen=True)
-class StageSettled:
+class StageSettled(Struct, frozen=True):
     """Answer to `StageComplete`: the results stand, consumers may be planned."""
 
     stage: int
 
 
-@dataclass(frozen=True)
-class AttemptSucceeded:
+class AttemptSucceeded(Struct, frozen=True):
     """An attempt ended well. The master sets `changed` when a task that ran before now has other bytes."""
 
     id: AttemptId
@@ -62,8 +56,7 @@ class AttemptSucceeded:
     changed: bool = False
 
 
-@dataclass(frozen=True)
-class AttemptFailed:
+class AttemptFailed(Struct, frozen=True):
     """User code or input is to blame: counts against the task's attempts. `fatal`: trying again cannot help."""
 
     id: AttemptId
@@ -72,8 +65,7 @@ class AttemptFailed:
     fatal: bool = False
 
 
-@dataclass(frozen=True)
-class FetchMissed:
+class FetchMissed(Struct, frozen=True):
     """A file that `producer` wrote is gone or damaged: costs this task nothing, the producer runs again."""
 
     id: AttemptId
@@ -81,16 +73,14 @@ class FetchMissed:
     message: str
 
 
-@dataclass(frozen=True)
-class AttemptLost:
+class AttemptLost(Struct, frozen=True):
     """The worker is gone (signal, exit code, node): costs the task nothing up to a generous bound."""
 
     id: AttemptId
     reason: str
 
 
-@dataclass(frozen=True)
-class AttemptProgress:
+class AttemptProgress(Struct, frozen=True):
     """A sign of life: records and bytes read so far by this attempt. `beat` counts the signs."""
 
     id: AttemptId
@@ -99,13 +89,11 @@ class AttemptProgress:
     beat: int = 0
 
 
-@dataclass(frozen=True)
-class CancelRequested:
+class CancelRequested(Struct, frozen=True):
     """The user interrupted the job."""
 
 
-@dataclass(frozen=True)
-class Tick:
+class Tick(Struct, frozen=True):
     """Time passed; `now` is a monotonic reading in seconds."""
 
     now: float
@@ -128,44 +116,38 @@ Event = (
 # --- instructions ----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class PlanStage:
+class PlanStage(Struct, frozen=True):
     """All inputs of the stage are settled: enumerate its tasks, look their results up, answer `StagePlanned`."""
 
     stage: int
 
 
-@dataclass(frozen=True)
-class Launch:
+class Launch(Struct, frozen=True):
     """Start this attempt on this node."""
 
     id: AttemptId
     node: str
 
 
-@dataclass(frozen=True)
-class Cancel:
+class Cancel(Struct, frozen=True):
     """Stop this attempt; whatever it still reports is ignored. `why` is told to the user, unless empty."""
 
     id: AttemptId
     why: str = ""
 
 
-@dataclass(frozen=True)
-class StageComplete:
+class StageComplete(Struct, frozen=True):
     """Every task of the stage (the first `tasks` of them, when a limit was met) has a result."""
 
     stage: int
     tasks: int
 
 
-@dataclass(frozen=True)
-class Publish:
+class Publish(Struct, frozen=True):
     """All stages are settled: publish the outputs."""
 
 
-@dataclass(frozen=True)
-class Fail:
+class Fail(Struct, frozen=True):
     """The job cannot succeed. `message` names the task; `detail` shows the user's frames."""
 
     message: str

@@ -22,7 +22,7 @@ import sysconfig
 import types
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -31,6 +31,7 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 from blake3 import blake3
+from msgspec import Struct
 
 from mr.errors import MillraceError
 from mr.operators.python import name_of
@@ -55,8 +56,7 @@ def digest(*values: object) -> str:
         raise Unfingerprintable("a value contains itself, or is nested too deeply") from None
 
 
-@dataclass(frozen=True)
-class Identity:
+class Identity(Struct, frozen=True):
     """A digest and the named parts it was made of, kept so that a miss can be explained."""
 
     digest: str
@@ -163,9 +163,10 @@ class _Encoder:
             owner = getattr(value, "__self__", None)  # of a bound method: `table.get` depends on the table
             bound = None if isinstance(owner, types.ModuleType) else owner
             return self._seq("builtin", (getattr(value, "__module__", ""), value.__qualname__, bound))
-        if is_dataclass(value):
-            kept = [item for f in fields(value) for item in (f.name, getattr(value, f.name))]
-            return self._seq("dataclass", (type(value), *kept))
+        if isinstance(value, Struct) or is_dataclass(value):
+            names = value.__struct_fields__ if isinstance(value, Struct) else [f.name for f in fields(value)]
+            kept = [item for name in names for item in (name, getattr(value, name))]
+            return self._seq("record", (type(value), *kept))
         return self._reduced(value)
 
     def _function(self, fn: types.FunctionType) -> bytes:

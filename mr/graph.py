@@ -5,22 +5,20 @@ Frozen values: `stages` makes them, `assignment` turns a stage into tasks, `expl
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from mr.plan import Items, Materialized, Read, Write
 from mr.program import GatherHead, OutletSpec, Program, ResolveHead
 
 
-@dataclass(frozen=True)
-class Feed:
+class Feed(Struct, frozen=True):
     """An outlet of a stage."""
 
     stage: int
     outlet: int
 
 
-@dataclass(frozen=True)
-class Exchange:
+class Exchange(Struct, frozen=True):
     """Records on their way from the tasks of some stages, in order, to those of another."""
 
     id: int
@@ -28,8 +26,7 @@ class Exchange:
     feeds: tuple[Feed, ...]
 
 
-@dataclass(frozen=True)
-class Stage:
+class Stage(Struct, frozen=True):
     """Tasks that run one program. `source` is the node read (None behind a shuffle); `inputs` are exchanges.
 
     `sides` are exchanges that every task reads whole; task i reads part i of each of `parts`; `limit_rows`: see
@@ -52,16 +49,14 @@ class Stage:
         return isinstance(self.program.head, GatherHead | ResolveHead)
 
 
-@dataclass(frozen=True)
-class Sink:
+class Sink(Struct, frozen=True):
     """An output and the outlets whose parts it is made of, in order."""
 
     node: Write
     feeds: tuple[Feed, ...]
 
 
-@dataclass(frozen=True)
-class Graph:
+class Graph(Struct, frozen=True):
     """A compiled plan. `collects` are the exchanges that hold the records of `Collect` nodes, in their order."""
 
     stages: tuple[Stage, ...]

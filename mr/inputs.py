@@ -11,12 +11,13 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Final, Protocol
 
 import pyarrow as pa
 from blake3 import blake3
+from msgspec import Struct
+from msgspec.structs import replace
 
 from mr.errors import CorruptInput, InputError, InputNotFound
 from mr.fingerprint import digest
@@ -50,8 +51,7 @@ class Memo(Protocol):
         """Keep the ranges that a file with this stamp has."""
 
 
-@dataclass(frozen=True)
-class Range:
+class Range(Struct, frozen=True):
     """A contiguous part of a file and the BLAKE3 (hex) of its bytes."""
 
     offset: int
@@ -95,8 +95,7 @@ def whole_files(paths: Sequence[str], decompress: bool) -> Iterator[OpenedPiece]
         yield OpenedPiece(PieceRef(file.path, 0, file.size, compression, None, file.store, _refs(file)))
 
 
-@dataclass(frozen=True)
-class _Piece:
+class _Piece(Struct, frozen=True):
     ref: PieceRef
     identity: str
     size: int

@@ -9,6 +9,8 @@ from contextvars import ContextVar
 from pathlib import PurePath
 from typing import Any, Generic, ParamSpec
 
+from msgspec.structs import asdict
+
 from mr.errors import PlanError
 from mr.parameters import Parameter, parameters_of
 from mr.plan import Write, call_site
@@ -31,7 +33,7 @@ def declare(node: Write) -> Output | WriteResult:
     """Inside a job function declare an output, elsewhere write it at once."""
     declared = _declared.get()
     if declared is None:
-        return WriteResult(**vars(current().run({name_of(node.path): node}, name="write")))
+        return WriteResult(**asdict(current().run({name_of(node.path): node}, name="write")))
     declared.append(node)
     return Output(node)
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Final
 
 import pyarrow as pa
+from msgspec import Struct
+from msgspec.structs import replace
 
 from mr.kernels.joined import JoinLayout
 from mr.kernels.keys import buckets, codes, leaves
@@ -185,8 +186,7 @@ def choose(node: Join, size_of: SizeOf, waits: bool, beside: int) -> tuple[str, 
 # --- hot keys --------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class HotKey:
+class HotKey(Struct, frozen=True):
     """A key with so many matches that tasks share its left rows: each has all of its right rows."""
 
     bucket: int

@@ -14,17 +14,18 @@ import threading
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import apsw
 import apsw.sqlite_extra
+import msgspec
+from msgspec import Struct
 
 from mr.errors import JournalError, JournalLocked
 from mr.fingerprint import Identity
 from mr.inputs import Range
-from mr.tasks import Output, PartFile, Rejected, Segment, TaskResult
+from mr.tasks import TaskResult
 
 APPLICATION_ID = 0x6D726A6C  # "mrjl"
 VERSION = 1
@@ -48,8 +49,7 @@ CREATE TABLE event (
 """
 
 
-@dataclass(frozen=True)
-class JobRow:
+class JobRow(Struct, frozen=True):
     """A job as `mr list` shows it. Times are seconds since the epoch; `report` is the result line of the job."""
 
     id: int
@@ -61,8 +61,7 @@ class JobRow:
     report: dict[str, Any]
 
 
-@dataclass(frozen=True)
-class StartedJob:
+class StartedJob(Struct, frozen=True):
     """A job that runs: its number here, the name of its publication (unique everywhere, the same when it is resumed),
     and what was at its destinations when it began."""
 
@@ -71,8 +70,7 @@ class StartedJob:
     versions: Mapping[str, str | None]
 
 
-@dataclass(frozen=True)
-class Publication:
+class Publication(Struct, frozen=True):
     """What a destination was last published with: by which job, as which version, and what was reported."""
 
     job_key: str
@@ -294,17 +292,8 @@ def _checksums() -> str:
 
 
 def result_to_json(result: TaskResult) -> str:
-    """A result as JSON: bytes as hex, segments as lists of their fields in order."""
-    raw = {field.name: getattr(result, field.name) for field in fields(result)}
-    raw["outputs"] = [_output_to_json(output) for output in result.outputs]
-    return json.dumps(raw)
-
-
-def _output_to_json(output: Output) -> dict[str, Any]:
-    raw = {field.name: getattr(output, field.name) for field in fields(output)}
-    raw["segments"] = [(s.bucket, s.run, s.start, s.bytes, s.rows, s.digest) for s in output.segments]
-    raw["parts"] = [(p.folder, p.path, p.rows, p.bytes, p.digest, p.manifest) for p in output.parts]
-    return {name: value.hex() if isinstance(value, bytes) else value for name, value in raw.items()}
+    """A result as JSON: bytes in base64, segments and parts as lists of their fields in order."""
+    return msgspec.json.encode(result).decode()
 
 
 def result_from_json(text: str) -> TaskResult:
@@ -314,15 +303,4 @@ def result_from_json(text: str) -> TaskResult:
     >>> result_from_json(result_to_json(result)) == result
     True
     """
-    raw = json.loads(text)
-    outputs = []
-    for out in raw.pop("outputs"):
-        segments = tuple(Segment(*segment) for segment in out.pop("segments"))
-        parts = tuple(PartFile(*part) for part in out.pop("parts"))
-        out["schema"], out["sample"] = bytes.fromhex(out["schema"]), bytes.fromhex(out["sample"])
-        outputs.append(Output(**out, segments=segments, parts=parts))
-    counters = tuple((name, n) for name, n in raw.pop("counters"))
-    raw |= {name: tuple(raw[name]) for name in ("piece_lines", "timing", "types")}
-    raw["rejected"] = tuple(Rejected(*rejected) for rejected in raw["rejected"])
-    raw["opened"] = tuple((path, digest) for path, digest in raw["opened"])
-    return TaskResult(tuple(outputs), counters, **raw)
+    return msgspec.json.decode(text, type=TaskResult)

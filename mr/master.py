@@ -11,9 +11,10 @@ import os
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 
 import cloudpickle
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from mr import events as ev
 from mr.analysis import StageFigures, figures
@@ -46,8 +47,7 @@ WAIT_SECONDS = 0.5
 TICK_SECONDS = 1.0
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(Struct, frozen=True):
     """What a run left: results by task (every task of every stage), counters, how much was run and reused, and the
     figures of each stage."""
 
@@ -64,8 +64,7 @@ class Outcome:
         return [self.results[TaskId(stage, i)].outputs[outlet] for i in range(self.tasks[stage])]
 
 
-@dataclass
-class _Planned:
+class _Planned(Struct):
     """A stage that has tasks. `twins` are tasks whose input equals that of an earlier one: its result is theirs."""
 
     drafts: list[Draft]

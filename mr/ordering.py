@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from mr.joining import untouched
 from mr.operators.columns import FilterExpr, Select, WithColumns
@@ -50,8 +52,7 @@ def _is_row_wise(op: object, keys: Sequence[str]) -> bool:
     return isinstance(op, FilterExpr) or (isinstance(op, Select | WithColumns) and untouched(op, keys))
 
 
-@dataclass(frozen=True)
-class SortedGroups:
+class SortedGroups(Struct, frozen=True):
     """A grouping, expressions applied to its result, the first one first, and the keys in the order that is wanted."""
 
     group: GroupBy

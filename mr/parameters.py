@@ -8,10 +8,11 @@ import re
 import types
 import typing
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
+
+from msgspec import Struct
 
 from mr.errors import PlanError
 
@@ -35,8 +36,7 @@ REQUIRED = inspect.Parameter.empty
 _UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
 
-@dataclass(frozen=True)
-class Parameter:
+class Parameter(Struct, frozen=True):
     """One parameter of a job function.
 
     `convert` turns one text into one value; `many` takes repeats (a list), `pairs` takes k=v (a dict), `flag` takes no

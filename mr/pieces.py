@@ -6,11 +6,11 @@ import io
 import os
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any, BinaryIO
 
 import pyarrow as pa
 from blake3 import blake3
+from msgspec.structs import replace
 
 from mr.decoding import decoded
 from mr.errors import CorruptInput, InputError

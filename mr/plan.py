@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Final, Literal, get_args
 
 import pyarrow as pa
+from msgspec import Struct, field
 
 from mr.errors import PlanError
 from mr.formats.base import Layout, Reader, Writer
@@ -30,8 +30,7 @@ STRATEGIES: Final = get_args(Strategy)
 PACKAGE = __name__.partition(".")[0]
 
 
-@dataclass(frozen=True)
-class Site:
+class Site(Struct, frozen=True):
     """The user's line that made a node."""
 
     file: str
@@ -52,12 +51,14 @@ def call_site() -> Site:
     return Site(frame.f_code.co_filename, frame.f_lineno)
 
 
-@dataclass(frozen=True, eq=False)
-class Node:
+class _Sited(Struct, frozen=True, eq=False, kw_only=True):
+    site: Site = field(default_factory=call_site)
+
+
+class Node(_Sited, frozen=True, eq=False):
     """Base of all nodes. `shape` is None where only running the plan tells what records it gives."""
 
     shape: Shape | None
-    site: Site = field(default_factory=call_site, kw_only=True)
 
     @property
     def inputs(self) -> tuple[Node, ...]:
@@ -77,8 +78,7 @@ class Node:
         raise PlanError(f"the columns of {hides.label} are not known before it runs; add names= at {hides.site}")
 
 
-@dataclass(frozen=True, eq=False)
-class Read(Node):
+class Read(Node, frozen=True, eq=False):
     """Records from files: `paths` are local paths, folders, globs or URLs, in the order given."""
 
     paths: tuple[str, ...]
@@ -90,16 +90,14 @@ class Read(Node):
         return f"read {', '.join(self.paths)}"
 
 
-@dataclass(frozen=True, eq=False)
-class Items(Node):
+class Items(Node, frozen=True, eq=False):
     """Records that the program itself holds, as one batch. `split_rows` go into a split (None: as many as suits)."""
 
     data: pa.RecordBatch
     split_rows: int | None = None
 
 
-@dataclass(frozen=True, eq=False)
-class Apply(Node):
+class Apply(Node, frozen=True, eq=False):
     """A narrow operator applied to one input."""
 
     input: Node
@@ -114,8 +112,7 @@ class Apply(Node):
         return self.op.label
 
 
-@dataclass(frozen=True, eq=False)
-class Rejected(Node):
+class Rejected(Node, frozen=True, eq=False):
     """What `of` (a reader or a Python operator with on_error="quarantine") left out."""
 
     of: Node
@@ -125,8 +122,7 @@ class Rejected(Node):
         return (self.of,)
 
 
-@dataclass(frozen=True, eq=False)
-class Union(Node):
+class Union(Node, frozen=True, eq=False):
     """All records of the inputs, one input after the other."""
 
     parts: tuple[Node, ...]
@@ -136,8 +132,7 @@ class Union(Node):
         return self.parts
 
 
-@dataclass(frozen=True, eq=False)
-class GroupBy(Node):
+class GroupBy(Node, frozen=True, eq=False):
     """A keyed operator behind a shuffle. `partitions` fixes the number of reduce tasks; a partitioner needs it."""
 
     input: Node
@@ -154,8 +149,7 @@ class GroupBy(Node):
         return f"{self.op.label}({', '.join(self.op.keys)})"
 
 
-@dataclass(frozen=True, eq=False)
-class Join(Node):
+class Join(Node, frozen=True, eq=False):
     """Left and right matched on equal keys."""
 
     left: Node
@@ -172,8 +166,7 @@ class Join(Node):
         return (self.left, self.right)
 
 
-@dataclass(frozen=True, eq=False)
-class Repartition(Node):
+class Repartition(Node, frozen=True, eq=False):
     """The same records in `partitions` tasks: by the hash of the columns `by`, or dealt out in turn where it is ()."""
 
     input: Node
@@ -189,8 +182,7 @@ class Repartition(Node):
         return f"repartition({', '.join(self.by)})"
 
 
-@dataclass(frozen=True, eq=False)
-class Materialized(Node):
+class Materialized(Node, frozen=True, eq=False):
     """Records that lie in run files: part i is read by task i. `of` made them, and makes them again if they are lost.
 
     `keys`: the columns by whose hash they are partitioned, () for none: part i of n holds the rows whose bucket b has
@@ -207,8 +199,7 @@ class Materialized(Node):
         return f"materialized {self.note}"
 
 
-@dataclass(frozen=True, eq=False)
-class CoGroup(Node):
+class CoGroup(Node, frozen=True, eq=False):
     """Groups of equal keys of left and right, given to a function together."""
 
     left: Node
@@ -224,8 +215,7 @@ class CoGroup(Node):
         return f"cogroup({', '.join(self.op.left_on)})"
 
 
-@dataclass(frozen=True, eq=False)
-class Sort(Node):
+class Sort(Node, frozen=True, eq=False):
     """All records in one order over all tasks, ties in input order. `partitions` fixes the number of tasks."""
 
     input: Node
@@ -238,8 +228,7 @@ class Sort(Node):
         return (self.input,)
 
 
-@dataclass(frozen=True, eq=False)
-class First(Node):
+class First(Node, frozen=True, eq=False):
     """The first `count` records; `op` finds them in a task and again among what all tasks found."""
 
     input: Node
@@ -256,8 +245,7 @@ class First(Node):
         return self.op.label
 
 
-@dataclass(frozen=True, eq=False)
-class Write(Node):
+class Write(Node, frozen=True, eq=False):
     """An output: `path` is one file if it ends in the writer's extension, else a folder of parts."""
 
     input: Node
@@ -282,8 +270,7 @@ class Write(Node):
         return self.path.endswith(tuple(known + ending for known in (self.writer.extension, *self.writer.also)))
 
 
-@dataclass(frozen=True, eq=False)
-class Collect(Node):
+class Collect(Node, frozen=True, eq=False):
     """The records themselves, for `take_all` and the other actions."""
 
     input: Node

@@ -6,8 +6,9 @@ A program is a frozen value. All tasks of a stage share one; it is what their fi
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import NamedTuple
+
+from msgspec import Struct
 
 from mr.formats.base import Layout, Reader, Writer
 from mr.formats.compression import EXTENSIONS
@@ -30,8 +31,7 @@ class Port(NamedTuple):
 # --- heads -----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class ReadHead:
+class ReadHead(Struct, frozen=True):
     """Reads a split. `columns`: only these are needed (None: all); `track`: keep where records lie.
 
     `counts_lines`: rejected records will be told by line number, so the lines of each piece must be known.
@@ -44,25 +44,21 @@ class ReadHead:
     counts_lines: bool = False
 
 
-@dataclass(frozen=True)
-class ItemsHead:
+class ItemsHead(Struct, frozen=True):
     """The records of the split itself."""
 
 
-@dataclass(frozen=True)
-class RunHead:
+class RunHead(Struct, frozen=True):
     """Rows as they lie, in producer order: of the run files that the split names, else of buckets of exchange 0."""
 
 
-@dataclass(frozen=True)
-class GroupHead:
+class GroupHead(Struct, frozen=True):
     """Applies a keyed operator to a range of buckets of exchange 0."""
 
     op: Grouped
 
 
-@dataclass(frozen=True)
-class JoinHead:
+class JoinHead(Struct, frozen=True):
     """Joins a range of buckets of exchanges 0 and 1.
 
     `narrow`: the exchanges are whole and in key order, and these operators are applied to each side first.
@@ -72,15 +68,13 @@ class JoinHead:
     narrow: tuple[tuple[Narrow, ...], ...] | None = None
 
 
-@dataclass(frozen=True)
-class CoGroupHead:
+class CoGroupHead(Struct, frozen=True):
     """Applies an operator over two inputs to the groups of equal keys of a range of buckets of exchanges 0 and 1."""
 
     op: CoGroups
 
 
-@dataclass(frozen=True)
-class SortHead:
+class SortHead(Struct, frozen=True):
     """Merges a range of the sorted runs of exchange 0. `partitions`: there are so many ranges.
 
     `op`: goes through a keyed operator of these keys; a range has all rows of its keys.
@@ -92,15 +86,13 @@ class SortHead:
     op: Grouped | None = None
 
 
-@dataclass(frozen=True)
-class GatherHead:
+class GatherHead(Struct, frozen=True):
     """All rows of exchange 0 in producer order, through a keyed operator without keys if there is one."""
 
     op: Grouped | None = None
 
 
-@dataclass(frozen=True)
-class ResolveHead:
+class ResolveHead(Struct, frozen=True):
     """Rejected records of exchange 0, their positions turned into path, offset and line."""
 
 
@@ -110,8 +102,7 @@ Head = ReadHead | ItemsHead | RunHead | GroupHead | JoinHead | CoGroupHead | Sor
 # --- the tree --------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(Struct, frozen=True):
     """A narrow operator fed from a port. `track`: somebody behind it wants to know where records lie."""
 
     source: Port
@@ -122,8 +113,7 @@ class Step:
 # --- outlets ---------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class HashOutlet:
+class HashOutlet(Struct, frozen=True):
     """Rows into hash buckets of `keys`, sorted by (bucket, keys, `sort_by`), combined by blocks first.
 
     `buckets` are constant for a class of input sizes (`sizing.bucket_count`). `partitions` replaces them by so many;
@@ -146,8 +136,7 @@ class HashOutlet:
         return self.buckets if self.partitions is None else self.partitions
 
 
-@dataclass(frozen=True)
-class RangeOutlet:
+class RangeOutlet(Struct, frozen=True):
     """Sorted runs with an index of first keys, for a global sort; with a combiner, of rows to be grouped by `by`."""
 
     by: tuple[str, ...]
@@ -155,16 +144,14 @@ class RangeOutlet:
     combiner: Combiner | None = None
 
 
-@dataclass(frozen=True)
-class GatherOutlet:
+class GatherOutlet(Struct, frozen=True):
     """Rows as they come, for one reader of all. A combiner without keys leaves a row even for no input of `shape`."""
 
     combiner: Combiner | None = None
     shape: Shape | None = None
 
 
-@dataclass(frozen=True)
-class PartOutlet:
+class PartOutlet(Struct, frozen=True):
     """Part files of an output; written to `store` if that is set, else under the scratch root.
 
     `shape` is that of its rows as far as the plan knows: what a part without rows is written with.
@@ -184,16 +171,14 @@ class PartOutlet:
 OutletSpec = HashOutlet | RangeOutlet | GatherOutlet | PartOutlet
 
 
-@dataclass(frozen=True)
-class Outlet:
+class Outlet(Struct, frozen=True):
     """An outlet and the port that feeds it."""
 
     source: Port
     spec: OutletSpec
 
 
-@dataclass(frozen=True)
-class Sites:
+class Sites(Struct, frozen=True):
     """The user's lines ("job.py:12") that made the head of a program, its steps and its outlets."""
 
     head: str = ""
@@ -201,8 +186,7 @@ class Sites:
     outlets: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Program:
+class Program(Struct, frozen=True):
     """A head, steps in an order in which each comes after what feeds it, and outlets.
 
     `sites`: the user's lines that made them, for messages; no part of any identity.

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from msgspec import Struct
+from msgspec.structs import replace
 
 from mr.events import AttemptProgress
 from mr.tasks import AttemptId, TaskResult
 
 
-@dataclass(frozen=True)
-class StageProgress:
+class StageProgress(Struct, frozen=True):
     """One stage: tasks (`total` None before it is planned), records and bytes read by tasks that ended."""
 
     id: int
@@ -21,8 +21,7 @@ class StageProgress:
     bytes: int = 0
 
 
-@dataclass(frozen=True)
-class Snapshot:
+class Snapshot(Struct, frozen=True):
     """All stages, what running attempts report, what went wrong so far and what the user should know (a line each)."""
 
     stages: tuple[StageProgress, ...]
@@ -62,5 +61,5 @@ class Snapshot:
 
     def _with(self, stage: int, **changes: object) -> Snapshot:
         stages = list(self.stages)
-        stages[stage] = replace(stages[stage], **changes)  # type: ignore[arg-type]
+        stages[stage] = replace(stages[stage], **changes)
         return replace(self, stages=tuple(stages))

@@ -13,12 +13,12 @@ import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from blake3 import blake3
+from msgspec import Struct
 
 from mr.errors import OutputError, PlanError
 from mr.outlets import digest_file
@@ -41,8 +41,7 @@ from mr.tasks import Output, PartFile
 SUCCESS = "_SUCCESS"
 
 
-@dataclass(frozen=True)
-class Target:
+class Target(Struct, frozen=True):
     """An output of a job: where, how, and whether it is one file. `extension` is that of its parts."""
 
     path: str
@@ -56,8 +55,7 @@ class Target:
         return destination(self.path)
 
 
-@dataclass(frozen=True)
-class Part:
+class Part(Struct, frozen=True):
     """A file of an output and its name there, as `day=2026-01-01/part-00000.csv` ("" for a single file)."""
 
     name: str
@@ -241,8 +239,7 @@ def publish(
     return [(version_of(target) or "", report) for target, report in reports]
 
 
-@dataclass(frozen=True)
-class Staged:
+class Staged(Struct, frozen=True):
     """An output that is ready: `finish` makes it appear; `folder` is where it waits (None: nowhere of ours)."""
 
     finish: Callable[[], None]

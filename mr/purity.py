@@ -18,12 +18,12 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final, Literal
 
 from blake3 import blake3
+from msgspec import Struct, field
 
 from mr.fingerprint import library_roots
 from mr.storage import stamp_of
@@ -121,8 +121,7 @@ def still_pure(report: Mapping[str, Any]) -> bool:
 # --- watching --------------------------------------------------------------------------------------------------------
 
 
-@dataclass
-class Watch:
+class Watch(Struct):
     """What the user code of one task did so far. `stamps`: what the files looked like when they were opened; `earlier`
     those that tasks of its program opened before in this process, and may have kept the content of."""
 

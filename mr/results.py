@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct, field, to_builtins
 
 if TYPE_CHECKING:
     from mr.master import Outcome
 
 
-@dataclass(frozen=True)
-class OutputReport:
+class OutputReport(Struct, frozen=True):
     """A published output: how many files, rows and bytes, and the BLAKE3 over the digests of its parts."""
 
     path: str
@@ -22,8 +22,7 @@ class OutputReport:
     digest: str
 
 
-@dataclass(frozen=True)
-class JobResult:
+class JobResult(Struct, frozen=True):
     """What a job did. `state` is "done" or "up to date"; `seconds` is wall time; `troubles` what was survived; `notes`
     what keeps results from being reused. Tasks and counters are those of the actions inside the job function, too.
 
@@ -40,11 +39,14 @@ class JobResult:
     troubles: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     job: int = 0
-    stages: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
+    stages: tuple[Mapping[str, Any], ...] = ()
+
+    def __repr__(self) -> str:
+        shown = (name for name in self.__struct_fields__ if name != "stages")  # which are long
+        return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name)!r}' for name in shown)})"
 
 
-@dataclass(frozen=True)
-class WriteResult(JobResult):
+class WriteResult(JobResult, frozen=True):
     """What a `write_` method outside of a job did: the result of a job of one output, and what is said of that.
 
     >>> import mr, tempfile
@@ -86,8 +88,7 @@ class WriteResult(JobResult):
         return self.output.digest
 
 
-@dataclass
-class Spent:
+class Spent(Struct):
     """What actions inside a job function ran and counted."""
 
     tasks_run: int = 0
@@ -105,14 +106,14 @@ class Spent:
 
 def report_of(result: JobResult) -> dict[str, Any]:
     """A result as plain values, for JSON."""
-    return {**asdict(result), "outputs": {key: asdict(value) for key, value in result.outputs.items()}}
+    return dict(to_builtins(result))
 
 
 def result_of(
     outcome: Outcome, spent: Spent, reports: Mapping[str, OutputReport], seconds: float, job: int
 ) -> JobResult:
     """The result of a job from its last run and from what its actions ran before."""
-    stages = tuple(asdict(stage) for stage in outcome.stages)
+    stages = tuple(to_builtins(stage) for stage in outcome.stages)
     troubles, notes = outcome.snapshot.troubles, outcome.snapshot.notes
     spent.add(outcome, seconds)
     counters = dict(sorted(spent.counters.items()))

@@ -14,16 +14,16 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from enum import Enum
+
+from msgspec import Struct, field
 
 from mr import events as ev
 from mr.options import ATTEMPTS_MAX, LOST_MAX, NO_PROGRESS_SECONDS
 from mr.tasks import AttemptId, TaskId
 
 
-@dataclass(frozen=True)
-class StageShape:
+class StageShape(Struct, frozen=True):
     """What the scheduler knows of a stage: the stages it reads, and whether it publishes parts of an output.
 
     `limit_rows`: the first tasks whose first outlet together has this many rows are enough.
@@ -54,8 +54,7 @@ class StageState(Enum):
     SETTLED = "settled"
 
 
-@dataclass
-class _Task:
+class _Task(Struct):
     id: TaskId
     needs: tuple[TaskId, ...]
     state: TaskState = TaskState.PENDING

@@ -6,10 +6,10 @@ Tasks find out the types of their records one by one; here they are made one. Pu
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+from msgspec import Struct
 
 from mr.assignment import hashed_apart, read_schema
 from mr.errors import JobFailed, TypeConflict
@@ -53,8 +53,7 @@ def waiting(graph: Graph) -> dict[int, frozenset[int]]:
     return {stage: frozenset(others) for stage, others in found.items()}
 
 
-@dataclass(frozen=True)
-class Left:
+class Left(Struct, frozen=True):
     """What a stage left at an outlet. `all`: also what others did that feed the same end, as far as they are complete;
     `final`: that of those which are settled, so that it cannot be written again. `asked`: the schema that it was told
     to write.

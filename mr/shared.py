@@ -12,12 +12,12 @@ import tempfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import cloudpickle
 from blake3 import blake3
+from msgspec import Struct
 
 from mr.errors import InputError, InputNotFound, PlanError
 from mr.fingerprint import Unfingerprintable, digest
@@ -124,8 +124,7 @@ def _kept(blocks: Iterable[Any], name: str) -> tuple[Path, str]:
 # --- values ----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Broadcast(Generic[T]):
+class Broadcast(Struct, Generic[T], frozen=True):
     """The handle of a broadcast value, which lies pickled at `path`."""
 
     path: str

@@ -16,18 +16,17 @@ import sys
 import types
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from blake3 import blake3
+from msgspec import Struct
 
 from mr.errors import PlanError
 
 INDEX = "sources.json"
 
 
-@dataclass(frozen=True)
-class Source:
+class Source(Struct, frozen=True):
     """A module's original file and its text."""
 
     file: Path

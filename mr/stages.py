@@ -8,10 +8,10 @@ the tasks of a stage once everything it reads is known.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import replace
 from functools import cache
 
 import polars as pl
+from msgspec.structs import replace
 
 from mr.drafting import StageDraft, finished
 from mr.errors import PlanError

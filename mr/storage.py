@@ -14,10 +14,11 @@ import shutil
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+
+from msgspec import Struct
 
 import dfs
 from mr.errors import InputError, InputNotFound, OutputError, PlanError
@@ -33,8 +34,7 @@ SCHEME = "dfs://"
 NO_STORE = 10
 
 
-@dataclass(frozen=True)
-class InputFile:
+class InputFile(Struct, frozen=True):
     """One file of an input. `stamp` changes when the file does: inode, size and mtime, or a version of its store."""
 
     path: str
@@ -255,8 +255,7 @@ def store_keep(store: str, manifest: str) -> bool:
         return False
 
 
-@dataclass(frozen=True)
-class StoreChange:
+class StoreChange(Struct, frozen=True):
     """One output in the store: manifests (JSON) by name; the name "" is a single file. `version`: what was there."""
 
     path: str

@@ -10,11 +10,11 @@ from collections import Counter as Counts
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 
-@dataclass
-class Context:
+class Context(Struct):
     """The task that the calling function runs in. `seed` is its fingerprint, `attempt` names the try, `spilled` counts
     the bytes that did not fit its memory."""
 

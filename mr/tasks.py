@@ -8,8 +8,9 @@ segments of an exchange that later tasks read, or a part of an output.
 from __future__ import annotations
 
 import builtins
-from dataclasses import dataclass, field
 from typing import NamedTuple
+
+from msgspec import Struct
 
 
 class TaskId(NamedTuple):
@@ -40,8 +41,7 @@ class AttemptId(NamedTuple):
 # --- what a task reads -----------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class PieceRef:
+class PieceRef(Struct, frozen=True):
     """A contiguous part of one input file. `length` counts stored bytes; `chunks` are set for files of the store.
 
     `compression` is the codec that the bytes are in (None: plain); `row_groups` selects those of a Parquet file. Of a
@@ -59,8 +59,7 @@ class PieceRef:
     digest: str = ""
 
 
-@dataclass(frozen=True)
-class Split:
+class Split(Struct, frozen=True):
     """The input of one source task. `identity` names its content; equal identities are equal records.
 
     `items` holds the records themselves (an Arrow IPC stream) where they come from the program, not from files; `run`
@@ -74,8 +73,7 @@ class Split:
     run: ExchangeInput | None = None
 
 
-@dataclass(frozen=True, slots=True)  # a master may hold millions
-class Segment:
+class Segment(Struct, frozen=True, array_like=True, gc=False):  # a master may hold millions
     """The rows of one bucket of one run: `rows` from `start`; `digest` is XXH3-128 as 32 hex digits."""
 
     bucket: int
@@ -86,23 +84,20 @@ class Segment:
     digest: str
 
 
-@dataclass(frozen=True)
-class SourceFile:
+class SourceFile(Struct, frozen=True):
     """The run file of one producer, relative to the scratch root. `producer` is for fetch failures and messages."""
 
     producer: TaskId
     path: str
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(Struct, frozen=True):
     """Where the records of one split lie: for each piece its path, byte offset, and line number base (from 0)."""
 
     pieces: tuple[tuple[str, int, int], ...]
 
 
-@dataclass(frozen=True)
-class Cut:
+class Cut(Struct, frozen=True):
     """A boundary of a global sort: rows before (key, producer, run, row) lie on its left."""
 
     key: bytes  # IPC stream of one row
@@ -111,8 +106,7 @@ class Cut:
     row: int
 
 
-@dataclass(frozen=True)
-class ExchangeInput:
+class ExchangeInput(Struct, frozen=True):
     """What a task reads of one exchange: files in producer order, all records cast to `schema` (serialised Arrow).
 
     `buckets` is the half-open range the task covers; `lower` and `upper` bound a range of a sorted exchange, None is
@@ -128,19 +122,18 @@ class ExchangeInput:
     buckets: tuple[int, int] = (0, 1)
     lower: Cut | None = None
     upper: Cut | None = None
-    spans: builtins.bytes = field(default=b"", repr=False)
+    spans: builtins.bytes = b""
     places: tuple[Place, ...] = ()
 
 
-@dataclass(frozen=True)
-class TaskSpec:
+class TaskSpec(Struct, frozen=True):
     """Everything a worker needs to run a task: the pickled program of its stage and the input of this task.
 
     `code` names the snapshot that the program's modules are imported from ("" for none).
     """
 
     id: TaskId
-    program: bytes = field(repr=False)
+    program: bytes
     program_digest: str
     fingerprint: str
     code: str = ""
@@ -153,8 +146,7 @@ class TaskSpec:
 # --- what a task leaves ----------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class PartFile:
+class PartFile(Struct, frozen=True, array_like=True):
     """A file that a task left of an output: `folder` of the output that it belongs in ("" for none), and its BLAKE3.
 
     `path` is relative to the scratch root ("" for a file in a store, where `manifest` is the store's).
@@ -168,8 +160,7 @@ class PartFile:
     manifest: str = ""
 
 
-@dataclass(frozen=True)
-class Output:
+class Output(Struct, frozen=True):
     """What one outlet of a task left: a run file (`path`, `segments`) or files of an output (`parts`).
 
     `path` is relative to the scratch root of the node that ran the task ("" where no run file was written); `schema` is
@@ -196,8 +187,7 @@ class Rejected(NamedTuple):
     error: str = ""
 
 
-@dataclass(frozen=True)
-class TaskResult:
+class TaskResult(Struct, frozen=True):
     """The recorded result of a task. `piece_lines` counts the records of each piece, for line numbers.
 
     `rejected`: what the head and then each step left out. `timing`: seconds by kind of work
@@ -226,8 +216,7 @@ class TaskResult:
         return tuple((*(s.digest for s in out.segments), *(p.digest for p in out.parts)) for out in self.outputs)
 
 
-@dataclass(frozen=True)
-class Attempt:
+class Attempt(Struct, frozen=True):
     """A task given to an executor. `folder` is the working directory: what relative paths mean."""
 
     id: AttemptId

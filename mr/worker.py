@@ -16,11 +16,11 @@ import time
 import traceback
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+from msgspec.structs import replace
 
 from mr import purity, snapshot
 from mr import task_context as context

@@ -12,9 +12,10 @@ import os
 import random
 import shutil
 import threading
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
+
+from msgspec import Struct, field
 
 from dfs.disk import Bytes, Disk, DiskFile, StrPath, SyncFailed
 
@@ -29,16 +30,14 @@ class PowerCut(BaseException):
     """The machine went off in the middle of an operation; no handler of errors runs on it."""
 
 
-@dataclass
-class _Failure:
+class _Failure(Struct):
     operation: Operation
     error: int
     skip: int
     times: int | None
 
 
-@dataclass
-class _NameChange:
+class _NameChange(Struct):
     """One operation's effect on names, all of it or none; `sync_folder` takes out what has become durable."""
 
     states: dict[str, _State] = field(default_factory=dict)

@@ -10,15 +10,15 @@ know (a sum of durations has a state of durations), so steps need no schema besi
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from mr.abstract import AbstractStruct
 from mr.errors import TypeConflict
 from mr.kernels import group
 from mr.kernels.keys import Ints, codes, normalise_keys
@@ -31,8 +31,7 @@ INPUT_SUFFIX = ".in"
 """`agg(total=...)` puts what it aggregates into the column `total.in`; messages name it `total`."""
 
 
-@dataclass(frozen=True, eq=False)
-class Aggregation(ABC):
+class Aggregation(AbstractStruct, frozen=True, eq=False):
     """One aggregate of `column`: a column name, an expression (the compiler makes it a column first) or None (rows)."""
 
     column: str | pl.Expr | None
@@ -75,7 +74,7 @@ class Aggregation(ABC):
         return TypeConflict(f"{self.name} of {self.of}: values of type {display(dtype)} {reason}")
 
 
-class Ordered(Aggregation):
+class Ordered(Aggregation, frozen=True, eq=False):
     """An aggregate of all values of a group, which may be more than memory holds.
 
     Its values travel as rows of their own and reach `walk` behind the states of their group: docs/decisions/0030.

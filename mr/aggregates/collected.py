@@ -13,7 +13,7 @@ from mr.kernels.keys import Ints
 from mr.kernels.types import plain
 
 
-class First(Aggregation):
+class First(Aggregation, frozen=True, eq=False):
     """The value of the first row, null if it is null. State: the `value`, and whether there was a row at all."""
 
     name = "first"
@@ -38,7 +38,7 @@ class First(Aggregation):
         return {"value": column.take(pa.array(rows, mask=rows < 0)), "any": pa.array(rows >= 0)}
 
 
-class Last(First):
+class Last(First, frozen=True, eq=False):
     """The value of the last row, null if it is null."""
 
     name = "last"
@@ -48,7 +48,7 @@ class Last(First):
         return np.where(rows < 0, rows, len(ids) - 1 - rows)
 
 
-class Collect(Ordered):
+class Collect(Ordered, frozen=True, eq=False):
     """All values in row order, nulls included, as a list; of no rows the empty list."""
 
     name, parts, sorts = "collect", (), False

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
 
@@ -22,8 +21,11 @@ from mr.kernels.rows import row_class, shape_of
 from mr.kernels.types import PICKLE
 
 
-@dataclass(frozen=True, eq=False)
-class Aggregate(Aggregation):
+class _OfColumn(Aggregation, frozen=True, eq=False, kw_only=True):
+    column: str | pl.Expr
+
+
+class Aggregate(_OfColumn, frozen=True, eq=False):
     """An aggregate made of three functions of yours.
 
     `partial(values)` turns the list of a group's values in one block of rows (None for null) into a state,
@@ -47,7 +49,6 @@ class Aggregate(Aggregation):
     partial: Callable[[list[Any]], Any]
     merge: Callable[[Any, Any], Any]
     final: Callable[[Any], Any]
-    column: str | pl.Expr = field(kw_only=True)
     name, parts = "Aggregate", ("state",)
 
     def __post_init__(self) -> None:

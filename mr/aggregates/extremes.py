@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,7 +13,7 @@ from mr.kernels.keys import Ints, canonical, key_problem
 from mr.kernels.sort import number_part, order_by, parts_of
 
 
-class Extreme(Aggregation):
+class Extreme(Aggregation, frozen=True, eq=False):
     """Base of min and max. State: the value so far."""
 
     largest: ClassVar[bool]
@@ -39,19 +38,19 @@ class Extreme(Aggregation):
         return {self.name: column.take(pa.array(rows, mask=rows < 0))}
 
 
-class Min(Extreme):
+class Min(Extreme, frozen=True, eq=False):
     """The smallest non-null value, of any type with an order; NaN only if there is nothing else."""
 
     name, parts, largest = "min", ("min",), False
 
 
-class Max(Extreme):
+class Max(Extreme, frozen=True, eq=False):
     """The largest non-null value, of any type with an order; NaN if there is one."""
 
     name, parts, largest = "max", ("max",), True
 
 
-class _Truth(Extreme):
+class _Truth(Extreme, frozen=True, eq=False):
     def output_type(self, input_type: pa.DataType) -> pa.DataType:
         if not (pa.types.is_boolean(input_type) or pa.types.is_null(input_type)):
             example = f'mr.{self.name}(pl.col("x") > 0)'
@@ -59,20 +58,19 @@ class _Truth(Extreme):
         return input_type
 
 
-class AnyTrue(_Truth):
+class AnyTrue(_Truth, frozen=True, eq=False):
     """Whether a value is true; null if there are only nulls."""
 
     name, parts, largest = "any", ("any",), True
 
 
-class AllTrue(_Truth):
+class AllTrue(_Truth, frozen=True, eq=False):
     """Whether no value is false; null if there are only nulls."""
 
     name, parts, largest = "all", ("all",), False
 
 
-@dataclass(frozen=True, eq=False)
-class TopK(Aggregation):
+class TopK(Aggregation, frozen=True, eq=False):
     """The `k` largest (or smallest) non-null values, in that order. State: the list itself."""
 
     k: int

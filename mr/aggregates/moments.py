@@ -16,7 +16,7 @@ from mr.kernels import group
 from mr.kernels.keys import Ints, null_mask
 
 
-class Variance(Aggregation):
+class Variance(Aggregation, frozen=True, eq=False):
     """The variance of the non-null values with n - 1 degrees of freedom as float64; null for fewer than two.
 
     State: `n`, the `mean` and `m2`, the sum of squared deviations from it.
@@ -71,7 +71,7 @@ class Variance(Aggregation):
         return False
 
 
-class Deviation(Variance):
+class Deviation(Variance, frozen=True, eq=False):
     """The square root of the variance."""
 
     name = "std"

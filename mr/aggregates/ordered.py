@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from mr.kernels import group
 from mr.kernels.keys import Ints, canonical, key_problem
 
 
-class CountDistinct(Ordered):
+class CountDistinct(Ordered, frozen=True, eq=False):
     """How many different non-null values there are, exactly; int64."""
 
     name, parts = "count_distinct", ()
@@ -51,8 +50,7 @@ class CountDistinct(Ordered):
         return pa.int64()
 
 
-@dataclass(frozen=True, eq=False)
-class Quantile(Ordered):
+class Quantile(Ordered, frozen=True, eq=False):
     """Quantiles of the non-null values by linear interpolation (type 7 of Hyndman and Fan, 1996); float64.
 
     `q` is one or several from 0 to 1; several give a list. State: `n`, how many values there are, which is known before

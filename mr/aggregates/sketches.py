@@ -6,7 +6,6 @@ was combined by, which are constant, and on nothing else.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,7 +17,7 @@ from mr.kernels import group, sketches
 from mr.kernels.keys import Ints, canonical, hashes, key_problem
 
 
-class ApproxDistinct(Aggregation):
+class ApproxDistinct(Aggregation, frozen=True, eq=False):
     """About how many different non-null values there are; int64. State: the registers that are not zero, see `kernels`.
 
     Registers are united by their maximum, so the estimate is the same however the rows are divided.
@@ -52,8 +51,7 @@ class ApproxDistinct(Aggregation):
         return {"registers": group.lists(pa.array(entries), ids, groups)}
 
 
-@dataclass(frozen=True, eq=False)
-class ApproxQuantile(Aggregation):
+class ApproxQuantile(Aggregation, frozen=True, eq=False):
     """About the quantiles of the non-null values; float64. State: the clusters of each block, `means` and `weights`."""
 
     q: float | tuple[float, ...]
@@ -87,8 +85,7 @@ class ApproxQuantile(Aggregation):
         return pa.large_list(pa.float64()) if isinstance(self.q, tuple) else pa.float64()
 
 
-@dataclass(frozen=True, eq=False)
-class Histogram(Aggregation):
+class Histogram(Aggregation, frozen=True, eq=False):
     """How many values fall between neighbouring `edges`; a list of int64. State: the bins that are not empty."""
 
     edges: tuple[float, ...]

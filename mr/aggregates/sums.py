@@ -14,7 +14,7 @@ from mr.kernels import group
 from mr.kernels.keys import Ints, canonical, null_mask
 
 
-class Count(Aggregation):
+class Count(Aggregation, frozen=True, eq=False):
     """Rows, or the non-null values of a column; int64."""
 
     name, parts = "count", ("n",)
@@ -33,7 +33,7 @@ class Count(Aggregation):
         return pa.int64()
 
 
-class Sum(Aggregation):
+class Sum(Aggregation, frozen=True, eq=False):
     """The sum of the non-null values, null if there are none: exact for integers, booleans (the number of true),
     durations and decimals, in row order for floats.
 
@@ -103,7 +103,7 @@ class Sum(Aggregation):
         return {"sum": total, "carry": pa.array(carry, mask=none)}
 
 
-class Mean(Sum):
+class Mean(Sum, frozen=True, eq=False):
     """The mean of the non-null values as float64 (durations: duration, half to even), null if there are none.
 
     Integers are summed exactly and divided once, correctly rounded.

@@ -5,12 +5,12 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from numbers import Integral
 from typing import Any, NoReturn
 
 import polars as pl
 import pyarrow as pa
+from msgspec.structs import replace
 
 from mr.errors import PlanError
 from mr.kernels.frames import column as exactly

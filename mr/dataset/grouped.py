@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import polars as pl
 import pyarrow as pa
+from msgspec.structs import replace
 
 import mr.aggregates
 from mr.aggregates import INPUT_SUFFIX, Aggregation, Ordered

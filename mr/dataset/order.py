@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from mr.dataset.actions import first_rows
 from mr.dataset.arguments import key_columns, ordering, partition_count, united, whole

@@ -16,7 +16,8 @@ import os
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from mr.errors import ExecutorError
 from mr.events import AttemptFailed, AttemptLost, AttemptProgress, AttemptSucceeded, FetchMissed
@@ -26,8 +27,7 @@ from mr.tasks import Attempt, AttemptId
 AttemptEvent = AttemptSucceeded | AttemptFailed | AttemptLost | AttemptProgress | FetchMissed
 
 
-@dataclass(frozen=True)
-class NodeInfo:
+class NodeInfo(Struct, frozen=True):
     """A place that runs attempts: how many at a time, and the bytes of memory that each may use."""
 
     id: str

@@ -12,10 +12,11 @@ import signal
 import socket
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from multiprocessing import connection
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 from mr.errors import ExecutorError
 from mr.events import AttemptLost, AttemptProgress
@@ -32,8 +33,7 @@ from mr.tasks import Attempt, AttemptId
 NODE = "local"
 
 
-@dataclass
-class _Worker:
+class _Worker(Struct):
     number: int
     link: Any  # connection.Connection
     pid: int = 0

@@ -24,9 +24,10 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 from mr.errors import ExecutorError
 from mr.events import AttemptLost, AttemptProgress
@@ -83,8 +84,7 @@ class _Worker:
         _internal_kv_put(self._mailbox, pickle.dumps((event, peak_kib)), namespace=REPORTS)
 
 
-@dataclass
-class _Slot:
+class _Slot(Struct):
     """One worker at a time. `pid` and `result` are references to what the actor will answer."""
 
     mailbox: bytes

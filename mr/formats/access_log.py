@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -25,8 +24,7 @@ if TYPE_CHECKING:
 FORMATS = ("combined", "common")
 
 
-@dataclass(frozen=True)
-class AccessLogReader(Reader):
+class AccessLogReader(Reader, frozen=True):
     r"""Requests as rows: host, identity, user, time (UTC), method, url, protocol, status, bytes, referrer, agent.
 
     `format` is "combined", "common" (without the last two) or a regular expression with named groups that matches

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO, ClassVar, Final, Literal
 
 import numpy as np
@@ -110,8 +109,7 @@ def _open(file: BinaryIO, path: str) -> pa.RecordBatchFileReader | pa.RecordBatc
         raise CorruptInput(path, 0, f"not a readable Arrow IPC file or stream: {error}") from error
 
 
-@dataclass(frozen=True)
-class ArrowReader(Reader):
+class ArrowReader(Reader, frozen=True):
     """Record batches as rows, or as values where values were written.
 
     `pinned`: the schema that all files must have (null < T, int64 < float64 allowed). Origins have offset 0 and the
@@ -187,8 +185,7 @@ def _cast(array: pa.Array, field: pa.Field, path: str) -> pa.Array:
         raise InputError(f"{path}: {error}") from error
 
 
-@dataclass(frozen=True)
-class ArrowWriter(Writer):
+class ArrowWriter(Writer, frozen=True):
     """An IPC file of record batches of exactly `ARROW_BATCH_ROWS` rows.
 
     The bytes depend on the rows, the schema and pyarrow's version only.

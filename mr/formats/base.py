@@ -1,17 +1,19 @@
 """The contract between storage, which finds and opens bytes, and the formats, which turn bytes into batches and back.
 
-A reader is a frozen dataclass of plain values: it is part of fingerprints and travels to workers. It never opens
+A reader is a frozen `Struct` of plain values: it is part of fingerprints and travels to workers. It never opens
 paths itself: it gets a `Piece`, a contiguous part of one file whose bytes start and end at record boundaries
 (whole files where `cut` is "file").
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO, ClassVar, Literal, Protocol
 
+from msgspec import Struct
+
+from mr.abstract import AbstractStruct
 from mr.formats.compression import Codec
 
 if TYPE_CHECKING:
@@ -61,8 +63,8 @@ class Rejects(Protocol):
     def __call__(self, origins: Origins, raws: list[bytes], errors: list[str]) -> None: ...
 
 
-class Reader(ABC):
-    """Turns a piece into batches. Subclasses are frozen dataclasses of plain values."""
+class Reader(AbstractStruct, frozen=True):
+    """Turns a piece into batches. Subclasses hold plain values."""
 
     decompress: ClassVar[bool] = True  # storage decompresses .gz/.bz2/.xz/.zst before `read` sees the bytes
 
@@ -108,8 +110,8 @@ class Reader(ABC):
         """
 
 
-class Writer(ABC):
-    """Turns batches into the bytes of one part file. Subclasses are frozen dataclasses of plain values."""
+class Writer(AbstractStruct, frozen=True):
+    """Turns batches into the bytes of one part file. Subclasses hold plain values."""
 
     extension: ClassVar[str]  # of part files, with the dot: ".parquet"
     also: ClassVar[tuple[str, ...]] = ()  # other extensions that name one file of this format
@@ -126,8 +128,7 @@ class Writer(ABC):
         """
 
 
-@dataclass(frozen=True)
-class Layout:
+class Layout(Struct, frozen=True):
     """How the rows of an output become files, whatever their format.
 
     `partition_by`: columns whose values name folders instead of being in the files. `part_bytes_max`: a task begins a

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -17,8 +16,7 @@ if TYPE_CHECKING:
     from mr.formats.base import Piece, Rejects
 
 
-@dataclass(frozen=True)
-class BinaryFileReader(Reader):
+class BinaryFileReader(Reader, frozen=True):
     """Whole files, as they are stored, as rows (path, bytes).
 
     >>> BinaryFileReader().schema().names

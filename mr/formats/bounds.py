@@ -7,10 +7,10 @@ import io
 import json
 import operator
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any, Final
 
 import polars as pl
+from msgspec import Struct
 
 _COMPARISONS: Final[dict[str, Callable[[Any, Any], bool]]] = {
     "Lt": operator.lt,
@@ -22,8 +22,7 @@ _KINDS: Final = (int, str, dt.datetime, dt.date)
 """No floats: to compare with them Polars rounds integers."""
 
 
-@dataclass(frozen=True)
-class Bound:
+class Bound(Struct, frozen=True):
     """Rows pass only where `column` compares so with `value`; `comparison` is a key of `_COMPARISONS`, or "Eq"."""
 
     column: str

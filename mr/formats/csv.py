@@ -10,7 +10,6 @@ import csv
 import functools
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, BinaryIO, ClassVar, Final
 
@@ -182,8 +181,7 @@ def _closed_line(delimiter: str) -> re.Pattern[bytes]:
     return re.compile(field + b"(?:" + end + field + b")*+", re.DOTALL)
 
 
-@dataclass(frozen=True)
-class CsvReader(Reader):
+class CsvReader(Reader, frozen=True):
     """Records as rows of the columns `pinned`, whose types every line must fit; see `infer_csv`.
 
     With `header` the first line of each file must name just these columns. A field that equals one of `null_values`
@@ -332,8 +330,7 @@ def _refuse_unwritable(schema: pa.Schema, call: str, cure: str) -> None:
             raise PlanError(f"{call}: column {field.name!r} is {display(type_)}, which CSV cannot hold; {cure}")
 
 
-@dataclass(frozen=True)
-class CsvWriter(Writer):
+class CsvWriter(Writer, frozen=True):
     """A header line, then a line a record; fields are quoted where they must be, null is an empty field.
 
     Bytes are written as text with escapes, see `mr.kernels.escapes`.

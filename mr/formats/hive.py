@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 import pyarrow as pa
+from msgspec.structs import replace
 
 from mr.batch import Batch, kind_of, with_kind
 from mr.errors import InputError
@@ -44,8 +44,7 @@ def recorded_schema(schema: pa.Schema) -> pa.Schema | None:
     return None if raw is None else pa.ipc.read_schema(pa.py_buffer(base64.b64decode(raw)))
 
 
-@dataclass(frozen=True)
-class PartitionedReader(Reader):
+class PartitionedReader(Reader, frozen=True):
     """What `inner` reads, with the columns of `pinned` that it lacks, told by the folders of a file's path."""
 
     inner: Reader

@@ -6,7 +6,6 @@ import datetime as dt
 import decimal
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, Final
 
@@ -95,8 +94,7 @@ def _infer(values: Sequence[Any], column: str, path: str) -> pa.DataType:
 # --- reading ----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class JsonReader(Reader):
+class JsonReader(Reader, frozen=True):
     """JSON objects, one a line, as rows of the columns `pinned`; see `infer_json`.
 
     A key that a line lacks is null. Lines that are no object, have a key that is no column or a value that does not
@@ -213,8 +211,7 @@ def _holds(type_: pa.DataType, check: Any) -> bool:
 # --- writing ----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class JsonWriter(Writer):
+class JsonWriter(Writer, frozen=True):
     """One JSON object a line, UTF-8; values are written as {"value": ...}.
 
     Dates and times are ISO strings, decimals strings, NaN and infinities null, tuples arrays. Bytes are text with

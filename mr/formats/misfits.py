@@ -8,15 +8,14 @@ costs about twenty small parses.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+from msgspec import Struct
 
 
-@dataclass(frozen=True)
-class Lines:
+class Lines(Struct, frozen=True):
     """Whole records in `data`: record i is `data[starts[i]:ends[i]]` without its newline, int64 (n,) each."""
 
     data: bytes
@@ -32,8 +31,7 @@ class Lines:
         return self.data[self.starts[first] : self.starts[stop] if stop < len(self.starts) else len(self.data)]
 
 
-@dataclass(frozen=True)
-class Parser:
+class Parser(Struct, frozen=True):
     """`parse(data)` makes a table of records, or raises. Records for which `blank` is true make none.
 
     `blame(raw)` says in words why a record does not fit; it may raise where no record could be trusted.
@@ -44,8 +42,7 @@ class Parser:
     blame: Callable[[bytes], str]
 
 
-@dataclass(frozen=True)
-class Parsed:
+class Parsed(Struct, frozen=True):
     """Consecutive records as a table, with their numbers (rows,); or, with no table, one misfit and its `error`."""
 
     numbers: npt.NDArray[np.int64]

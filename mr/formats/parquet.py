@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
 from itertools import chain, islice
 from typing import TYPE_CHECKING, BinaryIO, ClassVar, Final, Literal
 
@@ -11,6 +10,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
+from msgspec.structs import replace
 
 from mr.batch import Batch, kind_of, with_kind
 from mr.errors import CorruptInput, InputError, PlanError, TypeConflict
@@ -63,8 +63,7 @@ def _open(file: BinaryIO | PageWatch, path: str) -> pq.ParquetFile:
     return found
 
 
-@dataclass(frozen=True)
-class ParquetReader(Reader):
+class ParquetReader(Reader, frozen=True):
     """Row groups as rows, or as values where values were written.
 
     `pinned`: the schema that all files of the dataset must have (null < T, int64 < float64 allowed); None takes each
@@ -183,8 +182,7 @@ def _cast(array: pa.Array, field: pa.Field, path: str) -> pa.Array:
         raise InputError(f"{path}: {error}") from error
 
 
-@dataclass(frozen=True)
-class ParquetWriter(Writer):
+class ParquetWriter(Writer, frozen=True):
     """Row groups of exactly `ROW_GROUP_ROWS` rows (fewer where rows are wide), each handed to pyarrow as one table.
 
     The bytes depend on the rows, the schema and pyarrow's version only. There is no content-defined chunking: see

@@ -5,7 +5,6 @@ from __future__ import annotations
 import codecs
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO, ClassVar, Final
 
 import numpy as np
@@ -30,8 +29,7 @@ _NEWLINE: Final = pa.scalar("\n", pa.large_string())
 _NEWLINE_BYTE: Final = 10
 
 
-@dataclass(frozen=True)
-class TextReader(Reader):
+class TextReader(Reader, frozen=True):
     r"""Lines as values, or as rows (text, path, offset) where `include_path` or `include_offset` ask for them.
 
     Lines end at `delimiter`; with "\n" also at "\r\n". `path` is as the piece names it, `offset` the line's first
@@ -206,8 +204,7 @@ def _decoded(
     return pa.array(text, pa.large_string()), origins
 
 
-@dataclass(frozen=True)
-class TextFileReader(Reader):
+class TextFileReader(Reader, frozen=True):
     """Whole files as rows (path, text). A byte order mark is dropped, `encoding_errors` is as for `TextReader`.
 
     >>> TextFileReader().schema().names
@@ -239,8 +236,7 @@ class TextFileReader(Reader):
             yield Batch(batch.select(needed(batch.schema, columns)), origins if track else None)
 
 
-@dataclass(frozen=True)
-class TextWriter(Writer):
+class TextWriter(Writer, frozen=True):
     r"""One line a record, UTF-8, each ended by "\n"."""
 
     extension: ClassVar[str] = ".txt"

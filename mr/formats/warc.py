@@ -10,7 +10,6 @@ import datetime as dt
 import io
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import numpy as np
@@ -45,8 +44,7 @@ TYPES: Final = {
 }
 
 
-@dataclass(frozen=True)
-class WarcReader(Reader):
+class WarcReader(Reader, frozen=True):
     """Records as rows: type (response, request, ...), url, date, status, content_type, payload.
 
     For HTTP messages `payload` is the body, decoded, and `content_type` that of the message; for other records both

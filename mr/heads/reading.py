@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 
 import pyarrow as pa
+from msgspec import Struct, field
 
 from mr.stopwatch import Stopwatch
 
 
-@dataclass
-class Reading:
+class Reading(Struct):
     """What a task has read so far, where it is, and what that took: for progress, messages and `explain --analyze`."""
 
     records: int = 0

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+from msgspec import Struct
 
 from mr.batch import Batch, Origins
 from mr.errors import CorruptInput, MillraceError, RecordError, RecordPlace
@@ -24,8 +24,7 @@ WHOLE_PIECE: Final = (1 << PIECE_SHIFT) - 1
 """Stands for the record number of a reject that is no record, but the rest of a damaged file."""
 
 
-@dataclass
-class _Rejecting:
+class _Rejecting(Struct):
     """What becomes of the records of one piece that do not parse (a `formats.base.Rejects`)."""
 
     head: ReadHead

@@ -10,10 +10,11 @@ Order: with an index, the left rows in their order, and the matches of each in r
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
+from msgspec import Struct
+from msgspec.structs import replace
 
 from mr.errors import PlanError
 from mr.kernels.group import group_starts
@@ -23,8 +24,7 @@ from mr.kernels.lookup import KeyIndex, find, index_keys, key_columns, same_type
 from mr.kernels.sort import number_part, order_by, parts_of
 
 
-@dataclass(frozen=True)
-class RightIndex:
+class RightIndex(Struct, frozen=True):
     """The right side of a join, ready to be probed; made by `build`. Key i has the places from `starts[i]`."""
 
     index: KeyIndex
@@ -73,8 +73,7 @@ def probe(left: pa.RecordBatch, index: RightIndex, layout: JoinLayout) -> Iterat
     return joined_blocks(left, index.right, matches, layout)
 
 
-@dataclass(frozen=True)
-class Chunk:
+class Chunk(Struct, frozen=True):
     """Rows of one side of a join, all that its keys have; in any order, but the rows of a key in their final order.
 
     `buckets` is the bucket of each row (None: all are of one). It is not looked at where keys tell rows apart.
@@ -104,8 +103,7 @@ def join_chunks(left: Chunk, right: Chunk, layout: JoinLayout) -> Iterator[pa.Re
     return joined_blocks(left_rows(left.data, layout), wanted, matches, layout)
 
 
-@dataclass(frozen=True)
-class _Groups:
+class _Groups(Struct, frozen=True):
     """Rows by (bucket, key, row): group i has the key i and `rows[starts[i]:starts[i] + counts[i]]`."""
 
     keys: pa.RecordBatch

@@ -8,13 +8,14 @@ of the right. Semi and anti joins only choose among the rows of the left, which 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
+from msgspec import Struct
+from msgspec.structs import replace
 
 from mr.kernels.keys import Ints, Mask
 from mr.options import DICTIONARY_SAMPLE_ROWS, JOIN_BLOCK_BYTES
@@ -23,8 +24,7 @@ How = Literal["inner", "left", "right", "full", "semi", "anti"]
 HOWS: Final[tuple[How, ...]] = ("inner", "left", "right", "full", "semi", "anti")
 
 
-@dataclass(frozen=True)
-class JoinLayout:
+class JoinLayout(Struct, frozen=True):
     """What is joined on what, and what a joined row has: `right` holds (column of the right, name in the result)."""
 
     how: How
@@ -54,8 +54,7 @@ class JoinLayout:
         return self.how in ("semi", "anti")
 
 
-@dataclass(frozen=True)
-class Matches:
+class Matches(Struct, frozen=True):
     """Which rows stand side by side, in order. Entry i: left row `lefts[i]` beside `counts[i]` places of the right.
 
     The places start at `starts[i]`. -1 in `lefts` or `starts` is a row of nulls on that side. `lefts` None: entry i
@@ -101,8 +100,7 @@ class Source:
         return view.gather(rows).to_arrow(compat_level=pl.CompatLevel.oldest())
 
 
-@dataclass(frozen=True)
-class RightRows:
+class RightRows(Struct, frozen=True):
     """The right side to gather from: its wanted columns as they will be named, its keys, and the row of each place.
 
     `row_bytes` is the mean size of a row with nothing encoded.

@@ -8,7 +8,6 @@ from leaves, so they cannot disagree. The hash encoding is part of the run-file 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -17,6 +16,7 @@ import polars as pl
 import polars_hash  # noqa: F401  (registers the `nchash` namespace of expressions)
 import pyarrow as pa
 import pyarrow.compute as pc
+from msgspec import Struct
 
 from mr.errors import TypeConflict
 from mr.kernels.distinct import binary_rows, first_equal, first_equal_bytes, first_in_arrow, numbered
@@ -37,8 +37,7 @@ Arrow's hash table, which is the faster one for URLs."""
 _NAN: Final = np.uint64(0x7FF8000000000000)
 
 
-@dataclass(frozen=True)
-class Leaf:
+class Leaf(Struct, frozen=True):
     """One flat part of a key: `nulls` (None: there are none) and `values`, by `kind`.
 
     signed, unsigned, float: uint64[n], the 64-bit pattern of the value widened to int64, uint64 or float64.

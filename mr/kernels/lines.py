@@ -68,7 +68,7 @@ class Lines(Batch):
         return values
 
     @cached_property
-    def origins(self) -> Origins | None:
+    def origins(self) -> Origins | None:  # type: ignore[override]  # nobody sets those of lines
         """Where they lie, if that is tracked."""
         if not self._tracked:
             return None

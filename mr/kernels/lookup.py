@@ -6,7 +6,6 @@ Where keys are looked up by hash they are compared, too: a hash alone never deci
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -14,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
+from msgspec import Struct
 
 from mr.kernels.keys import Ints, Leaf, Mask, Words, canonical, codes, hashes, leaves_of
 from mr.kernels.packed import Packing, packed, packing_of
@@ -27,8 +27,7 @@ _ROUNDS_MAX = 16
 """Numbers that many others are in front of, which somebody must have constructed, are found by bisection."""
 
 
-@dataclass(frozen=True)
-class KeyIndex:
+class KeyIndex(Struct, frozen=True, dict=True):
     """Distinct keys without nulls, ready to be looked up; made by `index_keys`."""
 
     packing: Packing | None
@@ -187,8 +186,7 @@ def _find_by_value(keys: pa.RecordBatch, index: KeyIndex) -> Ints:
     return found
 
 
-@dataclass(frozen=True)
-class _Values:
+class _Values(Struct, frozen=True, dict=True):
     """A leaf of keys, to be compared."""
 
     leaf: Leaf

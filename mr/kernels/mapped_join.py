@@ -7,10 +7,10 @@ part is where its rows match, and the order of its rows. Then the joined rows ar
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+from msgspec import Struct
 
 from mr.kernels.frames import concat
 from mr.kernels.join import build
@@ -19,8 +19,7 @@ from mr.kernels.keys import Ints
 from mr.kernels.lookup import find, key_columns
 
 
-@dataclass(frozen=True)
-class MappedRight:
+class MappedRight(Struct, frozen=True):
     """Right rows in batches that are not copied; each part of `parts` is so many consecutive batches."""
 
     batches: tuple[pa.RecordBatch, ...]

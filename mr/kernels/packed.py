@@ -6,10 +6,10 @@ one-to-one scramble of the word that holds these bytes: where it is equal, so ar
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+from msgspec import Struct
 
 from mr.kernels.distinct import MULTIPLIERS, Bytes
 from mr.kernels.gather import bytes_of
@@ -20,8 +20,7 @@ _LENGTH_MAX: Final = 64
 """Longer strings are hashed about as fast as they are looked at word by word."""
 
 
-@dataclass(frozen=True)
-class Packing:
+class Packing(Struct, frozen=True):
     """How the keys of a side of a join become numbers.
 
     `kind` is that of their leaf. Strings have `length` bytes, all equal but those from `window` on. `shared` are (where

@@ -12,10 +12,10 @@ import functools
 import typing
 from collections import namedtuple
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+from msgspec import Struct
 
 from mr.batch import Kind, kind_of, with_kind
 from mr.errors import PlanError, RecordError
@@ -88,8 +88,7 @@ def row_class(names: tuple[str, ...]) -> type[Row]:
     return type("Row", (Row,), {**columns, **own})
 
 
-@dataclass(frozen=True)
-class Shape:
+class Shape(Struct, frozen=True):
     """Kind, column names and, where known, column types of an operator's records.
 
     `declared`: the names come from `names=`, so that the field names of records give way to them.

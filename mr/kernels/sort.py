@@ -11,7 +11,6 @@ the next round, with their next bits.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final, Literal
 
@@ -19,6 +18,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
+from msgspec import Struct
 
 from mr.kernels.keys import Ints, Leaf, Mask, Words, leaves
 from mr.kernels.squeeze import narrowed, squeezed
@@ -337,8 +337,7 @@ Key = tuple[tuple[int, Any], ...]
 """The key of one row: (is null, value) per part, so that `<` and `==` follow the order of `order`."""
 
 
-@dataclass(frozen=True)
-class _Down:
+class _Down(Struct, frozen=True):
     """A binary that compares the other way round."""
 
     value: bytes

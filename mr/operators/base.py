@@ -1,6 +1,6 @@
 """The operator contract.
 
-An operator is a frozen dataclass of plain values, expressions and functions. It says at plan time what records it
+An operator is a frozen `Struct` of plain values, expressions and functions. It says at plan time what records it
 gives for what records it gets (`shape`), and inside a task it is started once and then fed batches in order. Being a
 value, it is what fingerprints are made of.
 """
@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+from msgspec import Struct
 
+from mr.abstract import AbstractStruct
 from mr.batch import Batch, Kind, Origins
 from mr.errors import PlanError
 from mr.kernels.rows import Shape
@@ -23,8 +24,7 @@ from mr.kernels.rows import Shape
 OnError = Literal["fail", "skip", "quarantine"]
 
 
-@dataclass(frozen=True)
-class ErrorPolicy:
+class ErrorPolicy(Struct, frozen=True):
     """What happens to records that cannot be processed. `max_bad`: a count (int) or a share of all records (float)."""
 
     on_error: OnError = "fail"
@@ -96,8 +96,8 @@ class Run(ABC):
         return ()
 
 
-class Narrow(ABC):
-    """An operator whose output for a split depends on that split alone. Subclasses are frozen dataclasses."""
+class Narrow(AbstractStruct, frozen=True):
+    """An operator whose output for a split depends on that split alone. Subclasses are frozen."""
 
     label: ClassVar[str]
     calls_python: ClassVar[bool] = False  # user code may raise: it wants to know where records lie
@@ -122,7 +122,7 @@ class Stateless(Run):
         return (self._apply(batch),)
 
 
-class Combiner(ABC):
+class Combiner(AbstractStruct, frozen=True):
     """The map-side half of a grouping: shrinks a block of rows to partial rows that the reduce side understands."""
 
     @abstractmethod
@@ -138,12 +138,16 @@ class Combiner(ABC):
         return self.combine(partial)
 
 
-class Grouped(ABC):
+class Grouped(AbstractStruct, frozen=True):
     """A keyed operator: sees the rows of a range of buckets in (bucket, key, `sort_by`, task, row) order."""
 
     label: ClassVar[str]
-    keys: tuple[str, ...]
     merges: ClassVar[bool] = False  # whether `merge` may be called on rows before they are sorted for `reduce`
+
+    @property
+    @abstractmethod
+    def keys(self) -> tuple[str, ...]:
+        """The columns that rows of one group agree in."""
 
     def merge(self, rows: pa.RecordBatch) -> tuple[pa.RecordBatch, npt.NDArray[np.int64]]:
         """Rows of equal keys made one, in row order, so that `reduce` gives the same.

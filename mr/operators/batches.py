@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -48,8 +47,7 @@ def from_format(result: Any) -> pa.RecordBatch:
     raise TypeError(f"return a pl.DataFrame, pa.Table or dict of columns, not {kind}")
 
 
-@dataclass(frozen=True)
-class MapBatches(Narrow):
+class MapBatches(Narrow, frozen=True):
     """`fn(batch) -> batch` over batches of exactly `batch_size` rows, cut from the split alone."""
 
     fn: Function
@@ -151,8 +149,7 @@ def conform(data: pa.RecordBatch, declared: Shape, call: str) -> pa.RecordBatch:
     return named(columns, names, declared.kind)
 
 
-@dataclass(frozen=True)
-class LimitRows(Narrow):
+class LimitRows(Narrow, frozen=True):
     """The first `count` records of a task."""
 
     count: int
@@ -180,8 +177,7 @@ class _LimitRun(Run):
             yield Batch(batch.data.slice(0, left), origins)
 
 
-@dataclass(frozen=True)
-class TopRows(Narrow):
+class TopRows(Narrow, frozen=True):
     """The first `count` records of a task in the order of `by`, ties in input order."""
 
     count: int

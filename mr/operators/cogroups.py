@@ -7,11 +7,11 @@ its own: a function may read either first, or none, and a group of either may be
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
+from msgspec import Struct
 
 from mr.kernels.keys import buckets
 from mr.kernels.rows import Shape, row_class
@@ -29,8 +29,7 @@ Order = tuple[tuple[str, ...], tuple[bool, ...]]
 """Columns and, for each, whether it is descending."""
 
 
-@dataclass(frozen=True)
-class CoGroups:
+class CoGroups(Struct, frozen=True):
     """`fn(key, left records, right records)` for each key of either side. `partitions`, `buckets`: see `HashOutlet`.
 
     `orders`: by which columns and in which directions records of a group lie, on each side, beyond input order.

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from io import StringIO
 from typing import Any, ClassVar
 
@@ -188,8 +187,7 @@ def named(columns: Iterable[pa.Array], names: Iterable[str], kind: Kind) -> pa.R
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
-@dataclass(frozen=True)
-class Select(Narrow):
+class Select(Narrow, frozen=True):
     """New columns in place of the old ones. `output` is their shape, found at plan time."""
 
     exprs: tuple[pl.Expr, ...]
@@ -211,8 +209,7 @@ class Select(Narrow):
         return Stateless(apply)
 
 
-@dataclass(frozen=True)
-class WithColumns(Narrow):
+class WithColumns(Narrow, frozen=True):
     """The old columns, some replaced, some added."""
 
     exprs: tuple[pl.Expr, ...]
@@ -233,8 +230,7 @@ class WithColumns(Narrow):
         return Stateless(apply)
 
 
-@dataclass(frozen=True)
-class Widen(Narrow):
+class Widen(Narrow, frozen=True):
     """The same records in columns of the types of `output`, where it has one: null < T, int < float where exact."""
 
     output: Shape
@@ -252,8 +248,7 @@ class Widen(Narrow):
         return Stateless(apply)
 
 
-@dataclass(frozen=True)
-class FilterExpr(Narrow):
+class FilterExpr(Narrow, frozen=True):
     """The rows for which the expression is true (not null, not false)."""
 
     expr: pl.Expr
@@ -283,8 +278,7 @@ class FilterExpr(Narrow):
         return Stateless(apply)
 
 
-@dataclass(frozen=True)
-class Explode(Narrow):
+class Explode(Narrow, frozen=True):
     """One row for each element of the list columns `columns`, side by side; an empty or null list gives one null."""
 
     columns: tuple[str, ...]
@@ -343,8 +337,7 @@ def explode_shape(given: Shape, columns: Sequence[str]) -> Shape:
     return rows_shape(known.names, types, known.kind)
 
 
-@dataclass(frozen=True)
-class Unnest(Narrow):
+class Unnest(Narrow, frozen=True):
     """The fields of the struct column `column` as columns in its place; a null struct gives nulls."""
 
     column: str

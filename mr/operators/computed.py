@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar, Final
 
@@ -18,8 +17,7 @@ MADE: Final = "\x1f"
 """Begins the names of columns that functions made, until they are put in their place: as no user names one."""
 
 
-@dataclass(frozen=True)
-class NewColumn(PerRecord):
+class NewColumn(PerRecord, frozen=True):
     """One column more, the last: `fn(record)`, of the one type and name of `declared`, behind `MADE`.
 
     The record is of the columns `seen`.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -24,8 +23,7 @@ _COPIES = 4
 """A batch is gathered, joined and handed to the function, which makes another of it."""
 
 
-@dataclass(frozen=True)
-class MapGroupBatches(Grouped):
+class MapGroupBatches(Grouped, frozen=True):
     """`fn(batch) -> batch` over batches of whole groups; a batch ends with the group that fills it."""
 
     keys: tuple[str, ...]

@@ -7,7 +7,6 @@ What is carried over is put in front of the next batch: a strict left fold, what
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -29,8 +28,7 @@ from mr.operators.python import shorten
 from mr.options import RECORD_BYTES_MAX, RESULT_ROWS
 
 
-@dataclass(frozen=True)
-class AggregateStates(Combiner):
+class AggregateStates(Combiner, frozen=True):
     """Map-side half of `AggregateBy`: one row of partial states for each key of a block."""
 
     keys: tuple[str, ...]
@@ -57,8 +55,7 @@ class AggregateStates(Combiner):
         return merge_states(partial, self.keys, dict(self.aggregates))
 
 
-@dataclass(frozen=True)
-class AggregateBy(Grouped):
+class AggregateBy(Grouped, frozen=True):
     """One row for each key: the key columns and the aggregates by name. Without keys always exactly one row."""
 
     keys: tuple[str, ...]
@@ -121,8 +118,7 @@ def output_type(aggregate: Aggregation, types: dict[str, pa.DataType | None]) ->
     return None if given is None else aggregate.output_type(given)
 
 
-@dataclass(frozen=True)
-class FirstOfKey(Combiner):
+class FirstOfKey(Combiner, frozen=True):
     """Map-side half of `Distinct`: the first row of each key of a block."""
 
     keys: tuple[str, ...]
@@ -137,8 +133,7 @@ class FirstOfKey(Combiner):
         return block.take(pa.array(representatives))
 
 
-@dataclass(frozen=True)
-class Distinct(Grouped):
+class Distinct(Grouped, frozen=True):
     """The first row of each key (`keys` are all columns for `distinct()`)."""
 
     keys: tuple[str, ...]
@@ -179,8 +174,7 @@ def ranks(starts: np.ndarray[tuple[int], np.dtype[np.int64]], rows: int) -> np.n
     return result
 
 
-@dataclass(frozen=True)
-class TopOfKey(Combiner):
+class TopOfKey(Combiner, frozen=True):
     """Map-side half of `TopByKey`: no row that `count` rows of its own block come before."""
 
     keys: tuple[str, ...]
@@ -201,8 +195,7 @@ class TopOfKey(Combiner):
         return block.take(pa.array(np.sort(kept)))
 
 
-@dataclass(frozen=True)
-class TopByKey(Grouped):
+class TopByKey(Grouped, frozen=True):
     """The first `count` rows of each key in the order of `by`, ties in input order."""
 
     keys: tuple[str, ...]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import pyarrow as pa
+from msgspec import Struct
+from msgspec.structs import replace
 
 from mr.batch import Batch, CodedBatch
 from mr.errors import TypeConflict
@@ -48,8 +49,7 @@ def told(data: pa.RecordBatch, shape: Shape) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays([pa.nulls(0, type or pa.null()) for type in shape.types], names=shape.names)
 
 
-@dataclass(frozen=True)
-class HotKey:
+class HotKey(Struct, frozen=True):
     """One key that does not fit memory: its left rows, once, and its right rows, as often as wanted.
 
     `null`: it holds a null and so matches nothing.
@@ -67,8 +67,7 @@ Aligned = tuple[Chunk, Chunk]
 """Left and right rows, all that their keys have."""
 
 
-@dataclass(frozen=True)
-class MergeJoin:
+class MergeJoin(Struct, frozen=True):
     """Joins two inputs that are both in buckets of the key; output in (bucket, key, left row, right row) order."""
 
     layout: JoinLayout
@@ -118,8 +117,7 @@ _ROW_BYTES = 100
 """... and numbers for each row."""
 
 
-@dataclass(frozen=True)
-class BroadcastJoin(Narrow):
+class BroadcastJoin(Narrow, frozen=True):
     """Joins every batch of the left with the whole right side, broadcast input `side` of the `sides` of the task.
 
     A side that does not fit its share of half of what the task may hold stays in its files and is looked at part by

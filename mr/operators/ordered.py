@@ -8,7 +8,6 @@ equal values may be several, one for each run. The reduce side reads them in tha
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -37,8 +36,7 @@ def _values(out: str) -> str:
     return f"{out}.values"
 
 
-@dataclass(frozen=True)
-class ValueRows(Combiner):
+class ValueRows(Combiner, frozen=True):
     """Map-side half of `AggregateOrdered`: rows of states, and each distinct value of a key and block once."""
 
     keys: tuple[str, ...]
@@ -94,8 +92,7 @@ def _stacked(parts: Sequence[tuple[int, Mapping[str, Any]]]) -> pa.RecordBatch:
     return pa.RecordBatch.from_pydict(stacked)
 
 
-@dataclass(frozen=True)
-class AggregateOrdered(Grouped):
+class AggregateOrdered(Grouped, frozen=True):
     """One row for each key, as `AggregateBy`, where some aggregate is `Ordered`."""
 
     keys: tuple[str, ...]
@@ -191,8 +188,7 @@ def _cut(known: States, start: int, stop: int) -> States:
     return {part: column[start:stop] for part, column in known.items()}
 
 
-@dataclass(frozen=True)
-class OneRow(Grouped):
+class OneRow(Grouped, frozen=True):
     """The row of the only group of `AggregateOrdered` without its key, or that of no rows if there is no group."""
 
     by: AggregateOrdered

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, ClassVar, Final
@@ -24,8 +23,7 @@ BLOCK_ROWS: Final = 65_536
 """Numbers of a range that are made at a time."""
 
 
-@dataclass(frozen=True)
-class Shuffled(Grouped):
+class Shuffled(Grouped, frozen=True):
     """The rows as they come, in (bucket, key, task, row) order: for a shuffle without a reduction."""
 
     keys: tuple[str, ...]
@@ -38,8 +36,7 @@ class Shuffled(Grouped):
         return rows
 
 
-@dataclass(frozen=True)
-class MapPartitions(PerRecord):
+class MapPartitions(PerRecord, frozen=True):
     """`fn(records) -> records` once a task, over an iterator of all records that reach the operator there."""
 
     label: ClassVar[str] = "map_partitions"
@@ -131,8 +128,7 @@ class _PartitionRun(PythonRun):
                 yield self._source
 
 
-@dataclass(frozen=True)
-class Counted(Narrow):
+class Counted(Narrow, frozen=True):
     """The numbers start, start + step, ... of blocks (start, count): the records of `mr.range`."""
 
     step: int

@@ -11,13 +11,13 @@ import functools
 import typing
 from collections import abc
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import pyarrow as pa
+from msgspec import Struct
 
 from mr.errors import FunctionFailed, MillraceError, RecordError
 from mr.kernels.keys import codes
@@ -153,8 +153,7 @@ def _forgiving(
         yield _converted(done, shape, call)[0]
 
 
-@dataclass(frozen=True)
-class MapGroups(Grouped):
+class MapGroups(Grouped, frozen=True):
     """`fn(key, records)` for each group. `value` names the column of which records are made (None: whole records)."""
 
     keys: tuple[str, ...]
@@ -184,8 +183,7 @@ class MapGroups(Grouped):
         return batches_of(self, built(self.fn), self.declared, pairs, env)
 
 
-@dataclass(frozen=True)
-class PythonCombiner(Combiner):
+class PythonCombiner(Combiner, frozen=True):
     """Map-side half of `map_reduce`: `fn(key, values)` gives values, the key (the last of `keys`) cannot change.
 
     With `forgives` the values for which `fn` raises stay as they are: the reducer will find out what becomes of them.
@@ -228,8 +226,7 @@ class PythonCombiner(Combiner):
         return named([*(block.column(key).take(rows) for key in self.keys), value], (*self.keys, VALUE), "rows")
 
 
-@dataclass(frozen=True)
-class Regrouped:
+class Regrouped(Struct, frozen=True):
     """A mapper of pairs (key, value) whose keys are told which group they belong to: gives (group, key, value).
 
     `grouping` is a function of the key, or how many leading items of a tuple make the group.
@@ -265,8 +262,7 @@ def fold(fn: Function, key: Any, values: Iterator[Any]) -> Iterator[Any]:
     yield functools.reduce(fn, values)
 
 
-@dataclass(frozen=True)
-class Folded(Grouped):
+class Folded(Grouped, frozen=True):
     """`reduce_by_key`: one row (key, value) for each key, the values folded with an associative `fn(a, b)`."""
 
     fn: Function

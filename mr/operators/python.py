@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import PurePath
 from typing import Any, ClassVar
@@ -167,8 +166,7 @@ class PythonRun(Run):
         return data
 
 
-@dataclass(frozen=True)
-class PerRecord(Narrow):
+class PerRecord(Narrow, frozen=True):
     """Base of the operators that call `fn(record)`. `declared` is the shape fixed by names= or annotations."""
 
     fn: Function
@@ -197,8 +195,7 @@ class PerRecord(Narrow):
         raise NotImplementedError
 
 
-@dataclass(frozen=True)
-class Map(PerRecord):
+class Map(PerRecord, frozen=True):
     """One record for each record."""
 
     label: ClassVar[str] = "map"
@@ -220,8 +217,7 @@ class Map(PerRecord):
         yield Batch(run.convert(outputs, where), origins()) if run.track else run.batch_of(outputs, where)
 
 
-@dataclass(frozen=True)
-class Filter(PerRecord):
+class Filter(PerRecord, frozen=True):
     """The records for which the function returns something true."""
 
     label: ClassVar[str] = "filter"
@@ -235,8 +231,7 @@ class Filter(PerRecord):
         yield part.batch.take(np.flatnonzero(mask) if kept is None else kept[mask])
 
 
-@dataclass(frozen=True)
-class FlatMap(PerRecord):
+class FlatMap(PerRecord, frozen=True):
     """Any number of records for each record: the function returns or yields an iterable."""
 
     label: ClassVar[str] = "flat_map"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import ClassVar
 
 from mr.batch import Batch
@@ -11,8 +10,7 @@ from mr.kernels.rows import Shape
 from mr.operators.base import Grouped, Narrow, Run, TaskEnv
 
 
-@dataclass(frozen=True)
-class Regrouped(Narrow):
+class Regrouped(Narrow, frozen=True):
     """`op` on each batch by itself. Requires: rows in the order of a shuffle by the keys of `op`, each key once."""
 
     op: Grouped

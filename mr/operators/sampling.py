@@ -9,7 +9,6 @@ pseudorandom number generators, 2014).
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -42,8 +41,7 @@ def priorities(seed: int, identity: str, start: int, rows: int) -> Words:
     return mixed ^ (mixed >> np.uint64(31))
 
 
-@dataclass(frozen=True)
-class SampleShare(Narrow):
+class SampleShare(Narrow, frozen=True):
     """Each record with the probability `fraction`, independently."""
 
     fraction: float
@@ -70,8 +68,7 @@ class _ShareRun(Run):
         yield batch.take(np.flatnonzero(found < self._operator.fraction * 2.0**64))
 
 
-@dataclass(frozen=True)
-class Prioritise(Narrow):
+class Prioritise(Narrow, frozen=True):
     """One column more, the last: priorities, for `LowestPriorities` to choose by. Records may have one of its name."""
 
     seed: int
@@ -100,8 +97,7 @@ class _PriorityRun(Run):
         yield Batch(named(columns, [*batch.data.schema.names, PRIORITY], kind_of(batch.data.schema)), batch.origins)
 
 
-@dataclass(frozen=True)
-class LowestPriorities(Narrow):
+class LowestPriorities(Narrow, frozen=True):
     """The `count` records of the lowest priorities, in input order."""
 
     count: int
@@ -134,8 +130,7 @@ class _LowestRun(Run):
             yield Batch(self._kept)
 
 
-@dataclass(frozen=True)
-class DropPriority(Narrow):
+class DropPriority(Narrow, frozen=True):
     """The records without their priorities: of `output`, the shape they had before."""
 
     output: Shape | None

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import xxhash
+from msgspec.structs import replace
 
 from mr.errors import RecordError
 from mr.kernels.frames import to_ipc

@@ -8,13 +8,13 @@ worker, which sorts it with the rest: cheaper than a search in each of very many
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Final, Literal
 
 import numpy as np
 import pyarrow as pa
+from msgspec import Struct
 
 from mr.kernels.gather import taken
 from mr.kernels.group import group_starts
@@ -32,8 +32,7 @@ END: Final = np.iinfo(np.int64).max
 """As the last row of a span: all that are left of the run."""
 
 
-@dataclass(frozen=True, eq=False)
-class Boundary:
+class Boundary(Struct, frozen=True, eq=False):
     """The first row of a range: its sort columns (one row), and its place in the shuffle to tell equal ones apart."""
 
     key: pa.RecordBatch
@@ -42,8 +41,7 @@ class Boundary:
     row: int
 
 
-@dataclass(frozen=True, eq=False)
-class Range:
+class Range(Struct, frozen=True, eq=False):
     """Rows low <= row < high (None: no bound). They lie in `spans`, int64[n, 4]: task, run, first row, row after the
     last; in a span there are others before and after them, up to a block each. `bytes` is about what they have.
     """
@@ -157,8 +155,7 @@ def _spans(first: Ints, task: Ints, run: Ints, row: Ints, numbers: Ints, bounds:
         before = after
 
 
-@dataclass(frozen=True, eq=False)
-class _Part:
+class _Part(Struct, frozen=True, eq=False):
     """The rows of one span: a batch of the mapped file."""
 
     source: SegmentSource

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, pairwise
 from typing import Any, Final
@@ -15,6 +14,7 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 import xxhash
+from msgspec import Struct
 
 from mr.kernels.keys import Ints
 from mr.tasks import Segment
@@ -44,8 +44,7 @@ _SEGMENTS: Final = pa.schema(
 )
 
 
-@dataclass(frozen=True, eq=False)
-class Span:
+class Span(Struct, frozen=True, eq=False):
     """The rows start <= row < stop of a run: `rows[i]` of the bucket `buckets[i]`, one bucket after the other."""
 
     run: int
@@ -55,8 +54,7 @@ class Span:
     rows: Ints
 
 
-@dataclass(frozen=True, eq=False)
-class RunIndex:
+class RunIndex(Struct, frozen=True, eq=False, dict=True):
     """What a run file holds: its schema, the tables of its runs and of their segments by (run, bucket) and, if its runs
     are sorted, their sample. Segments become values only where they are asked for: a reduce task opens every file for
     a few of each.

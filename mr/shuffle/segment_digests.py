@@ -5,7 +5,6 @@ One pass over the columns of the whole run says where the bytes of each segment 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -13,14 +12,14 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import xxhash
+from msgspec import Struct
 
 from mr.kernels.gather import bytes_of
 from mr.kernels.keys import Ints
 from mr.kernels.types import list_bounds
 
 
-@dataclass(frozen=True, eq=False)
-class _Part:
+class _Part(Struct, frozen=True, eq=False):
     """Bytes that are hashed: those of segment i are data[starts[i]:stops[i]]."""
 
     data: Any

@@ -14,8 +14,10 @@ import os
 import random
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec.structs import replace
 
 if __name__ == "__main__":
     import one_thread  # noqa: F401

@@ -9,10 +9,10 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from dfs.changes import DropSnapshot, FileManifest, PutFile, Remove, SetRetention, TakeSnapshot
 from dfs.creation import init_store

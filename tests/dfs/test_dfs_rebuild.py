@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import fcntl
 import os
 import random
@@ -11,6 +10,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pyarrow as pa
 import pytest
 
@@ -296,7 +296,7 @@ def test_every_flipped_bit_and_every_end_of_a_checkpoint_is_found(root: Path, tm
     header = parse_header(raw, "raw")
     zipped = pa.Codec("zstd").compress(raw[len(header.header) :], asbytes=True)
     source = random.Random(7)
-    for whole in (raw, dataclasses.replace(header, codec=ZSTD).header + zipped):
+    for whole in (raw, msgspec.structs.replace(header, codec=ZSTD).header + zipped):
         copies = [bytes(whole[: source.randrange(len(whole))]) for _ in range(20)]
         bits = [*range(0, 108 * 8, 7), *(source.randrange(len(whole) * 8) for _ in range(60))]
         copies += [whole[: at // 8] + bytes([whole[at // 8] ^ 1 << at % 8]) + whole[at // 8 + 1 :] for at in bits]

@@ -9,10 +9,10 @@ import random
 import resource
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from dfs.changes import DropSnapshot, PutFile, Remove, SetRetention, TakeSnapshot
 from dfs.codec import HEADER_BYTES

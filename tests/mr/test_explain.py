@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 
 import polars as pl
 import pytest
+from msgspec import to_builtins
 
 import mr
 from mr.analysis import Spread, figures, from_report, spread
@@ -43,7 +43,7 @@ def test_figures_add_up_over_tasks() -> None:
 
 def test_figures_come_back_from_a_report() -> None:
     made = figures(0, "read", [result(8, 0.5)], 0, ())
-    assert from_report(json.loads(json.dumps(asdict(made)))) == made
+    assert from_report(json.loads(json.dumps(to_builtins(made)))) == made
 
 
 def test_a_stopwatch_gives_each_moment_to_one_kind() -> None:
