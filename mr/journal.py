@@ -29,6 +29,8 @@ from mr.tasks import TaskResult
 
 APPLICATION_ID = 0x6D726A6C  # "mrjl"
 VERSION = 1
+BUSY_S = 10
+DAMAGED = (apsw.SQLITE_IOERR_DATA, apsw.SQLITE_IOERR_CORRUPTFS)  # other errors of input and output are the disk's
 SCHEMA = """
 CREATE TABLE job (
   id INTEGER PRIMARY KEY, key TEXT NOT NULL, name TEXT NOT NULL, state TEXT NOT NULL,
@@ -100,7 +102,7 @@ class Journal:
         if not path.exists():
             _create(path)
         db = self._db = apsw.Connection(str(path), vfs=_checksums())
-        db.set_busy_timeout(10_000)
+        db.set_busy_timeout(BUSY_S * 1000)
         if db.pragma("application_id") != APPLICATION_ID:
             raise JournalError(f"{path} belongs to another program; choose another MR_HOME")
         if db.pragma("user_version") > VERSION:
@@ -139,8 +141,15 @@ class Journal:
                 raise self._unusable(error) from None
 
     def _unusable(self, error: apsw.Error) -> JournalError:
+        path = self.home / "journal.db"
+        if isinstance(error, apsw.BusyError):
+            return JournalError(f"{path} was kept busy by another process for {BUSY_S} s; try again")
+        code = getattr(error, "extendedresult", 0)
+        if isinstance(error, apsw.FullError | apsw.IOError) and code not in DAMAGED:
+            cure = "make room on its disk, as with `mr prune`, or choose another MR_HOME"
+            return JournalError(f"{path} cannot be read or written ({error}): {cure}")
         cure = "delete the file to start anew (recorded results are lost, outputs are not)"
-        return JournalError(f"{self.home / 'journal.db'} is not a usable journal ({error}); {cure}")
+        return JournalError(f"{path} is not a usable journal ({error}); {cure}")
 
     # --- results -----------------------------------------------------------------------------------------------------
 

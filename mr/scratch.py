@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import time
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -64,9 +65,11 @@ def prune(home: Path, keep_bytes: int) -> tuple[int, int]:
 def used(path: Path) -> bool:
     """Whether a file is there; if so it counts as used now, for `prune`. An output may be the same file: no change."""
     try:
-        os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
+        changed = path.stat().st_mtime_ns
     except FileNotFoundError:
         return False
+    with suppress(OSError):  # of somebody else, or on a disk that is read only: it can be read all the same
+        os.utime(path, ns=(time.time_ns(), changed))
     return True
 
 

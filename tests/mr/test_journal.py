@@ -116,6 +116,29 @@ def test_a_home_that_cannot_be_made(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_a_full_disk_is_no_damage(journal: Journal) -> None:
+    many = [(combine([("a", str(i))]), "task", RESULT) for i in range(200)]
+    journal._db.pragma("max_page_count", 8)
+    with pytest.raises(JournalError, match="make room on its disk") as caught:
+        journal.record(many, 1.0)
+    assert "delete" not in str(caught.value)
+    journal._db.pragma("max_page_count", 1 << 30)
+    journal.record(many, 1.0)
+    assert journal.count_results() == 200, "it goes on when there is room"
+
+
+@pytest.mark.parametrize(
+    ("code", "cure"),
+    [
+        (apsw.SQLITE_IOERR_WRITE, "make room on its disk"),
+        (apsw.SQLITE_IOERR_DATA, "delete the file"),  # a checksum that does not fit
+        (apsw.SQLITE_BUSY, "try again"),
+    ],
+)
+def test_what_to_do_depends_on_what_is_wrong(journal: Journal, code: int, cure: str) -> None:
+    assert cure in str(journal._unusable(apsw.exception_for(code)))
+
+
 @pytest.mark.parametrize("page", [1, 2, 3])
 def test_a_flipped_bit_is_noticed(home: Path, page: int) -> None:
     made = Journal(home)

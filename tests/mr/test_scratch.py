@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 import mr
 from mr.journal import Journal
 from mr.scratch import attempt_tag, prune, sweep, used
@@ -51,6 +53,16 @@ def test_what_a_running_job_uses_stays(tmp_path: Path) -> None:
         assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == ["found", "written"]
     assert prune(tmp_path, 0) == (2, 13), "the job has ended"
     journal.close()
+
+
+def test_what_cannot_be_marked_as_used_is_there_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*args: Any, **given: Any) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    (tmp_path / "run").write_bytes(b"x")
+    monkeypatch.setattr(os, "utime", refused)  # as for a file of somebody else
+    assert used(tmp_path / "run")
+    assert not used(tmp_path / "gone")
 
 
 def test_results_that_a_job_found_count_as_used(inline: mr.Session, tmp_path: Path) -> None:
