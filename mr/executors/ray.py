@@ -48,6 +48,10 @@ SOCKET_FOLDER_MAX = 30  # Ray appends 70 characters, and a Unix socket's path ma
 CONNECT_SECONDS = 5.0
 START_SECONDS = 60.0
 POLL_SECONDS = 0.5
+LOOK_SECONDS = 0.01
+NOT_NEEDED = ("start_monitor", "start_log_monitor", "start_api_server")
+"""What every cluster of Ray's starts besides: an autoscaler, a reader of logs, a server that reports usage (which is
+off). Each is a Python that imports Ray, 1.5 s of processor time in all while our workers start."""
 REPORTS = b"millrace"  # the namespace of progress reports in the cluster's key-value table
 _TOKEN = secrets.token_hex(32)
 
@@ -259,12 +263,33 @@ def _start(workers: int, folder: str | None) -> Any:
             text = f"ray was imported before Millrace could keep it on this machine: it would listen on {found}"
             raise ExecutorError(f"{text}; set RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 before importing ray")
         cluster = {"num_cpus": workers, "include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
-        _connect(ray, address="local", _temp_dir=folder, **cluster)
-        # The autoscaler has nothing to scale and takes a second to end, nobody reads the logs that the other one tails.
-        node = ray._private.worker._global_node
-        node.kill_monitor(check_alive=False)
-        node.kill_log_monitor(check_alive=False)
+        with _bare(ray._private.node.Node):
+            _connect(ray, address="local", _temp_dir=folder, **cluster)
     return ray
+
+
+@contextmanager
+def _bare(node: Any) -> Iterator[None]:
+    """While this lasts, a node of this class (Ray's `Node`) starts without NOT_NEEDED, and goes on as soon as it is up:
+    Ray itself looks once a second."""
+    start_all = node.start_ray_processes
+
+    def start(self: Any) -> None:
+        start_all(self)
+        gcs, deadline = self.get_gcs_client(), time.monotonic() + START_SECONDS
+        while not gcs.get_all_node_info() and time.monotonic() < deadline:
+            time.sleep(LOOK_SECONDS)
+
+    methods: dict[str, Any] = {name: lambda self, **_: None for name in NOT_NEEDED if hasattr(node, name)}
+    methods["start_ray_processes"] = start
+    before = {name: getattr(node, name) for name in methods}
+    try:
+        for name, method in methods.items():
+            setattr(node, name, method)
+        yield
+    finally:
+        for name, method in before.items():
+            setattr(node, name, method)
 
 
 def _attach(address: str) -> Any:

@@ -69,6 +69,9 @@ def check_addresses(folder: str) -> None:
     assert len(listening) >= 4  # gcs, raylet, workers and we
     loopback = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
     assert set(listening) <= loopback
+    commands = [command(Path(f"/proc/{pid}")) for pid in mine]
+    assert any("/raylet/raylet" in text for text in commands)
+    assert not [text for text in commands if re.search(r"/(monitor|log_monitor|dashboard)\.py", text)], "not needed"
 
 
 def command(process: Path) -> str:
