@@ -331,12 +331,15 @@ def _library_of(module_name: str | None) -> str | None:
     top = module_name.partition(".")[0]
     if top == __name__.partition(".")[0]:
         return "engine"
-    if top in sys.stdlib_module_names and top != "__main__":
-        return f"python=={sys.version_info[0]}.{sys.version_info[1]}"
-    module = sys.modules.get(top)
-    file = getattr(module, "__file__", None) if module is not None else None
-    if module is None or not file or not str(Path(file).resolve()).startswith(library_roots()):
+    file = getattr(sys.modules.get(top), "__file__", None)
+    ours = file is not None and not str(Path(file).resolve()).startswith(library_roots())
+    if ours or top == "__main__":  # also where a user's file is called like a module of Python's own
         return None
+    if top in sys.stdlib_module_names:
+        return f"python=={sys.version_info[0]}.{sys.version_info[1]}"
+    if file is None:
+        return None
+    module = sys.modules[top]
     version = getattr(module, "__version__", None) or _distribution_version(top)
     return f"{top}=={version}"
 

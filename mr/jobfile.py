@@ -59,6 +59,8 @@ def _from_file(path: Path, home: Path) -> tuple[types.ModuleType, str]:
     if not path.is_file():
         raise PlanError(f"no job file {path}")
     path = path.resolve()
+    if "." in path.stem:  # to import it would ask for a module in a package
+        raise PlanError(f"{path.name} cannot be imported: a module's name has no dot; rename the file")
     code = snapshot.take(snapshot.sources_of(path), home)
     snapshot.activate(home, code)
     try:

@@ -12,6 +12,7 @@ import importlib.abc
 import importlib.machinery
 import importlib.util
 import json
+import os
 import sys
 import types
 from collections.abc import Mapping, Sequence
@@ -21,7 +22,7 @@ from pathlib import Path
 from blake3 import blake3
 from msgspec import Struct
 
-from mr.errors import PlanError
+from mr.errors import JournalError, PlanError
 
 INDEX = "sources.json"
 
@@ -38,19 +39,33 @@ class Source(Struct, frozen=True):
 
 
 def take(sources: Mapping[str, Source], home: Path) -> str:
-    """Copy sources under `home` and return the digest that names the copy."""
+    """Copy sources under `home` and return the digest that names the copy.
+
+    Raises JournalError where `home` cannot be written.
+    """
     index = {name: str(source.file) for name, source in sorted(sources.items())}
     hasher = blake3(json.dumps(index).encode())
     for name in index:
         hasher.update(len(sources[name].text).to_bytes(8, "little") + sources[name].text)
     digest = str(hasher.hexdigest())
     folder = home / "code" / digest
-    if not (folder / INDEX).exists():
+    try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, source in sources.items():
-            (folder / f"{name}.py").write_bytes(source.text)
-        (folder / INDEX).write_text(json.dumps(index))
+            _keep(folder / f"{name}.py", source.text)
+        _keep(folder / INDEX, json.dumps(index).encode())
+    except OSError as error:
+        raise JournalError(f"MR_HOME {home} cannot be used: {error}") from None
     return digest
+
+
+def _keep(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all. One that a crash cut short is written again: its name does not tell."""
+    if path.is_file() and path.read_bytes() == data:
+        return
+    temp = path.with_name(f".{path.name}.{os.getpid()}")
+    temp.write_bytes(data)
+    os.replace(temp, path)
 
 
 def load(home: Path, digest: str) -> dict[str, Source]:

@@ -11,7 +11,7 @@ from textwrap import dedent
 import pytest
 
 import mr
-from mr.errors import PlanError
+from mr.errors import JournalError, PlanError
 from mr.job_function import Job
 from mr.jobfile import load_job
 from mr.snapshot import load, sources_of, take
@@ -89,6 +89,21 @@ def test_what_a_snapshot_holds(folder: Path) -> None:
         assert changed != digest
         digest = changed
     assert len(list((home() / "code").iterdir())) == 4
+
+
+def test_a_snapshot_that_a_crash_cut_short_is_written_again(folder: Path) -> None:
+    found = sources_of(folder / "job.py")
+    digest = take(found, home())
+    for name in ("sources.json", "jf_words.py"):
+        os.truncate(home() / "code" / digest / name, 0)
+        assert take(found, home()) == digest
+        assert load(home(), digest) == found
+
+
+def test_a_home_that_cannot_hold_a_snapshot_is_named(folder: Path) -> None:
+    with pytest.raises(JournalError, match=r"MR_HOME .*/in.txt cannot be used: .*Not a directory") as caught:
+        take(sources_of(folder / "job.py"), folder / "in.txt")
+    assert "\n" not in str(caught.value)
 
 
 def test_modules_and_packages_beside_the_job() -> None:
@@ -173,6 +188,15 @@ def test_only_what_changed_runs_again(folder: Path) -> None:
     assert tasks("five") == (1, 0), "a module that is imported inside of a function counts"
 
 
+def test_an_edit_counts_also_in_a_file_that_is_called_like_a_module_of_python(folder: Path) -> None:
+    for text in ("line", "line * 2"):
+        job = f"import mr\ndef work(line):\n    return {text}\n@mr.job\ndef job(input: str, output: str):\n"
+        write(folder / "this.py", job + "    return mr.read_text(input).map(work).write_text(output)\n")
+        lines = run("this.py", output=f"out-{text}")
+    sys.modules.pop("this")
+    assert lines == ["a ba b", "c dc d"]
+
+
 def test_tracebacks_show_the_file_that_was_submitted(folder: Path) -> None:
     write(folder / "jf_words.py", "def first(line):\n    raise ValueError(line)\n")
     with pytest.raises(mr.JobFailed) as caught:
@@ -198,6 +222,7 @@ def test_a_job_that_is_only_imported_is_not_the_file_s_own(folder: Path) -> None
         ("absent.py", None, "no job file absent.py"),
         ("absent", None, "no job file or module 'absent'"),
         ("absent:job", None, "no job file or module 'absent'"),
+        ("my.job.py", "x = 1\n", "my.job.py cannot be imported: a module's name has no dot; rename the file"),
         ("job.py:other", None, "job.py has no job 'other'; it has job"),
         ("job.py", "x = 1\n", "job.py has no job; decorate a function with @mr.job"),
         ("job.py", "def f(:\n", "job.py:1: SyntaxError: invalid syntax"),
@@ -209,7 +234,7 @@ def test_a_job_that_is_only_imported_is_not_the_file_s_own(folder: Path) -> None
 )
 def test_one_line_for_every_failure(folder: Path, target: str, text: str | None, message: str) -> None:
     if text is not None:
-        write(folder / "job.py", text)
+        write(folder / target, text)
     with pytest.raises(PlanError) as caught:
         loaded(target)
     assert str(caught.value).startswith(message)
