@@ -308,7 +308,7 @@ def result_to_json(result: TaskResult) -> str:
 def result_from_json(text: str) -> TaskResult:
     """The inverse of `result_to_json`.
 
-    >>> result = TaskResult((Output("a", b"s", 1, 2, (Segment(0, 0, 0, 2, 1, "d"),)),), (("c", 1),))
+    >>> result = TaskResult((), (("words", 1),), types=("00",))
     >>> result_from_json(result_to_json(result)) == result
     True
     """
