@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from dfs.codec import Record
 from dfs.ids import ChunkId
+from dfs.options import CHUNK_BYTES_LIMIT
 
 
 class Usage(Struct, frozen=True):
@@ -23,7 +24,7 @@ class Usage(Struct, frozen=True):
 class ChunkStore(ABC):
     """Chunks by id on one node. All methods may be called from several threads, and from several processes on one node.
 
-    Every chunk that `get` returns has been verified against its id. Nothing here knows of files or replicas.
+    Every chunk that is returned has been verified against its id. Nothing here knows of files or replicas.
     """
 
     node_id: str  # uuid: the node's identity, which placement is computed from
@@ -37,10 +38,14 @@ class ChunkStore(ABC):
         the node cannot take it: it is full, suspect, or fails.
         """
 
-    @abstractmethod
     def get(self, chunk_id: ChunkId) -> bytes:
         """The chunk's uncompressed bytes, verified. Raises ChunkMissing, ChunkDamaged, Unsupported, or NodeFailed (not
         corruption: try later)."""
+        return b"".join(self.get_blocks(chunk_id, CHUNK_BYTES_LIMIT))
+
+    @abstractmethod
+    def get_blocks(self, chunk_id: ChunkId, block_bytes: int) -> list[bytes]:
+        """The same in blocks of `block_bytes`, the last one shorter. Raises as `get`."""
 
     @abstractmethod
     def held(self, chunk_ids: Iterable[ChunkId]) -> set[ChunkId]:

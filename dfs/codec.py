@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Callable, Iterator
 from functools import cache
+from io import BytesIO
 from typing import Any
 
+from blake3 import blake3
 from msgspec import Struct
 from xxhash import xxh3_64_intdigest
 
@@ -72,11 +75,29 @@ def decode(record: bytes, chunk_id: ChunkId) -> bytes:
 
     Raises ChunkDamaged when they are not, Unsupported when a newer release wrote them.
     """
-    codec, length, payload = _opened(record, chunk_id)
-    data = bytes(payload) if codec == RAW else _decoded(payload, length, chunk_id)
-    if not chunk_id.verifies(data):
-        raise ChunkDamaged(f"chunk {chunk_id}: its bytes do not have this hash")
-    return data
+    return b"".join(decode_blocks(BytesIO(record).read, CHUNK_BYTES_LIMIT, chunk_id))
+
+
+def decode_blocks(read: Callable[[int], bytes], block_bytes: int, chunk_id: ChunkId) -> list[bytes]:
+    """The same in blocks of `block_bytes`, the last one shorter; raises as `decode`.
+
+    `read(size)` gives the next bytes of the record. A raw chunk is given out as it was read, without a copy, and hashed
+    block by block, while they are in the processor's cache.
+
+    >>> record = encode(b"abc")
+    >>> decode_blocks(BytesIO(record.encoded).read, 2, record.id)
+    [b'ab', b'c']
+    """
+    header = _header(read(HEADER_BYTES), chunk_id)
+    payload = _payload(read, header, block_bytes, chunk_id)
+    blocks: list[bytes] = []
+    hasher = blake3()
+    for block in payload if header.codec == RAW else _decoded(header, b"".join(payload), block_bytes, chunk_id):
+        hasher.update(block)  # of every byte of a raw payload, which so needs no check of its own
+        blocks.append(block)
+    if hasher.hexdigest() != str(chunk_id):
+        raise ChunkDamaged(f"chunk {chunk_id}: its bytes do not have this hash: they are damaged, or another chunk's")
+    return blocks
 
 
 def is_intact(record: bytes, chunk_id: ChunkId) -> bool:
@@ -88,7 +109,7 @@ def is_intact(record: bytes, chunk_id: ChunkId) -> bool:
     (True, False)
     """
     try:
-        _opened(record, chunk_id)
+        _check_payload(_header(record, chunk_id), memoryview(record)[HEADER_BYTES:], chunk_id)
     except (ChunkDamaged, Unsupported):
         return False
     return record[_VERSION_AT] > 1  # in version 1 nothing ties a record to its chunk
@@ -106,8 +127,18 @@ def is_damaged(record: bytes, chunk_id: ChunkId) -> bool:
     return False
 
 
-def _opened(record: bytes, chunk_id: ChunkId) -> tuple[int, int, memoryview]:
-    """(codec, length of the chunk, payload) of a record whose checks hold."""
+class _Header(Struct, frozen=True):
+    """What a header says: how the chunk is packed, its bytes, and the bytes and check of the payload."""
+
+    version: int
+    codec: int
+    length: int
+    stored: int
+    payload_check: int
+
+
+def _header(record: bytes, chunk_id: ChunkId) -> _Header:
+    """What a record begins with."""
     if len(record) < HEADER_BYTES:
         raise ChunkDamaged(f"chunk {chunk_id}: {len(record)} bytes are too few for a header")
     magic, version, codec, _, length, stored, payload_check = _FIELDS.unpack_from(record)
@@ -118,25 +149,38 @@ def _opened(record: bytes, chunk_id: ChunkId) -> tuple[int, int, memoryview]:
         raise Unsupported(
             f"chunk {chunk_id}: format version {version}, codec {codec} is of a newer release; update millrace"
         )
-    if len(record) != HEADER_BYTES + stored or length > CHUNK_BYTES_LIMIT:
-        raise ChunkDamaged(
-            f"chunk {chunk_id}: {len(record) - HEADER_BYTES} bytes are stored where its header says {stored}"
-        )
-    payload = memoryview(record)[HEADER_BYTES:]
-    if _payload_check(payload, chunk_id, version) != payload_check:
+    if length > CHUNK_BYTES_LIMIT:
+        raise ChunkDamaged(f"chunk {chunk_id}: {length} bytes are more than a chunk has")
+    return _Header(version, codec, length, stored, payload_check)
+
+
+def _payload(read: Callable[[int], bytes], header: _Header, block_bytes: int, chunk_id: ChunkId) -> Iterator[bytes]:
+    missing = header.stored
+    while missing and (block := read(min(missing, block_bytes))):
+        missing -= len(block)
+        yield block
+    if missing or read(1):
+        what = f"{missing} are missing" if missing else "there are more"
+        raise ChunkDamaged(f"chunk {chunk_id}: of the {header.stored} stored bytes that its header tells {what}")
+
+
+def _check_payload(header: _Header, payload: Bytes, chunk_id: ChunkId) -> None:
+    if len(payload) != header.stored or _payload_check(payload, chunk_id, header.version) != header.payload_check:
         raise ChunkDamaged(f"chunk {chunk_id}: its stored bytes are damaged, or another chunk's")
-    return codec, length, payload
 
 
 def _payload_check(payload: Bytes, chunk_id: ChunkId, version: int) -> int:
     return xxh3_64_intdigest(payload, int(chunk_id[:16], 16) if version > 1 else 0)
 
 
-def _decoded(payload: memoryview, length: int, chunk_id: ChunkId) -> bytes:
+def _decoded(header: _Header, payload: bytes, block_bytes: int, chunk_id: ChunkId) -> Iterator[bytes]:
+    """What a compressed payload holds."""
+    _check_payload(header, payload, chunk_id)
     try:
-        return _decompress(payload, length)
+        data = _decompress(payload, header.length)
     except OSError as error:  # pyarrow's ArrowIOError
         raise ChunkDamaged(f"chunk {chunk_id}: {error}") from None
+    yield from (data[at : at + block_bytes] for at in range(0, len(data), block_bytes))
 
 
 def _compressed(data: Bytes) -> bytes | None:

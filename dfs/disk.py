@@ -213,6 +213,14 @@ def _sync(handle: int) -> None:
         raise SyncFailed(error.errno, f"fsync failed: {error.strerror}") from error
 
 
+def size_in(folder: int, name: str) -> int | None:
+    """Bytes of what is under a name, whatever it is; None when nothing is."""
+    try:
+        return os.stat(name, dir_fd=folder, follow_symlinks=False).st_size
+    except FileNotFoundError:
+        return None
+
+
 def suspect_reason(node: StrPath) -> str | None:
     """Why nothing may be written to a node; None when it may."""
     marker = os.path.join(os.fspath(node), "suspect")

@@ -214,21 +214,28 @@ class ReplicatedChunks:
 
         Raises ChunkLost, naming the file (when `path` is given), the chunk and each node, when no node has a good copy.
         """
+        return b"".join(self._get(chunk_id, path, lambda node: [node.get(chunk_id)]))
+
+    def get_blocks(self, chunk_id: ChunkId, block_bytes: int, path: str | None = None) -> list[bytes]:
+        """The same bytes as `ChunkStore.get_blocks` gives them. Raises as `get`."""
+        return self._get(chunk_id, path, lambda node: node.get_blocks(chunk_id, block_bytes))
+
+    def _get(self, chunk_id: ChunkId, path: str | None, read: Callable[[ChunkStore], list[bytes]]) -> list[bytes]:
         while True:
             known = self.members
             try:
-                return self._get(chunk_id, path)
+                return self._try_each(chunk_id, path, read)
             except ChunkLost:
                 if not self._refresh() and self.members is known:  # else it was moved to nodes that we did not know
                     raise
 
-    def _get(self, chunk_id: ChunkId, path: str | None) -> bytes:
+    def _try_each(self, chunk_id: ChunkId, path: str | None, read: Callable[[ChunkStore], list[bytes]]) -> list[bytes]:
         reasons: list[tuple[str, str]] = [(m.id, "absent") for m in self.members if m.id not in self.nodes]
         bad: list[ChunkStore] = []
         failover = False
         for node in self.reading_order(chunk_id):
             try:
-                data = node.get(chunk_id)
+                data = read(node)
             except (NodeFailed, Unsupported) as error:
                 reasons.append((node.node_id, str(error)))
                 failover = True
@@ -244,7 +251,7 @@ class ReplicatedChunks:
             else:
                 if bad or failover:
                     self._count("failover")
-                    self._heal(chunk_id, data, bad)
+                    self._heal(chunk_id, b"".join(data), bad)
                 return data
         where = f" of dfs://{path}" if path else ""
         told = "; ".join(f"node {node}: {reason}" for node, reason in reasons)

@@ -4,8 +4,7 @@ rooms.
 open_store(path=None) -> Store                        # path > DFS_STORE > default; NoStore
 store.path, .uuid, .sizes, .replicas, .durability     # a context manager; safe for threads; pickles as its path
 store.txn() -> int;  store.at(moment) -> int          # every `at=`: a number, a snapshot's name, a time; None: now
-store.stat(path, at=None) -> FileInfo                 # NotFound
-store.exists(path, at=None) -> bool
+store.stat(path, at=None) -> FileInfo;  store.exists(path, at=None) -> bool               # NotFound
 store.find(path, at=None) / .ls(path, at=None) -> list[FileInfo]
 store.version(path, at=None) -> int | None
 store.versions(path) -> list[PathVersion];  store.diff(a, b, path="") -> Iterator[Difference]
@@ -13,9 +12,9 @@ store.snapshots() -> list[Snapshot]                   # TakeSnapshot and DropSna
 store.chunks(path, at=None) -> list[ChunkRef]
 store.manifest(path, at=None) -> FileManifest         # to publish a stored file under another path too
 store.replicas_of(path, at=None) -> int
-store.nodes_of(chunk_id) -> tuple[str, ...]           # node ids, in reading order
-store.node_paths() -> dict[str, Path]
+store.nodes_of(chunk_id) -> tuple[str, ...];  store.node_paths() -> dict[str, Path]      # node ids, in reading order
 store.read_chunk(chunk_id, *, path=None) -> bytes     # verified, failover, heal; ChunkLost
+store.read_blocks(chunk_id, block_bytes, *, path=None) -> list[bytes]     # the same in blocks
 store.open(path, at=None) -> StoredFile               # a seekable BufferedReader
 store.write_file(stream_or_bytes, *, records="auto", name_hint=None, replicas=None) -> FileManifest
 store.writer(*, records="auto", name_hint=None, replicas=None) -> FileWriter     # write(block) ... finish()
@@ -343,12 +342,13 @@ class Store:
         return dict(self._node_paths)
 
     def read_chunk(self, chunk_id: str, *, path: str | None = None) -> bytes:
-        """A chunk's bytes, verified; from the first node that has a good copy, healing the others. Raises ChunkLost,
-        InvalidChunkId.
-
-        `path` is for the message of the error only.
-        """
+        """A chunk's bytes, verified; from the first node that has a good copy, healing the others. Raises ChunkLost
+        (whose message names `path`), InvalidChunkId."""
         return self.replicated.get(ChunkId.parse(chunk_id), path)
+
+    def read_blocks(self, chunk_id: str, block_bytes: int, *, path: str | None = None) -> list[bytes]:
+        """The same in blocks of `block_bytes`, the last one shorter: no raw chunk is copied once it is read."""
+        return self.replicated.get_blocks(ChunkId.parse(chunk_id), block_bytes, path)
 
     def open(self, path: str, at: Moment | None = None) -> StoredFile:
         """A seekable binary file that holds one chunk at a time. Raises NotFound, WrongKind; reading raises

@@ -18,6 +18,8 @@ from mr.options import FILE_RECORD_BYTES_MAX
 from mr.storage import file_system, open_local, read_chunk, stamp_of, stamp_of_url, system_of
 from mr.tasks import PieceRef
 
+_HELD_BLOCK_BYTES = 1 << 20
+
 
 class OpenedPiece:
     """A `PieceRef` opened (see `formats.base.Piece`): bytes come from a local file, chunks of the store, or a URL.
@@ -61,8 +63,9 @@ class OpenedPiece:
                 yield from decoded(self._ref.compression, raw, self.path, self._ref.length, block_bytes)
         elif self._ref.store is not None:
             for id, _ in self._ref.chunks:
-                chunk = read_chunk(self._ref, id)
-                yield from (chunk[start : start + block_bytes] for start in range(0, len(chunk), block_bytes))
+                blocks = read_chunk(self._ref, id, block_bytes)[::-1]
+                while blocks:
+                    yield blocks.pop()  # nobody but who asked for it keeps it
         else:
             yield from self._stored(block_bytes)
 
@@ -136,7 +139,7 @@ class _ChunksFile(io.RawIOBase):
         for _, length in ref.chunks:
             self._ends.append((self._ends[-1] if self._ends else 0) + length)
         self._position = 0
-        self._held: tuple[int, bytes] = (-1, b"")
+        self._held: tuple[int, list[bytes]] = (-1, [])  # a chunk, in blocks of _HELD_BLOCK_BYTES
 
     def readable(self) -> bool:
         return True
@@ -157,10 +160,11 @@ class _ChunksFile(io.RawIOBase):
         if index is None:
             return 0
         if self._held[0] != index:
-            self._held = (index, read_chunk(self._ref, self._ref.chunks[index][0]))
-        data = self._held[1]
-        start = self._position - (self._ends[index] - len(data))
-        count = min(len(into), len(data) - start)
-        into[:count] = data[start : start + count]
+            self._held = (-1, [])  # let go of the old chunk before the new one is read
+            self._held = (index, read_chunk(self._ref, self._ref.chunks[index][0], _HELD_BLOCK_BYTES))
+        number, start = divmod(self._position - self._ends[index] + self._ref.chunks[index][1], _HELD_BLOCK_BYTES)
+        rest = memoryview(self._held[1][number])[start:]
+        count = min(len(into), len(rest))
+        into[:count] = rest[:count]
         self._position += count
         return count

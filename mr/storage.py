@@ -216,10 +216,11 @@ def stamp_of_url(url: str) -> str:
 # --- reading --------------------------------------------------------------------------------------------------------
 
 
-def read_chunk(ref: PieceRef, id: str) -> bytes:
-    """A verified chunk of a store's file; a damaged replica is healed. Raises InputError when none is good."""
+def read_chunk(ref: PieceRef, id: str, block_bytes: int) -> list[bytes]:
+    """A verified chunk of a store's file in blocks of `block_bytes`, the last one shorter; a damaged replica is healed.
+    Raises InputError when none is good."""
     try:
-        return open_store(ref.store).read_chunk(id, path=ref.path.removeprefix(SCHEME))
+        return open_store(ref.store).read_blocks(id, block_bytes, path=ref.path.removeprefix(SCHEME))
     except dfs.DfsError as error:
         raise InputError(str(error)) from None
 

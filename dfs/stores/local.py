@@ -12,12 +12,13 @@ import secrets
 import stat
 import threading
 from collections.abc import Container, Iterable, Iterator, Sequence
+from io import BytesIO, FileIO
 from itertools import groupby
 from pathlib import Path
 
 from dfs.chunk_store import ChunkStore, Usage
-from dfs.codec import Record, decode, is_damaged, is_intact
-from dfs.disk import Disk, DiskFile, SyncFailed, mark_suspect, suspect_reason
+from dfs.codec import Record, decode_blocks, is_damaged, is_intact
+from dfs.disk import Disk, DiskFile, SyncFailed, mark_suspect, size_in, suspect_reason
 from dfs.errors import ChunkDamaged, ChunkMissing, DfsError, InvalidChunkId, NodeFailed
 from dfs.ids import ChunkId
 from dfs.options import SMALL_CHUNK_BYTES
@@ -53,10 +54,12 @@ class LocalChunkStore(ChunkStore):
 
     # -- reading -------------------------------------------------------------------------------------------------------
 
-    def get(self, chunk_id: ChunkId) -> bytes:
-        return decode(self._record(chunk_id), chunk_id)
+    def get_blocks(self, chunk_id: ChunkId, block_bytes: int) -> list[bytes]:
+        with self._record(chunk_id) as record:
+            return decode_blocks(record.read, block_bytes, chunk_id)
 
-    def _record(self, chunk_id: ChunkId) -> bytes:
+    @contextlib.contextmanager
+    def _record(self, chunk_id: ChunkId) -> Iterator[FileIO | BytesIO]:
         """The row or the file; the one that is good if both are there. Raises ChunkMissing, ChunkDamaged."""
         problem: DfsError | None = None
         row = None
@@ -64,22 +67,24 @@ class LocalChunkStore(ChunkStore):
             row = self._small.get(chunk_id)
         except (ChunkDamaged, NodeFailed) as error:
             problem = error
-        if row is not None and (is_intact(row, chunk_id) or not is_damaged(row, chunk_id)):
-            return row
-        file = self._read_file(chunk_id)
-        if file is not None:
-            return file
-        if problem is not None:
-            raise problem
-        if row is not None:
-            return row
-        raise ChunkMissing(f"chunk {chunk_id} is not on node {self.path}")
+        if row is None or not (is_intact(row, chunk_id) or not is_damaged(row, chunk_id)):
+            with contextlib.suppress(FileNotFoundError), self._opened(chunk_id) as file:
+                yield file
+                return
+            if problem is not None:
+                raise problem
+            if row is None:
+                raise ChunkMissing(f"chunk {chunk_id} is not on node {self.path}")
+        yield BytesIO(row)
 
-    def _read_file(self, chunk_id: ChunkId) -> bytes | None:
+    @contextlib.contextmanager
+    def _opened(self, chunk_id: ChunkId) -> Iterator[FileIO]:
+        """The file of a chunk. Raises FileNotFoundError; while it is read, too, ChunkDamaged and NodeFailed."""
         try:
-            return self._disk.read(self._file(chunk_id))
+            with self._disk.open(self._file(chunk_id)) as file:
+                yield file
         except FileNotFoundError:
-            return None
+            raise
         except OSError as error:
             if error.errno in _MEDIA_ERRORS:
                 raise ChunkDamaged(f"chunk {chunk_id} on node {self.path}: {error.strerror}") from error
@@ -90,7 +95,7 @@ class LocalChunkStore(ChunkStore):
         found, unknown = self._small.held(wanted)
         for folder, chunks in groupby(sorted(wanted - found), key=lambda chunk: chunk[:2]):
             with self._node_errors(), self._chunk_folder(folder) as handle:
-                found.update(chunk for chunk in chunks if handle >= 0 and _size(handle, chunk) is not None)
+                found.update(chunk for chunk in chunks if handle >= 0 and size_in(handle, chunk) is not None)
         if not unknown <= found:
             raise ChunkDamaged(
                 f"node {self.path}: what small chunks it holds cannot be told; a put or repair heals them"
@@ -104,8 +109,8 @@ class LocalChunkStore(ChunkStore):
             found = self._small.intact(wanted)
         files: set[ChunkId] = set()
         for chunk in self.held(set(wanted) - found):  # what is not there is found out for all of them at once
-            with contextlib.suppress(ChunkMissing, ChunkDamaged):
-                if is_intact(self._record(chunk), chunk):
+            with contextlib.suppress(ChunkMissing, ChunkDamaged), self._record(chunk) as record:
+                if is_intact(record.read(), chunk):
                     files.add(chunk)
         with self._node_errors():
             for folder in {chunk[:2] for chunk in files if self._is_there(chunk)}:
@@ -124,7 +129,7 @@ class LocalChunkStore(ChunkStore):
         found = []
         with self._node_errors(), self._chunk_folder(folder) as handle:
             for name in os.listdir(handle) if handle >= 0 else ():
-                size = _size(handle, name) if name.startswith(folder) else None
+                size = size_in(handle, name) if name.startswith(folder) else None
                 if size is not None:
                     with contextlib.suppress(InvalidChunkId):
                         found.append((ChunkId.parse(name), size))
@@ -202,7 +207,7 @@ class LocalChunkStore(ChunkStore):
 
     def _is_there(self, chunk_id: ChunkId) -> bool:
         with self._chunk_folder(chunk_id[:2]) as handle:
-            return handle >= 0 and _size(handle, chunk_id) is not None
+            return handle >= 0 and size_in(handle, chunk_id) is not None
 
     def _new_temp(self, record: Record, stack: contextlib.ExitStack) -> tuple[str, DiskFile]:
         """An empty temp file, locked, so that no sweep takes it for a dead writer's; removed when `stack` ends."""
@@ -247,7 +252,7 @@ class LocalChunkStore(ChunkStore):
         with self._chunk_folder(folder) as handle:
             if handle < 0:
                 return []
-            found = [(chunk, size) for chunk in chunks if (size := _size(handle, chunk)) is not None]
+            found = [(chunk, size) for chunk in chunks if (size := size_in(handle, chunk)) is not None]
         for chunk, _ in found:
             with contextlib.suppress(FileNotFoundError):
                 self._disk.unlink(self._file(chunk))
@@ -310,10 +315,10 @@ class LocalChunkStore(ChunkStore):
 
     def _file_is_damaged(self, chunk_id: ChunkId) -> bool:
         try:
-            file = self._read_file(chunk_id)
-        except ChunkDamaged:
-            return True
-        return file is not None and is_damaged(file, chunk_id)
+            with self._opened(chunk_id) as file:
+                return is_damaged(file.readall(), chunk_id)
+        except (ChunkDamaged, FileNotFoundError) as error:
+            return isinstance(error, ChunkDamaged)
 
     def _quarantine_file(self, chunk_id: ChunkId) -> None:
         kept = self._quarantine.place_for(chunk_id)
@@ -390,11 +395,3 @@ class LocalChunkStore(ChunkStore):
 
     def close(self) -> None:
         self._small.close()
-
-
-def _size(folder: int, name: str) -> int | None:
-    """Bytes of what is under a name, whatever it is; None when nothing is."""
-    try:
-        return os.stat(name, dir_fd=folder, follow_symlinks=False).st_size
-    except FileNotFoundError:
-        return None

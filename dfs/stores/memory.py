@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Container, Iterable, Iterator, Sequence
+from io import BytesIO
 
 from dfs.chunk_store import ChunkStore, Usage
-from dfs.codec import Record, decode, is_intact
+from dfs.codec import Record, decode, decode_blocks, is_intact
 from dfs.errors import ChunkDamaged, ChunkMissing
 from dfs.ids import ChunkId
 
@@ -38,12 +39,12 @@ class MemoryChunkStore(ChunkStore):
             self.records[record.id] = record.encoded
             return True
 
-    def get(self, chunk_id: ChunkId) -> bytes:
+    def get_blocks(self, chunk_id: ChunkId, block_bytes: int) -> list[bytes]:
         with self._lock:
             record = self.records.get(chunk_id)
         if record is None:
             raise ChunkMissing(f"chunk {chunk_id} is not on node {self.node_id}")
-        return decode(record, chunk_id)
+        return decode_blocks(BytesIO(record).read, block_bytes, chunk_id)
 
     def held(self, chunk_ids: Iterable[ChunkId]) -> set[ChunkId]:
         with self._lock:

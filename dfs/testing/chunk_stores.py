@@ -23,11 +23,15 @@ def check_chunk_store(make: Callable[[], ChunkStore], damage: Callable[[ChunkSto
         _raises(ChunkMissing, partial(store.get, record.id))
         assert store.put_many([record]) == [True]
         assert store.get(record.id) == data
+        blocks = store.get_blocks(record.id, 1000)
+        assert b"".join(blocks) == data
+        assert {len(block) for block in blocks[:-1]} <= {1000}
         assert store.put_many([record]) == [False], "a put of a good copy writes nothing"
         assert store.intact([record.id, ChunkId.of(b"absent")]) == {record.id}
         damage(store, record.id)
         assert store.intact([record.id]) == set()
         _raises(ChunkDamaged, partial(store.get, record.id))
+        _raises(ChunkDamaged, partial(store.get_blocks, record.id, 1000))
         assert store.put_many([record]) == [True], "a put heals a damaged copy"
         assert store.get(record.id) == data
         damage(store, record.id)

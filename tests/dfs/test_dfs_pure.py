@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import random
 import struct
 import zlib
@@ -13,7 +14,7 @@ from xxhash import xxh3_64_intdigest
 
 from dfs.changes import FileManifest, build_manifest
 from dfs.chunking import Cutter, Piece, detect_records, only_piece
-from dfs.codec import decode, encode, is_intact
+from dfs.codec import decode, decode_blocks, encode, is_intact
 from dfs.errors import ChunkDamaged, InvalidChunkId, InvalidPath, Unsupported, UsageProblem
 from dfs.ids import ChunkId, content_id
 from dfs.options import MIB, ChunkSizes
@@ -204,12 +205,14 @@ def test_chunks_spread_by_weight() -> None:
         assert 0.9 < firsts.count(node.id) / len(firsts) / (node.weight / 4.0) < 1.1
 
 
-@given(st.binary(max_size=2000), st.booleans())
+@given(st.binary(max_size=2000), st.booleans(), st.integers(1, 5000))
 @settings(max_examples=50, deadline=None)
-def test_records_round_trip(data: bytes, compressible: bool) -> None:
+def test_records_round_trip(data: bytes, compressible: bool, size: int) -> None:
     data = data * 200 if compressible else data
     record = encode(data)
     assert decode(record.encoded, record.id) == data
+    blocks = decode_blocks(io.BytesIO(record.encoded).read, size, record.id)
+    assert blocks == [data[at : at + size] for at in range(0, len(data), size)]
 
 
 @pytest.mark.parametrize("data", [b"a" * 100_000, random.Random(1).randbytes(1000), b""])

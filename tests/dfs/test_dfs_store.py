@@ -92,6 +92,7 @@ def test_a_file_comes_back(store: Store) -> None:
     assert [ref.offset for ref in refs] == [sum(r.length for r in refs[:i]) for i in range(len(refs))]
     parts = [store.read_chunk(ref.id, path="logs/a.log") for ref in refs]
     assert b"".join(parts) == LOG
+    assert [b"".join(store.read_blocks(ref.id, 1000)) for ref in refs] == parts
     assert [ref.records for ref in refs] == [part.count(b"\n") for part in parts]
     assert all(len(store.nodes_of(ref.id)) == 2 for ref in refs)
     assert store.txn() == 1
@@ -505,6 +506,18 @@ def test_a_chunk_without_a_good_copy_names_file_chunk_and_nodes(store: Store) ->
     assert all(part in str(caught.value) for part in ("d/f", ref.id, *nodes))
     assert store.write_file(LOG).new_chunks == 1, "a put of the same file restores it"
     assert content(store, "d/f") == LOG
+
+
+def test_a_read_in_blocks_heals_what_is_damaged(store: Store) -> None:  # F14
+    noise = random.Random(1).randbytes(200_000)
+    for name, data in (("packed", LOG), ("raw", noise)):
+        put(store, name, data)
+        ref = store.chunks(name)[0]
+        bad = store.nodes_of(ref.id)[0]
+        damage_local(store.node_paths()[bad], ref.id, "flip")
+        assert b"".join(store.read_blocks(ref.id, 1000)) == data[: ref.length]
+        assert store.replicated.nodes[bad].get(ref.id) == data[: ref.length]
+    assert store.counts["healed"] == 2
 
 
 def test_a_put_heals_what_is_damaged(store: Store) -> None:

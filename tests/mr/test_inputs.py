@@ -13,6 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import dfs
+import dfs.store
 import mr
 import mr.inputs
 from mr.errors import InputError, InputNotFound
@@ -421,3 +423,22 @@ def test_a_file_that_changes_while_it_is_read(folder: Path, inline: mr.Session, 
     else:
         assert sorted(values.take_all()) == ["a", "b"], "a log that only grows is read as far as it was planned"
         assert sorted(values.take_all()) == ["a", "b", "m"]
+
+
+@pytest.mark.usefixtures("own_state")
+def test_a_file_of_the_store_reads_as_the_file_that_was_put() -> None:
+    """In blocks of any size, and from any place of it."""
+    source = random.Random(5)
+    data = source.randbytes(2_500_000) + b"\n".join(b"line %d" % n for n in range(20_000))
+    with dfs.init_store(dfs.store.default_path(), chunk_bytes_avg=1 << 20) as store:
+        store.publish([dfs.PutFile("x.bin", store.write_file(data, records="none"))], request_id="x")
+        assert len(store.chunks("x.bin")) > 2
+    (piece,) = whole_files(["dfs://x.bin"], decompress=False)
+    for size in (1 << 22, 1 << 16, 12_345):
+        blocks = list(piece.blocks(size))
+        assert b"".join(blocks) == data
+        assert max(map(len, blocks)) <= size
+    with piece.file() as file:
+        for at in (0, 1_048_575, 1_048_576, len(data) - 5, len(data), 17, 2_000_000):
+            file.seek(at)
+            assert file.read(1_200_000) == data[at : at + 1_200_000]
