@@ -28,16 +28,20 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import blake3
+import cloudpickle
+import numpy as np
 import polars as pl
+import polars_hash
 import pyarrow as pa
-from blake3 import blake3
+import xxhash
 from msgspec import Struct
 
 from mr.errors import MillraceError
 from mr.operators.python import name_of
 from mr.program import Program
 
-LIBRARIES = ("numpy", "polars", "polars-hash", "pyarrow", "xxhash", "blake3", "cloudpickle")
+LIBRARIES = (blake3, cloudpickle, np, pa, pl, polars_hash)
 
 
 class Unfingerprintable(MillraceError):
@@ -51,7 +55,7 @@ def digest(*values: object) -> str:
     True
     """
     try:
-        return str(blake3(_Encoder().encode(values)).hexdigest())
+        return str(blake3.blake3(_Encoder().encode(values)).hexdigest())
     except RecursionError:
         raise Unfingerprintable("a value contains itself, or is nested too deeply") from None
 
@@ -93,9 +97,9 @@ def program_identity(program: Program) -> Identity:
 def engine_digest() -> str:
     """BLAKE3 over the engine's own sources, the Python minor version and the versions of the libraries under it."""
     root = Path(__file__).parent
-    hasher = blake3(f"{sys.version_info[:2]}".encode())
-    for name in LIBRARIES:
-        hasher.update(f"{name}={metadata.version(name)};".encode())
+    hasher = blake3.blake3(f"{sys.version_info[:2]}".encode())
+    for name, version in [(m.__name__, m.__version__) for m in LIBRARIES] + [("xxhash", xxhash.VERSION)]:
+        hasher.update(f"{name}={version};".encode())
     for path in sorted(root.rglob("*.py")):
         hasher.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return str(hasher.hexdigest())

@@ -113,6 +113,7 @@ def import_engine() -> None:
     defer_pandas()
     for name in ENGINE:
         importlib.import_module(name)
+    gc.freeze()  # so that no collection goes through it, here and in those forked from here
     gc.enable()
 
 
