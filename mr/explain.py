@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from mr.analysis import StageFigures
@@ -10,16 +10,14 @@ from mr.assignment import Draft, bucket_ranges, task_identity
 from mr.fingerprint import Identity, Unfingerprintable, program_identity
 from mr.graph import Graph, Stage
 from mr.options import BUCKETS, REDUCE_RANGE_BYTES_MAX
-from mr.plan import Read
 from mr.program import GatherHead, GatherOutlet, HashOutlet, OutletSpec, PartOutlet, RangeOutlet, ResolveHead
 from mr.purity import FileDigests, why_stale
+from mr.sizing import SizeOf, known_size
 from mr.stopwatch import KINDS
 from mr.tasks import Split
 
 if TYPE_CHECKING:
     from mr.journal import Journal
-
-SizeOf = Callable[[Read], int | None]
 
 
 def human_bytes(n: float) -> str:
@@ -83,7 +81,7 @@ class _Drawing:
         size = self._bytes.get(stage.id)
         if size is None:
             return []
-        if stage.source is not None:
+        if not stage.inputs:
             return [f"about {human_bytes(size)} to read"]
         return [f"{_tasks(self._graph, stage, size)}, at most about {human_bytes(size)} to read"]
 
@@ -102,13 +100,9 @@ def _estimates(graph: Graph, size_of: SizeOf) -> dict[int, int]:
     while pending:
         ready = [stage for stage in pending if all(up in found for up in graph.upstream(stage))]
         for stage in ready:
-            if isinstance(stage.source, Read):
-                found[stage.id] = size_of(stage.source) or 0
-            elif stage.source is not None:
-                found[stage.id] = int(getattr(getattr(stage.source, "data", None), "nbytes", 0))
-            else:
-                feeds = (feed.stage for e in stage.inputs for feed in graph.exchanges[e].feeds)
-                found[stage.id] = sum(found[up] for up in feeds)
+            sources = stage.parts if stage.source is None else (stage.source,)
+            feeds = (feed.stage for e in stage.inputs for feed in graph.exchanges[e].feeds)
+            found[stage.id] = sum(known_size(s, size_of) or 0 for s in sources) + sum(found[up] for up in feeds)
         pending = [stage for stage in pending if stage not in ready]
     return found
 
@@ -189,7 +183,7 @@ def _feeds(graph: Graph, exchange: int) -> str:
 def _how(spec: OutletSpec) -> str:
     match spec:
         case HashOutlet():
-            text = f"shuffled by {', '.join(spec.keys)}"
+            text = f"shuffled by {', '.join(spec.keys)}" if spec.keys else "dealt out"
             text += f", {spec.partitions} partitions" if spec.partitions else ""
             text += f", {spec.buckets:,} buckets for the size of the input" if spec.buckets != BUCKETS else ""
             return text + (", combined by blocks" if spec.combiner else "")

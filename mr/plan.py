@@ -91,10 +91,14 @@ class Read(Node, frozen=True, eq=False):
 
 
 class Items(Node, frozen=True, eq=False):
-    """Records that the program itself holds, as one batch. `split_rows` go into a split (None: as many as suits)."""
+    """Records that the program itself holds, as one batch. `split_rows` go into a split (None: as many as suits).
+
+    `made_bytes`: what is made of them first, where that is more than they are.
+    """
 
     data: pa.RecordBatch
     split_rows: int | None = None
+    made_bytes: int = 0
 
 
 class Apply(Node, frozen=True, eq=False):

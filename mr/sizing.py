@@ -20,7 +20,7 @@ def known_size(node: Node, size_of: SizeOf) -> int | None:
         case Read():
             return size_of(node)
         case Items():
-            return int(node.data.nbytes)
+            return max(int(node.data.nbytes), node.made_bytes)
         case Materialized():
             return sum(part.bytes for part in node.parts)
         case Apply():

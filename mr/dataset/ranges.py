@@ -38,6 +38,6 @@ def range(start: int, stop: int | None = None, step: int = 1) -> Dataset:
         "count": pa.array([min(RANGE_SPLIT_ROWS, count - first) for first in firsts], pa.int64()),
     }
     data = pa.record_batch(blocks)
-    items = Items(rows_shape(data.schema.names, data.schema.types), data, split_rows=1)
+    items = Items(rows_shape(data.schema.names, data.schema.types), data, split_rows=1, made_bytes=8 * count)
     op = Counted(step)
     return Dataset(Apply(op.shape(items.shape), items, op))

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pyarrow as pa
 import pytest
 import xxhash
@@ -25,7 +26,7 @@ from mr.graph import Graph
 from mr.kernels.joined import HOWS
 from mr.plan import Write
 from mr.program import CoGroupHead, HashOutlet
-from mr.sizing import bucket_count, source_bytes
+from mr.sizing import bucket_count, known_size, source_bytes
 from mr.stages import compile_plan
 
 GIB, TIB = 1 << 30, 1 << 40
@@ -214,3 +215,22 @@ def test_a_run_file_of_the_most_buckets_lists_those_it_has(tmp_path: Path) -> No
     assert reader.rows(1, 0, 40)["k"].to_pylist() == expected
     (one,) = (s for s in reader.index.spans(0, bucket_of(expected[0], 65_536) + 1) if s.run == 0)
     assert reader.rows(0, one.start, one.stop)["k"].to_pylist() == expected[:1]
+
+
+def test_numbers_count_as_what_they_become() -> None:
+    few, many = (mr.range(n).select(k="value", y="value") for n in (1000, 2_000_000))
+    assert known_size(mr.range(2_000_000)._node, size_of) == 16_000_000
+    left = mr.from_items([(1, 2)], names=["k", "x"])
+    for right, strategy in ((few, "broadcast join:"), (many, "sort-merge join:")):
+        stages = graph_of(left.join(right, on="k")).stages
+        assert [note.startswith(strategy) for stage in stages for note in stage.notes] == [True]
+
+
+def test_what_a_stage_reads_is_estimated_for_what_the_program_made(inline: mr.Session) -> None:
+    kept = mr.range(1000).with_columns(y=pl.col("value") + 1).repartition(2, by="value").materialize()
+    joined = kept.join(kept, on="value")
+    for text in (explain_graph(graph_of(kept), size_of), explain_graph(graph_of(joined), size_of)):
+        assert "about 0 B" not in text
+        assert "kB to read" in text
+    assert "about 8.0 kB to read" in explain_graph(graph_of(mr.range(1000)), size_of)
+    assert "reads stage 0 dealt out, 3 partitions" in explain_graph(graph_of(mr.range(9).repartition(3)), size_of)
