@@ -227,6 +227,9 @@ class Actions(DatasetBase):
     ) -> Any:
         """Write one JSON object a line. Otherwise as `write_csv`, for .json (or .jsonl).
 
+        JSON has less than columns have: NaN and infinities become null (as in Polars and pandas), dates and times ISO
+        text, a Decimal text, a tuple an object with the keys "0", "1", ... (`read_json` makes it a tuple again).
+
         >>> import mr, tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     _ = mr.from_items([("a", 1)]).write_json(folder + "/out.json")

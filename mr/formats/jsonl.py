@@ -214,8 +214,9 @@ def _holds(type_: pa.DataType, check: Any) -> bool:
 class JsonWriter(Writer, frozen=True):
     """One JSON object a line, UTF-8; values are written as {"value": ...}.
 
-    Dates and times are ISO strings, decimals strings, NaN and infinities null, tuples arrays. Bytes are text with
-    escapes, see `mr.kernels.escapes`; within lists, tuples and dicts they are refused.
+    Dates and times are ISO strings, decimals strings, NaN and infinities null (JSON has no such numbers). Tuples are
+    objects with the keys "0", "1", ..., as which they are read back. Bytes are text with escapes, see
+    `mr.kernels.escapes`; within lists, tuples and dicts they are refused.
     """
 
     extension: ClassVar[str] = ".jsonl"
@@ -251,8 +252,7 @@ def _encodable(type_: pa.DataType) -> bool:
     if pa.types.is_map(type_):
         return False
     if pa.types.is_struct(type_):
-        is_tuple = [field.name for field in type_] == [str(i) for i in range(type_.num_fields)]
-        return not is_tuple and all(_encodable(field.type) for field in type_)
+        return all(_encodable(field.type) for field in type_)
     if is_list(type_):
         return _encodable(type_.value_type)
     checks = (pa.types.is_large_string, pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean)
@@ -286,7 +286,9 @@ def _jsonable(value: Any) -> Any:
         return {name: _jsonable(item) for name, item in zip(value._fields, value, strict=True)}
     if isinstance(value, dict):
         return {key: _jsonable(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
+    if isinstance(value, tuple):
+        return {str(place): _jsonable(item) for place, item in enumerate(value)}
+    if isinstance(value, list):
         return [_jsonable(item) for item in value]
     if isinstance(value, float):
         return value if value - value == 0.0 else None

@@ -17,7 +17,7 @@ from pieces import Collected, batches, origins, read_all
 import mr.formats.blocks
 from mr.errors import InputError, PlanError
 from mr.formats.jsonl import JsonReader, JsonWriter, infer_json
-from mr.kernels.rows import Shape, from_python
+from mr.kernels.rows import Shape, from_python, to_python
 
 INT, FLOAT, STR = pa.int64(), pa.float64(), pa.large_string()
 PAIR = pa.schema([("s", STR), ("n", INT)])
@@ -161,7 +161,39 @@ def test_written_lines_are_what_python_reads(records: list[dict[str, Any]], cut:
     data = written(records, cut=cut)
     assert data == written(records)
     found = [json.loads(line) for line in data.decode().split("\n")[:-1]]
-    assert found == [{k: list(v) if isinstance(v, tuple) else v for k, v in record.items()} for record in records]
+    assert found == [{name: as_json(value) for name, value in record.items()} for record in records]
+
+
+def as_json(value: Any) -> Any:
+    """What Python's json reads where `value` was written: a tuple is an object that counts its items."""
+    if isinstance(value, tuple):
+        return {str(place): as_json(item) for place, item in enumerate(value)}
+    return [as_json(item) for item in value] if isinstance(value, list) else value
+
+
+tuples = st.none() | st.tuples(text, st.none() | st.integers(-(2**63), 2**63 - 1))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.fixed_dictionaries({"t": tuples, "l": st.lists(tuples, max_size=2), "n": st.tuples(tuples, floats)})))
+def test_tuples_are_read_back_as_they_were_written(records: list[dict[str, Any]]) -> None:
+    records = [{"t": ("a", 1), "l": [("a", 1)], "n": (("a", 1), 0.5)}, *records]  # which tells all types
+    data = written(records)
+    rows = [row for b in batches(JsonReader(infer_json(data, "p")), data) for row in to_python(b.data)]
+    assert [row._asdict() for row in rows] == records
+    assert all(type(row.n) is tuple for row in rows)
+
+
+def test_tuples_are_objects_beside_what_only_python_writes() -> None:
+    record = {"t": (1, ("x", None)), "m": {"k": (2,)}}
+    assert written([record]) == b'{"t":{"0":1,"1":{"0":"x","1":null}},"m":{"k":{"0":2}}}\n'
+
+
+@pytest.mark.parametrize("beside", [None, {"k": 1}])
+def test_numbers_that_json_lacks_are_null(beside: Any) -> None:
+    for number in (float("nan"), float("inf"), float("-inf")):
+        found = json.loads(written([{"f": number, "l": [number], "t": (number,), "d": beside}]))
+        assert found == {"f": None, "l": [None], "t": {"0": None}, "d": beside}
 
 
 def test_written_bytes() -> None:
