@@ -56,11 +56,12 @@ class Pending:
         self.bytes = 0
         self.rows = 0
         self._where = where
+        self._spilled: list[pa.RecordBatch] = []  # in mapped files, each under the schema as it was then
         self._batches: list[pa.RecordBatch] = []
         self._held_bytes = 0
 
     def __len__(self) -> int:
-        return len(self._batches)
+        return len(self._spilled) + len(self._batches)
 
     def add(self, data: pa.RecordBatch) -> None:
         """Take a batch; the schema grows to fit it."""
@@ -80,25 +81,27 @@ class Pending:
         return rows_filling(data.slice(0, RUN_ROWS_MAX - self.rows), RUN_BYTES_MAX - self.bytes)
 
     def spill(self, path: Path, held_bytes_max: int) -> None:
-        """If more than so many bytes are held in memory, put them into a file at `path`, mapped and without a name."""
+        """If more than so many bytes are held in memory, put them into a file at `path`, mapped and without a name.
+
+        What is in such a file already stays in it.
+        """
         if self._held_bytes <= held_bytes_max:
             return
         assert self.schema is not None
-        held = [batch for batch in self._batches if batch.num_rows]
         try:
             with spill_file(path) as sink, pa.ipc.new_stream(sink, self.schema) as writer:
-                for batch in held:
+                for batch in self._batches:
                     writer.write_batch(cast(batch, self.schema))
             with pa.memory_map(str(path)) as file:
-                self._batches = pa.ipc.open_stream(file.read_buffer()).read_all().to_batches()
+                self._spilled += pa.ipc.open_stream(file.read_buffer())
         finally:
             path.unlink(missing_ok=True)
-        self._held_bytes = 0
+        self._batches, self._held_bytes = [], 0
 
     def take(self) -> pa.RecordBatch:
         """All batches as one under the schema so far; nothing is held afterwards."""
         schema = self.schema if self.schema is not None else pa.schema([])
-        batches, self._batches = self._batches, []
+        batches, self._spilled, self._batches = [*self._spilled, *self._batches], [], []
         self.bytes = self.rows = self._held_bytes = 0
         return concat([cast(batch, schema) for batch in batches], schema)
 

@@ -23,6 +23,7 @@ from mr.outlets.gathered import GatherRun
 from mr.outlets.ranged import RangeRun
 from mr.program import GatherOutlet, RangeOutlet
 from mr.shuffle.reader import RunReader
+from mr.task_context import Context, running
 
 
 @pytest.fixture
@@ -102,3 +103,30 @@ def test_parts_of_a_sort_behind_a_shuffle_do_not_depend_on_memory(
         made.append([path.read_bytes() for path in sorted((tmp_path / memory).glob("*.parquet"))])
     assert len(made[0]) > 1
     assert made[0] == made[1]
+
+
+def test_what_waits_for_a_run_is_spilled_once(tmp_path: Path) -> None:
+    data = [pa.record_batch({"x": [n] * 1000, "s": pa.array([str(n)] * 1000, pa.large_string())}) for n in range(100)]
+    size = sum(batch.nbytes for batch in data)
+    files = {}
+    for memory in (1 << 30, size // 20, size // 2):
+        context = Context()
+        with running(context):
+            run = GatherRun(0, tmp_path / str(memory), "a", None, GatherOutlet(), memory)
+            for batch in data:
+                run.write(batch)
+            run.finish()
+        files[memory] = (tmp_path / str(memory)).read_bytes()
+        assert context.spilled <= 1.2 * size
+        assert (context.spilled > size // 2) == (memory < size)
+    assert len(set(files.values())) == 1
+
+
+def test_a_type_that_grows_between_spills_is_that_of_all_rows(tmp_path: Path) -> None:
+    run = GatherRun(0, tmp_path / "m", "a", None, GatherOutlet(), 0)
+    for column in (pa.nulls(2), pa.array([1, 2]), pa.array([], pa.int64()), pa.array([0.5, None])):
+        run.write(pa.record_batch({"x": column}))
+    run.finish()
+    reader = RunReader(tmp_path / "m")
+    assert reader.rows(0, 0, 6)["x"].to_pylist() == [None, None, 1.0, 2.0, 0.5, None]
+    assert reader.index.schema.field("x").type == pa.float64()
