@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from mr.kernels.access_log import COMBINED, COMMON, MONTHS, TYPES, parse_line
+from mr.kernels.bits import Bits
 from mr.kernels.lines import bounds_of
 from mr.kernels.words import (
     BLANKS,
@@ -27,6 +28,7 @@ from mr.kernels.words import (
     has_blank,
     next_blank,
     numbers,
+    word,
     words_at,
     words_of,
     zero_bytes,
@@ -38,7 +40,10 @@ Bytes = npt.NDArray[np.uint8]
 
 _TIME_BYTES: Final = len("17/May/2015:10:05:03 +0000")
 _TIME_AT: Final = _TIME_BYTES + len("] ")  # so many bytes before the quote that opens the request
-_HEAD_BYTES_MIN: Final = len("h - - [") + _TIME_AT
+_UNNAMED: Final = len(" - - [") + _TIME_AT
+_HEAD_BYTES_MIN: Final = len("h") + _UNNAMED
+_HEAD_AT: Final = 8 + _UNNAMED  # then no number that is looked at goes from one field to the next
+_HEAD_WORDS: Final = 7
 _PROTOCOL: Final = len(" HTTP/1.1")
 _REQUEST_BYTES_MIN: Final = len('"G /') + _PROTOCOL
 _SIZE_DIGITS_MAX: Final = 16
@@ -66,10 +71,10 @@ class ParsedLines(NamedTuple):
 
 
 class _Places(NamedTuple):
-    """What the quotes of some lines tell, each (lines,), but quotes (2 or 6, lines)."""
+    """Where some lines and their 2 or 6 quotes are, each (lines,)."""
 
     start: Positions
-    quotes: Positions
+    quotes: list[Positions]
     end: Positions
 
     @property
@@ -103,8 +108,9 @@ def parse_lines(data: bytes, combined: bool, columns: Sequence[str]) -> ParsedLi
     ([{'url': '/', 'bytes': 12}], [True, False], [0, 59], [58, 67])
     """
     schema = pa.schema([(name, TYPES[name]) for name in columns])
-    places, near = _located(data, 6 if combined else 2)
-    batch, parsed = _parse_plain(data, places, near, schema)
+    marks = Bits(np.equal, np.frombuffer(data, np.uint8), ord('"'))
+    places, near = _located(data, marks, 6 if combined else 2)
+    batch, parsed = _parse_plain(data, marks, places, near, schema)
     rows, lines = [], []
     for i in np.flatnonzero(~parsed).tolist():
         line = data[places.start[i] : places.end[i]].decode()
@@ -119,47 +125,49 @@ def parse_lines(data: bytes, combined: bool, columns: Sequence[str]) -> ParsedLi
     return ParsedLines(batch, parsed, places.start, places.end)
 
 
-def _located(data: bytes, quotes: int) -> tuple[_Places, Mask]:
-    """All lines, and which may be plain by the number of their quotes and by how far apart these are."""
+def _located(data: bytes, marks: Bits, quotes: int) -> tuple[_Places, Mask]:
+    """All lines with their first quotes, and which may be plain by how far apart these are; `marks` are all quotes."""
     array = np.frombuffer(data, np.uint8)
-    matters = array == ord('"')
-    matters |= array <= ord("\r")
-    marks = np.flatnonzero(matters)  # one search for all of them
-    found = array[marks]
-    others = (found != ord('"')) & (found != ord("\n"))
-    odd = marks[others]  # what \S excludes besides blanks, and things as rare
+    ends = Bits(np.less_equal, array, ord("\r")).places
+    others = array[ends] != ord("\n")
+    odd = ends[others]  # what \S excludes besides blanks, and things as rare
     if len(odd):
-        marks, found = marks[~others], found[~others]
-    last = np.flatnonzero(found == ord("\n"))
+        ends = ends[~others]
     if not data.endswith(b"\n"):
-        marks, last = np.append(marks, len(data)), np.append(last, len(marks))
-    starts, ends = bounds_of(data, marks[last])
-    first = np.append(0, last[:-1] + 1)
-    near: Mask = last - first == quotes
-    if len(odd):
-        near &= np.searchsorted(odd, starts) == np.searchsorted(odd, ends)
-    quoted = marks.take(first + np.arange(quotes)[:, None], mode="clip")
-    places = _Places(starts, quoted, ends)
-    opening, closing = quoted[:2]
-    near &= (opening - starts >= _HEAD_BYTES_MIN) & (closing - opening >= _REQUEST_BYTES_MIN)
-    size_bytes = places.size_bytes
-    near &= (size_bytes >= 1) & (size_bytes <= _SIZE_DIGITS_MAX)
+        ends = np.append(ends, len(data))
+    start, end = bounds_of(data, ends)
+    opening = marks.next(start)
+    closing = marks.next(opening + 1)
+    near: Mask = (opening >= np.maximum(start + _HEAD_BYTES_MIN, _HEAD_AT)) & (closing - opening >= _REQUEST_BYTES_MIN)
+    places = _Places(start, [opening, closing], end)
     if quotes == 6:
-        near &= quoted[4] == quoted[3] + len('" ')
+        referrer = marks.next(closing + 1)
+        referrer_end = marks.next(referrer + 1)
+        agent, agent_end = referrer_end + len('" '), end - 1
+        further = np.flatnonzero(array[agent_end] != ord('"'))  # there are fields behind it
+        agent_end[further] = marks.next(np.minimum(agent[further] + 1, len(data)))
+        near &= agent < agent_end
+        places.quotes.extend([referrer, referrer_end, agent, agent_end])
+    near &= places.quotes[-1] < end
+    near &= (places.size_bytes - 1).view(np.uint64) < _SIZE_DIGITS_MAX
+    if len(odd):
+        near &= np.searchsorted(odd, start) == np.searchsorted(odd, end)
     return places, near
 
 
-def _parse_plain(data: bytes, places: _Places, near: Mask, schema: pa.Schema) -> tuple[pa.RecordBatch, Mask]:
+def _parse_plain(
+    data: bytes, marks: Bits, lines: _Places, near: Mask, schema: pa.Schema
+) -> tuple[pa.RecordBatch, Mask]:
     """The columns of those of the lines that are plain, and which these are."""
     if not near.any():
         return pa.RecordBatch.from_pylist([], schema=schema), near
-    far = np.flatnonzero(~near)
+    places, far = lines, np.flatnonzero(~near)
     if len(far):  # these stand where one is that may be plain: all that is looked at is there
-        places, model = _Places(*(array.copy() for array in places)), int(np.argmax(near))
-        for array in places:
-            array[..., far] = array[..., model, None]
+        model, places = int(np.argmax(near)), _Places(lines.start.copy(), lines.quotes, lines.end.copy())
+        for array in (places.start, *places.quotes, places.end):
+            array[far] = array[model]
     text = np.frombuffer(data, np.uint8)
-    head = words_at(data, places.quotes[0] - _HEAD_BYTES_MIN, 6)
+    head = words_at(data, places.quotes[0] - _HEAD_AT, _HEAD_WORDS)
     blank_1, blank_2, headed = _heads(data, head, places)
     method_end, requested = _methods(head, places)
     seconds, timely = _times(text, head, places.quotes[0] - _TIME_AT)
@@ -167,20 +175,39 @@ def _parse_plain(data: bytes, places: _Places, near: Mask, schema: pa.Schema) ->
     size, sized = _sizes(data, places.size_end, places.size_bytes)
     plain = near & headed & requested & timely & answered & sized
     if len(places.quotes) == 6:
-        plain &= _separated(text, places)
+        plain &= _separated(data, places)
+    plain &= _alone(data, marks, lines, plain)
     fields = _Fields(blank_1, blank_2, method_end, seconds, status, size)
     rows = None if plain.all() else np.flatnonzero(plain)
     columns = [_column(name, data, places, fields, rows) for name in schema.names]
     return pa.RecordBatch.from_arrays(columns, schema=schema), plain
 
 
+def _alone(data: bytes, marks: Bits, lines: _Places, plain: Mask) -> Mask:
+    """Which lines have no further quotes, of those that have all that belong there."""
+    quotes, others = len(lines.quotes), np.flatnonzero(~plain).tolist()  # which are looked at one by one anyway
+    if marks.total - sum(data.count(b'"', lines.start[i], lines.end[i]) for i in others) == quotes * (
+        len(plain) - len(others)
+    ):
+        return plain
+    alone: Mask = np.diff(np.searchsorted(marks.places, [lines.start, lines.end]), axis=0)[0] == quotes
+    return alone
+
+
 def _heads(data: bytes, head: Words, places: _Places) -> tuple[Positions, Positions, Mask]:
     """The blanks after host and identity, and which lines have these and one more before the time, and no others."""
     last = places.quotes[0] - _TIME_AT - len(" [")
     blank_1, blank_2 = last - 4, last - 2  # where identity and user are "-", as nearly always
-    unnamed = fits(head[0], b"? - - [")
-    plain = unnamed & ~has_blank(data, places.start, blank_1)
-    named = np.flatnonzero(~unnamed & fits(head[0], b"????? ["))
+    unnamed = fits(head[1], b" - - [")
+    length = blank_1 - places.start
+    first, rest = words_of(data)[places.start], head[0]  # all of a host of 8 to 16 bytes
+    first ^= BLANKS
+    rest = rest ^ BLANKS
+    plain = unnamed & ((first - ONES & ~first | rest - ONES & ~rest) & TOPS == 0)
+    others = np.flatnonzero((length < 8) | (length > 16))
+    if len(others):
+        plain[others] = unnamed[others] & ~has_blank(data, places.start[others], blank_1[others])
+    named = np.flatnonzero(~unnamed & fits(head[1], b"???? ["))
     if len(named):
         start, end = places.start[named], last[named]
         one = next_blank(data, start, end)
@@ -194,7 +221,7 @@ def _heads(data: bytes, head: Words, places: _Places) -> tuple[Positions, Positi
 def _methods(head: Words, places: _Places) -> tuple[Positions, Mask]:
     """Where the methods end, and which requests are one of up to 7 capitals, and something before the protocol."""
     opening, closing = places.quotes[:2]
-    text = head[4] >> 32 | head[5] << 32
+    text = head[5] >> 24 | head[6] << 40
     blank = zero_bytes(text ^ BLANKS)
     blank &= ~blank + 1  # the lowest bit: that of the first blank
     method = (blank >> 7) - 1  # the bits before it, or all
@@ -210,16 +237,18 @@ def _times(array: Bytes, head: Words, at: Positions) -> tuple[Positions, Mask]:
 
     Lines of a log follow each other closely, so a minute is worked out once for all lines in a row that name it.
     """
-    day, last, zone = head[0] >> 56, head[3], head[4]  # "1", ":03 +000", '0] "GET '
+    day, month, minute, second, closing = head[1:6]  # " - - [17", "/May/201", "5:10:05:", "03 +0000", '] "GET /'
+    differs = (day[1:] ^ day[:-1]) >> 48 | month[1:] ^ month[:-1]
+    differs |= minute[1:] ^ minute[:-1] | (second[1:] ^ second[:-1]) >> 16
     new = np.ones(len(at), np.bool_)
-    new[1:] = False
-    for part in (head[1], head[2], last & ~np.uint64(0xFFFF00) | day << 8 | (zone & 0xFF) << 16):
-        new[1:] |= part[1:] != part[:-1]
+    new[1:] = differs != 0
     seconds, valid = _minutes(array, at[new])
     row = np.cumsum(new) - 1
-    tens, ones = last >> 8 & 0xF, last >> 16 & 0xF
-    valid = valid[row] & fits(last, b"?00") & (tens <= 5) & fits(zone, b"?] ")
-    return seconds[row] + (tens * 10 + ones).astype(np.int64), valid
+    tens, ones = second & 0xFF ^ ord("0"), second >> 8 & 0xFF ^ ord("0")
+    closed = (tens <= 5) & (ones <= 9) & (closing & 0xFFFF == word(b"] "))
+    tens *= 10
+    tens += ones
+    return seconds[row] + tens.view(np.int64), closed if valid.all() else closed & valid[row]
 
 
 def _minutes(array: Bytes, at: Positions) -> tuple[Positions, Mask]:
@@ -246,8 +275,13 @@ def _minutes(array: Bytes, at: Positions) -> tuple[Positions, Mask]:
 def _statuses(data: bytes, closing: Positions) -> tuple[Positions, Mask]:
     """The statuses behind quotes at some positions, and which there are, between blanks, behind a protocol of HTTP."""
     protocol, status = words_at(data, closing - _PROTOCOL, 2)  # " HTTP/1." and '1" 200 1'
-    digits = [(status >> 8 * i & 0xF).astype(np.int64) for i in (3, 4, 5)]
-    return digits[0] * 100 + digits[1] * 10 + digits[2], fits(protocol, b" HTTP/0.") & fits(status, b'0" 000 ')
+    plain = fits(protocol, b" HTTP/0.") & fits(status, b'0" 000 ')
+    digits = status >> 24
+    hundreds = digits & 0xF
+    hundreds *= 100
+    digits &= 0x0F0F00
+    hundreds += (digits * 0xA01 >> 16) & 0xFF  # the tens ten times and the ones, in one byte
+    return hundreds.view(np.int64), plain
 
 
 def _sizes(data: bytes, end: Positions, length: Positions) -> tuple[Positions, Mask]:
@@ -264,13 +298,15 @@ def _sizes(data: bytes, end: Positions, length: Positions) -> tuple[Positions, M
     return sizes, valid | nothing
 
 
-def _separated(array: Bytes, places: _Places) -> Mask:
+def _separated(data: bytes, places: _Places) -> Mask:
     """Which lines have blanks between size, referrer, agent and what follows, and no backslash before a quote."""
+    array = np.frombuffer(data, np.uint8)
     referrer, referrer_end, _, agent_end = places.quotes[2:]
-    plain: Mask = (array[referrer - 1] == ord(" ")) & (array[referrer_end + 1] == ord(" "))
-    plain &= (array[referrer_end - 1] != ord("\\")) & (array[agent_end - 1] != ord("\\"))
-    behind = np.minimum(agent_end + 1, len(array) - 1)
-    plain &= (agent_end + 1 == places.end) | (array[behind] == ord(" "))
+    between = np.ndarray((len(data) - 3,), "<u4", buffer=data, strides=(1,))[referrer_end - 1]
+    plain: Mask = (between >> 8 == word(b'" "')) & (between & 0xFF != ord("\\"))
+    plain &= (array[referrer - 1] == ord(" ")) & (array[agent_end - 1] != ord("\\"))
+    further = np.flatnonzero(agent_end + 1 != places.end)
+    plain[further] &= array[agent_end[further] + 1] == ord(" ")
     return plain
 
 

@@ -254,6 +254,13 @@ def test_each_odd_field_among_usual_ones(format: str) -> None:
         check(line.encode(), format)
 
 
+def test_quotes_too_many_are_not_made_up_for_by_quotes_too_few() -> None:
+    more, fewer = GOOD.replace("(X)", '"(X)"'), GOOD.replace('"http://r/" ', "")
+    for lines in ([GOOD, more, fewer], [GOOD, more, fewer, fewer], [more, GOOD], [GOOD, more.replace('"(X)', " (X)")]):
+        check("\n".join(lines * 3).encode(), "combined")
+        check("\n".join(lines * 3).encode(), "common")
+
+
 @settings(max_examples=100, deadline=None)
 @given(st.lists(variants(), min_size=1, max_size=8), st.sampled_from(["combined", "common"]), st.booleans())
 def test_fields_of_all_lengths(lines: list[str], format: str, short: bool) -> None:
