@@ -44,8 +44,10 @@ def build(right: pa.RecordBatch, layout: JoinLayout) -> RightIndex:
     index, rows, starts = index_keys(key_columns(right, layout.right_on))
     counts = np.diff(starts, append=len(rows))
     wanted = encoded(right_rows(right, layout, None))
-    in_order = Source(wanted.source.data.take(pa.array(rows)))  # a key's rows lie together
-    return RightIndex(index, replace(wanted, source=in_order), starts, counts, len(starts) == len(rows))
+    unique = len(starts) == len(rows)
+    if len(rows) < right.num_rows or not (rows[1:] > rows[:-1]).all():
+        wanted = replace(wanted, source=Source(wanted.source.data.take(pa.array(rows))))  # a key's rows lie together
+    return RightIndex(index, wanted, starts, counts, unique)
 
 
 def probe(left: pa.RecordBatch, index: RightIndex, layout: JoinLayout) -> Iterator[pa.RecordBatch]:

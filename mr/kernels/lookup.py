@@ -1,6 +1,7 @@
 """Keys looked up among keys: by number where they fit a word, else by hash.
 
-Where keys are looked up by hash they are compared, too: a hash alone never decides.
+Where keys are looked up by hash they are compared, too: a hash alone never decides. Numbers that lie close together,
+as ids do, are places in a table; others are found by their top bits, evenly spread.
 """
 
 from __future__ import annotations
@@ -15,16 +16,68 @@ import polars as pl
 import pyarrow as pa
 from msgspec import Struct
 
+from mr.kernels.distinct import MULTIPLIERS
 from mr.kernels.keys import Ints, Leaf, Mask, Words, canonical, codes, hashes, leaves_of
 from mr.kernels.packed import Packing, packed, packing_of
 from mr.kernels.sort import number_part, order_by
 
 _FIXED_BYTES_MAX = 64
 """Longer keys gain nothing when they are compared as binaries of fixed size."""
+_ROOM = 8
+"""Numbers lie close together if there are at most so many times as many between the least and the largest: a table of
+their places then takes no more than the numbers themselves and a directory."""
 _SPARE_BITS = 2
 """A directory of four to eight places a key: most lookups then end at their first key."""
 _ROUNDS_MAX = 16
 """Numbers that many others are in front of, which somebody must have constructed, are found by bisection."""
+
+
+class Places(Struct, frozen=True):
+    """Distinct numbers that lie close together: the key of each number from `first` on, -1 where there is none.
+
+    The first and the last place are for the numbers that lie outside.
+    """
+
+    first: np.uint64
+    keys: npt.NDArray[np.int32]
+
+    def find(self, numbers: Words) -> Ints:
+        """The key with each number, -1 where there is none."""
+        at = (numbers - self.first).view(np.int64)  # what wraps around is clipped to an end, too
+        return self.keys.take(at, mode="clip").astype(np.int64)
+
+
+class Directory(Struct, frozen=True):
+    """Distinct numbers, evenly spread."""
+
+    numbers: Words
+    """Ascending, and the largest number once more at the end."""
+    firsts: npt.NDArray[np.int32]
+    """For each value of the top bits of a number, the first key with such a number or a larger one."""
+
+    def find(self, wanted: Words) -> Ints:
+        """The key with each number, -1 where there is none."""
+        bits = (len(self.firsts) - 1).bit_length() - 1
+        at = self.firsts.take((wanted >> np.uint64(64 - bits)).view(np.int64))
+        here = self.numbers.take(at)
+        rows = np.flatnonzero(here != wanted)
+        found = at.astype(np.int64)
+        found[rows] = -1
+        rows = rows[here[rows] < wanted[rows]]
+        at, wanted = at[rows] + 1, wanted[rows]
+        for _ in range(_ROUNDS_MAX):  # few keys for each value of the top bits; the last number ends all of them
+            if not len(rows):
+                break
+            here = self.numbers.take(at)
+            equal = here == wanted
+            found[rows[equal]] = at[equal]
+            on = here < wanted
+            rows, at, wanted = rows[on], at[on] + 1, wanted[on]
+        if len(rows):
+            places = np.searchsorted(self.numbers, wanted)
+            found[rows] = np.where(self.numbers.take(places) == wanted, places, -1)
+        found[found == len(self.numbers) - 1] = -1  # no key, only the end
+        return found
 
 
 class KeyIndex(Struct, frozen=True, dict=True):
@@ -34,12 +87,8 @@ class KeyIndex(Struct, frozen=True, dict=True):
     """How keys become numbers; None: these are their hashes."""
     keys: pa.RecordBatch
     """The keys, to be compared; of packed ones only the types."""
-    numbers: Words
-    """The number of each key, ascending, and the largest number once more at the end."""
-    directory: npt.NDArray[np.int32]
-    """For each value of the top bits of a number, the first key with such a number or a larger one."""
-    collide: bool
-    """Two keys have the same hash: all keys must be compared. Then keys are in no order."""
+    table: Places | Directory | None
+    """None: two keys have the same hash, so all keys must be compared."""
 
     @cached_property
     def compared(self) -> list[_Values]:
@@ -58,31 +107,73 @@ def index_keys(keys: pa.RecordBatch) -> tuple[KeyIndex, Ints, Ints]:
     rows = None if nulls is None else np.flatnonzero(~nulls)
     valid = keys if rows is None else keys.take(pa.array(rows))
     packing, numbers = _numbers(valid)
+    none = pa.RecordBatch.from_pylist([], schema=valid.schema)  # unlike a slice it does not keep all keys in memory
+    close = None if packing is None else _close(numbers, packing)
+    if close is not None:
+        places, by_number, starts = _places(numbers, *close)
+        return KeyIndex(packing, none, places), by_number if rows is None else rows[by_number], starts
     total = valid.num_rows
+    numbers = numbers if packing is None else _spread(numbers)
     by_number = order_by(total, [number_part(numbers)])
     numbers = numbers[by_number]
-    starts = np.flatnonzero(np.concatenate([np.ones(min(1, total), bool), numbers[1:] != numbers[:-1]]))
+    starts = _starts(numbers)
     collide = packing is None and len(starts) < total and _collide(valid, by_number, numbers)
     if collide:  # one hash, several keys: gather the rows of each
         groups, _ = codes(valid.take(pa.array(by_number)), keys.schema.names)
         by_key = order_by(total, [number_part(groups.view(np.uint64))])
-        by_number, numbers = by_number[by_key], numbers[by_key]
+        by_number = by_number[by_key]
         starts = np.flatnonzero(np.diff(groups[by_key], prepend=-1))
     apart = len(starts) == total
-    heads = by_number if apart else by_number[starts]
-    none = pa.RecordBatch.from_pylist([], schema=valid.schema)  # unlike a slice it does not keep all keys in memory
-    compared = none if packing is not None else valid.take(pa.array(heads))
-    index = _index(packing, compared, numbers if apart else numbers[starts], collide)
-    return index, by_number if rows is None else rows[by_number], starts
+    compared = none if packing is not None else valid.take(pa.array(by_number if apart else by_number[starts]))
+    table = None if collide else _directory(numbers if apart else numbers[starts])
+    return KeyIndex(packing, compared, table), by_number if rows is None else rows[by_number], starts
 
 
 def _numbers(keys: pa.RecordBatch) -> tuple[Packing | None, Words]:
-    """The numbers by which keys without nulls are looked up, and how they are packed, if they are."""
+    """The numbers of keys without nulls, and how they are packed; None and their hashes if they are not."""
     parts = [leaf for column in keys.columns for leaf in leaves_of(column)]
     packing = packing_of(parts[0]) if len(parts) == 1 else None
     if packing is None:
         return None, hashes(keys, keys.schema.names)
     return packing, packed(parts[0], packing)[0]
+
+
+def _spread(numbers: Words) -> Words:
+    """Other numbers for different numbers, evenly spread also in their top bits (after the finaliser of SplitMix64)."""
+    mixed: Words = numbers * MULTIPLIERS[0]
+    mixed ^= mixed >> np.uint64(32)
+    mixed *= MULTIPLIERS[1]
+    return mixed
+
+
+def _starts(ascending: Words) -> Ints:
+    """Where each number occurs first."""
+    return np.flatnonzero(np.concatenate([np.ones(min(1, len(ascending)), bool), ascending[1:] != ascending[:-1]]))
+
+
+def _close(numbers: Words, packing: Packing) -> tuple[int, int] | None:
+    """The least and the largest number, if all lie close together."""
+    if not packing.whole or not len(numbers):
+        return None
+    ordered = numbers.view(np.int64) if packing.kind == "signed" else numbers
+    least, largest = int(ordered.min()), int(ordered.max())
+    return (least, largest) if largest - least < _ROOM * len(numbers) else None
+
+
+def _places(numbers: Words, least: int, largest: int) -> tuple[Places, Ints, Ints]:
+    """The table, the rows by key, in row order within one, and where keys start."""
+    first = np.uint64((least - 1) % (1 << 64))
+    at = (numbers - first).view(np.int64)
+    rows = np.arange(len(at), dtype=np.int64)
+    keys = np.full(largest - least + 3, -1, np.int32)
+    keys[at] = rows
+    if np.count_nonzero(keys >= 0) == len(at):  # no key twice: rows stay as they lie
+        return Places(first, keys), rows, rows
+    by_number = order_by(len(at), [number_part(at.view(np.uint64))])
+    at = at[by_number]
+    starts = _starts(at.view(np.uint64))
+    keys[at[starts]] = rows[: len(starts)]
+    return Places(first, keys), by_number, starts
 
 
 def _collide(keys: pa.RecordBatch, rows: Ints, found: Words) -> bool:
@@ -92,13 +183,13 @@ def _collide(keys: pa.RecordBatch, rows: Ints, found: Words) -> bool:
     return not _equal(_values(one), _values(other), None).all()
 
 
-def _index(packing: Packing | None, keys: pa.RecordBatch, ascending: Words, collide: bool) -> KeyIndex:
+def _directory(ascending: Words) -> Directory:
     bits = len(ascending).bit_length() + _SPARE_BITS
     tops = (ascending >> np.uint64(64 - bits)).view(np.int64)
-    directory = np.zeros((1 << bits) + 1, np.int32)
-    directory[tops + 1] = np.arange(1, len(tops) + 1, dtype=np.int32)  # the last write, the last key, stays
-    np.maximum.accumulate(directory, out=directory)
-    return KeyIndex(packing, keys, np.append(ascending, ~np.uint64(0)), directory, collide)
+    firsts = np.zeros((1 << bits) + 1, np.int32)
+    firsts[tops + 1] = np.arange(1, len(tops) + 1, dtype=np.int32)  # the last write, the last key, stays
+    np.maximum.accumulate(firsts, out=firsts)
+    return Directory(np.append(ascending, ~np.uint64(0)), firsts)
 
 
 def find(keys: pa.RecordBatch, index: KeyIndex) -> Ints:
@@ -109,17 +200,18 @@ def find(keys: pa.RecordBatch, index: KeyIndex) -> Ints:
     >>> rows[found[0]], found[1:].tolist()
     (np.int64(1), [-1, -1])
     """
-    if index.collide:
+    table = index.table
+    if table is None:
         return _find_by_value(keys, index)
     nulls = _any_null(keys)
     if index.packing is not None:
         (leaf,) = (leaf for column in keys.columns for leaf in leaves_of(column))
         numbers, possible = packed(leaf, index.packing)
-        found = _find_number(numbers, index)
+        found = table.find(_spread(numbers) if isinstance(table, Directory) else numbers)
         if possible is not None:
             found[~possible] = -1
     else:
-        found = _find_number(hashes(keys, keys.schema.names), index)
+        found = table.find(hashes(keys, keys.schema.names))
     if nulls is not None:
         found[nulls] = -1
     missing = found < 0
@@ -147,31 +239,6 @@ def _any_null(keys: pa.RecordBatch) -> Mask | None:
     """Which keys hold a null; None: none does."""
     masks = [leaf.nulls for column in keys.columns for leaf in leaves_of(column) if leaf.nulls is not None]
     return np.logical_or.reduce(masks) if masks else None
-
-
-def _find_number(wanted: Words, index: KeyIndex) -> Ints:
-    """The key with each number, -1 where there is none."""
-    bits = (len(index.directory) - 1).bit_length() - 1
-    at = index.directory.take((wanted >> np.uint64(64 - bits)).view(np.int64))
-    here = index.numbers.take(at)
-    rows = np.flatnonzero(here != wanted)
-    found = at.astype(np.int64)
-    found[rows] = -1
-    rows = rows[here[rows] < wanted[rows]]
-    at, wanted = at[rows] + 1, wanted[rows]
-    for _ in range(_ROUNDS_MAX):  # few keys for each value of the top bits; the last number ends all of them
-        if not len(rows):
-            break
-        here = index.numbers.take(at)
-        equal = here == wanted
-        found[rows[equal]] = at[equal]
-        on = here < wanted
-        rows, at, wanted = rows[on], at[on] + 1, wanted[on]
-    if len(rows):
-        places = np.searchsorted(index.numbers, wanted)
-        found[rows] = np.where(index.numbers.take(places) == wanted, places, -1)
-    found[found == len(index.numbers) - 1] = -1  # no key, only the end
-    return found
 
 
 def _find_by_value(keys: pa.RecordBatch, index: KeyIndex) -> Ints:

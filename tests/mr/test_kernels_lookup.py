@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 
 from mr.kernels.distinct import MULTIPLIERS
 from mr.kernels.keys import leaves_of
-from mr.kernels.lookup import find, index_keys
+from mr.kernels.lookup import Places, find, index_keys
 from mr.kernels.packed import packed, packing_of
 
 
@@ -103,3 +105,58 @@ def test_keys_made_to_have_one_place_are_found_all_the_same() -> None:
     keys = pa.array(unscrambled(numbers))
     wanted = pa.array(unscrambled(np.concatenate([numbers[::-7], np.arange(1_990, 2_500, dtype=np.uint64)])))
     assert looked_up(keys, wanted) == known(keys, wanted)
+
+
+NUMBERS = st.one_of(
+    st.integers(-5, 60),  # close together
+    st.integers(-(1 << 63), -(1 << 63) + 3),
+    st.integers((1 << 63) - 4, (1 << 63) - 1),
+    st.integers(-(1 << 63), (1 << 63) - 1),
+)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.sampled_from([st.integers(-5, 60), NUMBERS]).flatmap(st.lists), st.lists(NUMBERS))
+def test_numbers_find_exactly_their_equals_near_and_far(keys: list[int], wanted: list[int]) -> None:
+    sides = [pa.array([*numbers, None], pa.int64()) for numbers in (keys, [*wanted, *keys[:3]])]
+    assert looked_up(*sides) == known(*sides)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.lists(st.integers(0, 120), min_size=1),
+    st.lists(st.one_of(st.integers(0, 120).map(str), st.text("0159:/a", max_size=9))),
+    st.sampled_from([("", ""), ("id-", ""), ("order-00", "-x"), ("a" * 11, ""), ("0" * 9, "")]),
+    st.integers(3, 8),
+)
+def test_decimal_strings_find_exactly_their_equals(
+    numbers: list[int], others: list[str], around: tuple[str, str], digits: int
+) -> None:
+    before, after = around
+    keys = texts([before + str(n).zfill(digits) + after for n in numbers])
+    wanted = texts([before + text.rjust(digits, fill) + after for text in others for fill in "0/:"])
+    assert looked_up(keys, wanted) == known(keys, wanted)
+
+
+@pytest.mark.parametrize(
+    ("keys", "close"),
+    [
+        (range(100), True),
+        (range(0, 700, 7), True),
+        (range(0, 1000, 10), False),
+        ([f"c-{n:08}" for n in range(100)], True),
+        ([f"c-{n:08}" for n in range(0, 1100, 11)], False),
+        ([f"c-{n:08x}" for n in range(100)], False),
+        ([0.0, 1.0, 2.0], False),
+        ([2**63 - 1, 2**63, 2**63 + 1], True),
+    ],
+)
+def test_keys_that_are_numbers_close_together_are_places_in_a_table(keys: Sequence[object], close: bool) -> None:
+    given = pa.array(list(keys), pa.uint64() if keys[-1] == 2**63 + 1 else None)
+    given = given.cast(pa.large_string()) if pa.types.is_string(given.type) else given
+    assert isinstance(index_keys(batch(given))[0].table, Places) == close
+
+
+def test_keys_that_lie_close_together_stay_in_the_order_of_their_rows() -> None:
+    _, rows, starts = index_keys(batch(np.array([5, 3, 4])))
+    assert rows.tolist() == starts.tolist() == [0, 1, 2]
