@@ -24,6 +24,7 @@ from mr.heads.reading import Reading, counted
 from mr.kernels.frames import concat
 from mr.kernels.join import Chunk
 from mr.kernels.keys import Ints
+from mr.kernels.sizes import fitting
 from mr.kernels.sort import Key, SortedKeys
 from mr.operators.base import Narrow, Run, TaskEnv
 from mr.operators.joins import Aligned, HotKey
@@ -70,22 +71,6 @@ def pairs(head: JoinHead, spec: TaskSpec, env: TaskEnv, reading: Reading) -> Ite
             yield from _aligned((left.merged(bucket), left.on), (right.merged(bucket), right.on), env)
         else:
             yield left.chunk(low + start, low + end), right.chunk(low + start, low + end)
-
-
-def fitting(costs: Ints, most: int) -> Iterator[tuple[int, int, int]]:
-    """Neighbours taken together as long as they cost at most so much, or one that costs more: (first, end, cost).
-
-    >>> list(fitting(np.array([2, 3, 0, 9, 0, 0, 1]), 5))
-    [(0, 3, 5), (3, 4, 9), (4, 7, 1)]
-    """
-    sums, start = np.cumsum(costs), 0
-    while start < len(costs):
-        before = int(sums[start - 1]) if start else 0
-        end = max(start + 1, int(np.searchsorted(sums, before + most, "right")))
-        cost = int(sums[end - 1]) - before
-        if cost:
-            yield start, end, cost
-        start = end
 
 
 class _Side:

@@ -18,10 +18,15 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from mr.kernels.keys import Ints, Mask
+from mr.kernels.sizes import fitting, row_bytes
 from mr.options import DICTIONARY_SAMPLE_ROWS, JOIN_BLOCK_BYTES
 
 How = Literal["inner", "left", "right", "full", "semi", "anti"]
 HOWS: Final[tuple[How, ...]] = ("inner", "left", "right", "full", "semi", "anti")
+
+
+_UNEVEN: Final = 4
+"""Where a row has so many times the mean of its side, rows are counted by what each has, else by the mean."""
 
 
 class JoinLayout(Struct, frozen=True):
@@ -66,9 +71,22 @@ class Matches(Struct, frozen=True):
     counts: Ints | None
 
 
-def row_bytes(data: pa.RecordBatch) -> int:
-    """The mean size of a row."""
-    return int(data.nbytes // max(1, data.num_rows))
+class Widths(Struct, frozen=True):
+    """How many bytes the rows of a side have: `mean`, and `each` (int64[n]) if some have far more."""
+
+    mean: int
+    each: Ints | None
+
+
+def widths(batches: Sequence[pa.RecordBatch]) -> Widths:
+    """The widths of the rows of batches, one after the other.
+
+    >>> widths([pa.record_batch({"n": [1, 2]})])
+    Widths(mean=8, each=None)
+    """
+    mean = int(sum(batch.nbytes for batch in batches) // max(1, sum(batch.num_rows for batch in batches)))
+    each = np.concatenate([row_bytes(batch) for batch in batches])
+    return Widths(mean, each if each.max(initial=0) > _UNEVEN * mean else None)
 
 
 class Source:
@@ -103,13 +121,13 @@ class Source:
 class RightRows(Struct, frozen=True):
     """The right side to gather from: its wanted columns as they will be named, its keys, and the row of each place.
 
-    `row_bytes` is the mean size of a row with nothing encoded.
+    `widths` are those of the rows with nothing encoded.
     """
 
     source: Source
     keys: pa.RecordBatch
     rows: Ints | None
-    row_bytes: int
+    widths: Widths
 
 
 def left_rows(left: pa.RecordBatch, layout: JoinLayout) -> pa.RecordBatch:
@@ -122,7 +140,7 @@ def right_rows(right: pa.RecordBatch, layout: JoinLayout, rows: Ints | None) -> 
     chosen = [right.column(source) for source, _ in layout.right]
     fields = [right.schema.field(source).with_name(name).with_nullable(True) for source, name in layout.right]
     data = pa.RecordBatch.from_arrays(chosen, schema=pa.schema(fields))
-    return RightRows(Source(data), right.select(list(layout.right_on)), rows, row_bytes(data))
+    return RightRows(Source(data), right.select(list(layout.right_on)), rows, widths([data]))
 
 
 def encoded(right: RightRows) -> RightRows:
@@ -162,20 +180,45 @@ def joined_blocks(
     [(1, 8), (1, 9), (2, None)]
     """
     mine = Source(left)
-    for lefts, places in joined_entries(matches, row_bytes(left) + right.row_bytes):
+    once = matches.counts is None  # no left row stands twice: a block has no more of them than the left has
+    ours = Widths(left.nbytes // max(1, left.num_rows), None) if once else widths([left])
+    for lefts, places in joined_entries(matches, ours, right.widths, right.rows):
         yield joined_rows(mine, right, lefts, places, layout)
 
 
-def joined_entries(matches: Matches, joined_bytes: int) -> Iterator[tuple[Ints | slice, Ints]]:
+def joined_entries(
+    matches: Matches, left: Widths, right: Widths, rows: Ints | None
+) -> Iterator[tuple[Ints | slice, Ints]]:
     """The left row and the right place of each joined row, in blocks of about `JOIN_BLOCK_BYTES`; at least one.
 
-    `joined_bytes` is the mean size of a joined row.
+    `rows` is the row of the right, as its widths count them, at each place (None: places are rows).
     """
     total = len(matches.starts) if matches.counts is None else int(matches.counts.sum())
-    rows = max(1, JOIN_BLOCK_BYTES // max(1, joined_bytes))
+    each = max(1, JOIN_BLOCK_BYTES // max(1, left.mean + right.mean))
     ends = None if matches.counts is None else np.cumsum(matches.counts)
-    for low in range(0, max(1, total), rows):
-        yield _entries(matches, ends, low, min(total, low + rows))
+    for low in range(0, max(1, total), each):
+        lefts, places = _entries(matches, ends, low, min(total, low + each))
+        if left.each is None and right.each is None:
+            yield lefts, places
+            continue
+        sizes = np.maximum(1, _sizes(left, lefts) + _sizes(right, places if rows is None else _rows(rows, places)))
+        if not len(places):
+            yield lefts, places
+        for start, end, _ in fitting(sizes, JOIN_BLOCK_BYTES):
+            part = slice(low + start, low + end) if isinstance(lefts, slice) else lefts[start:end]
+            yield part, places[start:end]
+
+
+def _sizes(side: Widths, rows: Ints | slice) -> Ints | int:
+    """The bytes of these rows (-1: nulls)."""
+    if side.each is None or isinstance(rows, slice) or not len(side.each):
+        return side.mean if side.each is None else side.each[rows]
+    return np.where(rows < 0, 0, side.each[rows])
+
+
+def _rows(rows: Ints, places: Ints) -> Ints:
+    """The right row at each place (-1: nulls)."""
+    return np.where(places < 0, -1, rows[places]) if len(rows) else places
 
 
 def _entries(matches: Matches, ends: Ints | None, low: int, high: int) -> tuple[Ints | slice, Ints]:
@@ -199,9 +242,7 @@ def joined_rows(
     columns = left.take(lefts)
     if layout.filters:
         return pa.RecordBatch.from_arrays(columns, schema=left.data.schema)
-    theirs = places
-    if right.rows is not None and len(right.rows):
-        theirs = np.where(places < 0, -1, right.rows[places])
+    theirs = places if right.rows is None else _rows(right.rows, places)
     if layout.keeps_right and not isinstance(lefts, slice):
         keys = Source(right.keys).take(theirs)
         for name, key in zip(layout.left_on, keys, strict=True):

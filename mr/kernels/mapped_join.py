@@ -7,6 +7,7 @@ part is where its rows match, and the order of its rows. Then the joined rows ar
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
@@ -14,9 +15,13 @@ from msgspec import Struct
 
 from mr.kernels.frames import concat
 from mr.kernels.join import build
-from mr.kernels.joined import JoinLayout, Matches, Source, joined_entries, joined_rows, left_rows, right_rows, row_bytes
+from mr.kernels.joined import JoinLayout, Matches, Source, joined_entries, joined_rows, left_rows, right_rows, widths
 from mr.kernels.keys import Ints
 from mr.kernels.lookup import find, key_columns
+from mr.kernels.sizes import rows_filling
+
+_PIECES: Final = 4
+"""Batches are cut into at least so many pieces of a part."""
 
 
 class MappedRight(Struct, frozen=True):
@@ -32,12 +37,13 @@ class MappedRight(Struct, frozen=True):
 
 
 def mapped_right(batches: Sequence[pa.RecordBatch], bytes_max: int) -> MappedRight:
-    """`batches` (at least one) in parts of at most `bytes_max` bytes, or of one batch.
+    """`batches` (at least one), cut where they are long, in parts of about `bytes_max` bytes.
 
     >>> one = pa.RecordBatch.from_pydict({"k": [1, 2]})
     >>> mapped_right([one, one, one], 40).parts
     (slice(0, 2, None), slice(2, 3, None))
     """
+    batches = [piece for batch in batches for piece in _pieces(batch, bytes_max // _PIECES)]
     parts, start, held = [], 0, 0
     for i, batch in enumerate(batches):
         if i > start and held + batch.nbytes > bytes_max:
@@ -45,6 +51,14 @@ def mapped_right(batches: Sequence[pa.RecordBatch], bytes_max: int) -> MappedRig
             start, held = i, 0
         held += batch.nbytes
     return MappedRight(tuple(batches), (*parts, slice(start, len(batches))))
+
+
+def _pieces(data: pa.RecordBatch, bytes_each: int) -> Iterator[pa.RecordBatch]:
+    """`data` in slices of so many bytes and a row at most, at least one."""
+    while data.nbytes > bytes_each and (rows := rows_filling(data, bytes_each)) < data.num_rows:
+        yield data.slice(0, rows)
+        data = data.slice(rows)
+    yield data
 
 
 def probe_mapped(left: pa.RecordBatch, right: MappedRight, layout: JoinLayout) -> Iterator[pa.RecordBatch]:
@@ -86,7 +100,8 @@ def probe_mapped(left: pa.RecordBatch, right: MappedRight, layout: JoinLayout) -
     matches = Matches(lefts[in_order], starts[in_order], counts[in_order])
     order = np.concatenate([*rows, np.zeros(1, np.int64)])
     gathered = Source(mine)
-    for taken, places in joined_entries(matches, row_bytes(mine) + row_bytes(right.batches[0])):
+    wide = widths([batch.select([source for source, _ in layout.right]) for batch in right.batches])
+    for taken, places in joined_entries(matches, widths([mine]), wide, order):
         theirs = _gathered(right, bounds, order[places[places >= 0]], layout)
         numbers = np.where(places >= 0, np.cumsum(places >= 0) - 1, -1)
         yield joined_rows(gathered, right_rows(theirs, layout, None), taken, numbers, layout)

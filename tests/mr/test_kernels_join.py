@@ -17,6 +17,7 @@ from mr.errors import PlanError
 from mr.kernels import lookup
 from mr.kernels.join import Chunk, build, join_chunks, probe, right_names
 from mr.kernels.joined import HOWS, JoinLayout
+from mr.kernels.mapped_join import mapped_right, probe_mapped
 
 Pairs = list[tuple[int | None, int | None]]
 
@@ -134,7 +135,7 @@ def test_equal_hashes_of_different_keys_do_not_match(monkeypatch):
     left = pa.RecordBatch.from_pydict({"k": ["a", "bb", "x"]})
     right = pa.RecordBatch.from_pydict({"k": ["bb", "c", "a", "bb", None], "b": [1, 2, 3, 4, 5]})
     layout = layout_of(["k"], "left")
-    assert build(right, layout).index.collide
+    assert build(right, layout).index.table is None
     assert probed(left, right, layout)["b"].to_pylist() == [3, 1, 4, None]
     assert probed(left, right.slice(0, 1), layout)["b"].to_pylist() == [None, 1, None]
 
@@ -164,7 +165,7 @@ def test_keys_of_one_length_are_compared_byte_for_byte(length: int, monkeypatch:
     keys = pa.array(["short", *values, values[1][:-1] + "y"], pa.large_string())
     right = pa.RecordBatch.from_arrays([keys.slice(2, 4), pa.array(range(4))], ["k", "b"])
     layout = layout_of(["k"], "inner")
-    assert not build(right, layout).index.collide
+    assert build(right, layout).index.table is not None
     for left in (keys, keys.slice(1, 6), keys.slice(2, 1)):
         found = probed(pa.RecordBatch.from_arrays([left], ["k"]), right, layout).to_pydict()
         known = {key: i for i, key in enumerate(right.column("k").to_pylist())}
@@ -190,3 +191,29 @@ def test_strings_of_a_smaller_right_chunk_are_gathered_as_codes() -> None:
     assert pa.types.is_dictionary(found.schema.field("b").type)
     assert found.to_pydict() == {"k": [0, 1, 3, 3, 7], "b": ["x", "y", "x", "x", None]}
     assert chunked(left.slice(0, 3), right, layout_of(["k"], "left")).schema.field("b").type == pa.large_string()
+
+
+@pytest.mark.parametrize("how", ["inner", "left", "right", "full"])
+def test_blocks_are_cut_by_what_their_rows_have_not_by_the_mean(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mr.kernels.joined, "JOIN_BLOCK_BYTES", 10_000)
+    wide = 3000
+    keys = [1] * 40 + list(range(2, 400))
+    left = pa.RecordBatch.from_pydict({"k": keys, "a": range(len(keys))})
+    right = pa.RecordBatch.from_pydict({"k": [1, *range(2, 600)], "b": ["x" * wide] + ["y"] * 598})
+    right = right.set_column(1, "b", right["b"].cast(pa.large_string()))
+    layout = layout_of(["k"], how)
+    blocks = list(join_chunks(Chunk(left), Chunk(right), layout))
+    if how in ("inner", "left"):
+        blocks += probe(left, build(right, layout), layout)
+        blocks += probe_mapped(left, mapped_right([right.slice(0, 300), right.slice(300)], 4096), layout)
+    rows = [batch.cast(pa.schema([("k", "i8"), ("a", "i8"), ("b", pa.large_string())])) for batch in blocks]
+    assert max(sum(map(len, batch["b"].fill_null("").to_pylist())) for batch in rows) <= 10_000
+    assert sum(batch.num_rows for batch in rows) == (len(keys) * 3 if how in ("inner", "left") else len(keys) + 200)
+    assert max(batch.num_rows for batch in blocks) > 100  # narrow rows stay together
+
+
+def test_long_batches_of_a_mapped_side_are_cut_into_parts_that_fit() -> None:
+    right = mapped_right([pa.RecordBatch.from_pydict({"k": range(1000)})], 1000)
+    assert len(right.parts) >= 8
+    assert max(sum(batch.nbytes for batch in right.batches[part]) for part in right.parts) <= 1000
+    assert pa.Table.from_batches(right.batches)["k"].to_pylist() == list(range(1000))

@@ -29,7 +29,7 @@ from mr.formats.csv import CsvWriter
 from mr.formats.jsonl import JsonWriter
 from mr.formats.parquet import ParquetWriter
 from mr.kernels.canonical import canonical
-from mr.kernels.sizes import logical_bytes
+from mr.kernels.sizes import logical_bytes, row_bytes
 
 ROWS = [(i, f"host-{i % 3}", i / 8 if i % 5 else None) for i in range(100)]
 NAMES = {"n": int, "host": str, "x": float}
@@ -289,6 +289,7 @@ def test_equal_rows_give_equal_bytes_in_whatever_buffers_they_are(data: pa.Recor
     for writer in (ArrowWriter(), ParquetWriter()):
         assert written(writer, [data], data.schema) == written(writer, cut, data.schema)
     assert logical_bytes(data) == logical_bytes(other) == sum(map(logical_bytes, cut))
+    assert [int(row_bytes(part).sum()) for part in cut] == list(map(logical_bytes, cut))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(mr.formats.arrow, "ARROW_BATCH_ROWS", 3)
         assert written(ArrowWriter(), [data], data.schema) == written(ArrowWriter(), cut, data.schema)
