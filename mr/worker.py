@@ -28,7 +28,7 @@ from mr.batch import Batch, Origins
 from mr.errors import FetchFailed, FunctionFailed, MillraceError, RecordError
 from mr.events import AttemptFailed, AttemptProgress, AttemptSucceeded, FetchMissed
 from mr.executors.base import AttemptEvent
-from mr.heads import Reading, gathered, place_of, records_of
+from mr.heads import Reading, mapped, place_of, records_of
 from mr.kernels.frames import concat
 from mr.operators.base import Run
 from mr.operators.python import PythonRun
@@ -209,6 +209,7 @@ class _Task:
         self._watched: Iterator[Any] = iter(())
         self._steps = 0
         self._rejected = {step: Rejected() for step in range(HEAD, len(self._program.steps))}
+        self._given = dict.fromkeys(self._rejected, 0)  # records, to the head and to each step
         if not attempt.spec.sides:
             env.trim_sides(env.memory_bytes // 8)  # what other tasks need again soon, beside what this one may use
         for i, outlet in enumerate(self._program.outlets):
@@ -227,7 +228,7 @@ class _Task:
 
         def load() -> object:
             schema = pa.ipc.read_schema(pa.py_buffer(given.schema)) if given.schema else pa.schema([])
-            return build(list(gathered(given, Path(self.home))) or [concat([], schema)])
+            return build(mapped(given, Path(self.home)) or [concat([], schema)])
 
         return self._env.side(given.identity, key, given.bytes, load)
 
@@ -275,7 +276,8 @@ class _Task:
         counters = tuple(sorted(self._counters.items()))
         seconds = time.perf_counter() - started
         reading, lines = self._reading, tuple(self._reading.piece_lines)
-        rejected = tuple(self._rejected.values())
+        self._given[HEAD] = reading.records
+        rejected = tuple(found._replace(given=self._given[step]) for step, found in self._rejected.items())
         timing = watch.seconds()
         made = (run.types.serialize().to_pybytes() if isinstance(run, PythonRun) else b"" for run in self._runs)
         counts = (reading.records, reading.bytes, seconds, lines, rejected, timing)
@@ -285,6 +287,7 @@ class _Task:
     def _push(self, port: Port, batch: Batch) -> None:
         for i in self._users.get(port, ()):
             with _at(self._sites.steps, i):
+                self._given[i] += batch.rows
                 for output in self._runs[i].feed(batch):
                     self._push(Port(i), output)
             self._drain(i)

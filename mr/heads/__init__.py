@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from mr.batch import Batch, CodedBatch
 from mr.heads.cogroup import sides
-from mr.heads.exchanges import bucketed, gathered, ranged
+from mr.heads.exchanges import bucketed, gathered, mapped, ranged
 from mr.heads.joined import is_part, pairs
 from mr.heads.materialized import in_order, materialized
 from mr.heads.reading import Reading, counted
@@ -85,4 +85,4 @@ def _directions(op: object) -> tuple[bool, ...]:
     return (False,) * len(keys) + (tuple(descending) or (False,) * len(by))
 
 
-__all__ = ["Reading", "gathered", "place_of", "records_of"]
+__all__ = ["Reading", "gathered", "mapped", "place_of", "records_of"]

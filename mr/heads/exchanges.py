@@ -90,7 +90,16 @@ def _boundary(cut: Cut | None) -> Boundary | None:
 
 
 def gathered(given: ExchangeInput, home: Path) -> Iterator[pa.RecordBatch]:
-    """All rows of an exchange in producer order."""
+    """All rows of an exchange in producer order, a few at a time."""
     for source in sources_of(given, home):
         for segment in source.index.segments:
             yield from source.batches(segment)
+
+
+def mapped(given: ExchangeInput, home: Path) -> list[pa.RecordBatch]:
+    """All rows of an exchange in producer order, a run at a time, as they lie in the mapped files."""
+    return [
+        source.cast(source.rows(one.run, one.start, one.start + one.rows))
+        for source in sources_of(given, home)
+        for one in source.index.segments
+    ]
