@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -35,16 +35,33 @@ def to_format(data: pa.RecordBatch, batch_format: BatchFormat) -> Any:
 def from_format(result: Any) -> pa.RecordBatch:
     """What a user's batch function returned, as a batch of rows.
 
-    Raises TypeError for anything but a pl.DataFrame, pa.Table, pa.RecordBatch or dict of columns.
+    Raises TypeError for anything but a pl.DataFrame, pa.Table, pa.RecordBatch or dict of columns, ValueError for two
+    columns of one name, and for rows without columns.
+
+    >>> from_format(pa.table([[1], [2]], ["n", "n"]))
+    Traceback (most recent call last):
+    ...
+    ValueError: the batch that it returned has two columns named 'n'; rename one
     """
     if isinstance(result, pl.DataFrame):
+        _check_columns(result.columns, result.height)
         return from_polars(result)
     if isinstance(result, dict):
         result = pa.table(result)
     if isinstance(result, (pa.Table, pa.RecordBatch)):
+        _check_columns(result.schema.names, result.num_rows)
         return named([plain(c) for c in result.columns], result.schema.names, "rows")
     kind = type(result).__name__
     raise TypeError(f"return a pl.DataFrame, pa.Table or dict of columns, not {kind}")
+
+
+def _check_columns(names: Sequence[str], rows: int) -> None:
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f"the batch that it returned has two columns named {twice!r}; rename one")
+    if rows and not names:
+        cure = "keep a column; where no row is left, return a batch without rows"
+        raise ValueError(f"the batch that it returned has {rows} rows but no columns; {cure}")
 
 
 class MapBatches(Narrow, frozen=True):

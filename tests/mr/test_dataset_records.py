@@ -626,6 +626,35 @@ def test_map_batches_gets_batches_of_the_size_asked_for(batch_format: Any, monke
         mr.from_items([1]).map_batches(lambda b: 1).take_all()
 
 
+def twice(batch: Any) -> pa.Table:
+    return pa.table([batch["value"], batch["value"]], ["value", "value"])
+
+
+def bare(batch: Any) -> pa.Table:
+    return batch.select([])
+
+
+@pytest.mark.parametrize("fn", [twice, bare])
+def test_a_batch_of_unusable_columns_is_an_error_that_names_the_function(fn: Any) -> None:
+    why = "two columns named 'value'" if fn is twice else "3 rows but no columns"
+    data = mr.from_items([1, 2, 3])
+    for made in (
+        data.map_batches(fn, batch_format="arrow"),
+        data.group_by("value").map_batches(fn, batch_format="arrow"),
+        data.map_batches(fn, batch_format="arrow", names=["value"]),
+    ):
+        with pytest.raises(mr.JobFailed, match=rf"map_batches {fn.__name__} \(test_dataset_records\.py:\d+\).*{why}"):
+            made.take_all()
+    left = data.map_batches(fn, batch_size=2, batch_format="arrow", on_error="quarantine").rejected().take_all()
+    assert [why.replace("3 rows", f"{rows} rows") in row.error for row, rows in zip(left, (2, 1), strict=True)] == [True] * 2
+
+
+@pytest.mark.parametrize("nothing", [pl.DataFrame(), pa.table({}), {}])
+def test_a_batch_of_nothing_is_no_rows(nothing: Any) -> None:
+    made = mr.from_items([1, 2, 3]).map_batches(lambda batch: nothing if 2 in batch["value"] else batch, batch_size=1)
+    assert made.take_all() == [(1,), (3,)]
+
+
 def test_a_class_is_built_once_a_task(tmp_path: Path) -> None:
     class Counts:
         def __init__(self) -> None:
