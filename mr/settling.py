@@ -101,9 +101,9 @@ def check_types(stage: Stage, results: Sequence[TaskResult]) -> None:
 
 
 def check_rejects(stage: Stage, results: Sequence[TaskResult]) -> None:
-    """Raise JobFailed when a reader or operator rejected more than its policy allows; shares are of what was read."""
-    records = sum(result.records_in for result in results)
+    """Raise JobFailed when a reader or operator rejected more than its policy allows; shares are of what it was given."""
     for i, (name, policy) in enumerate(policies(stage)):
+        records = sum(result.rejected[i].given for result in results)
         most, rejected = policy.max_bad, sum(result.rejected[i].records for result in results)
         if most is not None and rejected > (most * records if isinstance(most, float) else most):
             text = f"{name} rejected {rejected:,} of {records:,} records, more than max_bad_records={most}"

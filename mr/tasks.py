@@ -179,12 +179,13 @@ class Output(Struct, frozen=True):
 
 class Rejected(NamedTuple):
     """How many records the head or a step of a task left out; where the first lay (see `operators.base.REJECTED`; -1:
-    unknown), and why it was left out."""
+    unknown), and why it was left out; `given`: how many records there were, those that were left out included."""
 
     records: int = 0
     offset: int = -1
     line: int = -1
     error: str = ""
+    given: int = 0
 
 
 class TaskResult(Struct, frozen=True):

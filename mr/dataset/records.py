@@ -41,7 +41,8 @@ class Records(DatasetBase):
         """One record for each record: `fn(record) -> record`.
 
         `names`: a str makes values of that name, a list or a dict name -> type makes rows. `on_error`: what becomes of
-        a record for which `fn` raises ("quarantine" needs `rejected()`); `max_bad_records`: a count, or a share of all.
+        a record for which `fn` raises ("quarantine" needs `rejected()`); `max_bad_records`: a count, or a share (float)
+        of the records that it is given.
         `pure=False`: the result depends on more than the record; it is never reused.
 
         Raises PlanError for invalid names or policies.

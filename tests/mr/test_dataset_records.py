@@ -767,6 +767,22 @@ def test_max_bad_records_is_a_count_or_a_share(most: Any, fails: bool) -> None:
         assert data.count() == 6
 
 
+@pytest.mark.parametrize("most", [0.4, 0.3])
+def test_a_share_is_of_what_the_operator_was_given(most: float) -> None:
+    def parse(n: int) -> int:
+        return n // (n % 10 % 3)  # fails for 4 of 10
+
+    many = mr.from_items(["0"]).flat_map(lambda _: list(range(1000)), names="n")
+    few = mr.range(1000).filter(lambda n: n < 10)
+    for data in (many, few, mr.range(1000)):
+        counted = data.map(parse, names="n", on_error="skip", max_bad_records=most)
+        if most == 0.4:
+            assert counted.count() in (6, 600)
+        else:
+            with pytest.raises(mr.JobFailed, match=r"rejected 4(00)? of (1,000|10) records"):
+                counted.count()
+
+
 def test_max_bad_records_counts_those_of_its_own_operator() -> None:
     data = mr.from_items(MIXED).map(str, on_error="skip", max_bad_records=0).map(parse, on_error="skip")
     assert data.count() == 6
@@ -775,7 +791,7 @@ def test_max_bad_records_counts_those_of_its_own_operator() -> None:
     strict = mr.from_items(MIXED).map(parse, on_error="skip").filter(
         lambda n: 1 / (n - 3), on_error="skip", max_bad_records=0
     )  # fmt: skip
-    with pytest.raises(mr.JobFailed, match=r"rejected 1 of 9 records"):
+    with pytest.raises(mr.JobFailed, match=r"rejected 1 of 6 records"):
         strict.count()
 
 
