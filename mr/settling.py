@@ -101,7 +101,7 @@ def check_types(stage: Stage, results: Sequence[TaskResult]) -> None:
 
 
 def check_rejects(stage: Stage, results: Sequence[TaskResult]) -> None:
-    """Raise JobFailed when a reader or operator rejected more than its policy allows; shares are of what it was given."""
+    """Raise JobFailed when a reader or operator rejected more than allowed; shares are of what it was given."""
     for i, (name, policy) in enumerate(policies(stage)):
         records = sum(result.rejected[i].given for result in results)
         most, rejected = policy.max_bad, sum(result.rejected[i].records for result in results)
