@@ -16,7 +16,7 @@ import pyarrow as pa
 from msgspec import Struct
 from msgspec.structs import replace
 
-from mr.errors import PlanError, TypeConflict
+from mr.errors import PlanError, TypeConflict, at_line
 from mr.fingerprint import Identity, Unfingerprintable, combine, digest, program_identity
 from mr.graph import Graph, Stage
 from mr.joining import HotKey, hot_keys, isolated, shares
@@ -68,7 +68,7 @@ def draft_tasks(
     stage: Stage, graph: Graph, produced: Mapping[int, Sequence[Produced]], splits: Sequence[Split]
 ) -> list[Draft]:
     """The tasks of `stage` in order, at least one. `produced` holds, by exchange, what producers left, in order."""
-    sides = tuple(_whole(produced[e]) for e in stage.sides)
+    sides = tuple(_side(produced[e], graph, e) for e in stage.sides)
     head = stage.program.head
     if stage.parts:
         parts = zip(*(node.parts for node in stage.parts), strict=True)
@@ -301,6 +301,13 @@ def _whole(items: Sequence[Produced], places: bool = False) -> ExchangeInput:
     identity = digest(schema, [[s.digest for s in item.output.segments] for item in kept], [p.pieces for p in where])
     size = sum(item.output.bytes for item in kept)
     return ExchangeInput(tuple(map(_file, kept)), schema, size, identity, places=where)
+
+
+def _side(items: Sequence[Produced], graph: Graph, exchange: int) -> ExchangeInput:
+    """All rows of an exchange that a step reads; an error is one of the line that asked for it."""
+    feed = graph.exchanges[exchange].feeds[0]
+    with at_line("".join(graph.stages[feed.stage].program.sites.outlets[feed.outlet : feed.outlet + 1])):
+        return _whole(items)
 
 
 def _sorted_ranges(items: Sequence[Produced], head: SortHead) -> list[ExchangeInput]:

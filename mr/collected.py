@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from mr.assignment import Produced, exchange_schema, read_schema
 from mr.batch import kind_of
-from mr.errors import ExecutorError, FetchFailed, JobFailed
+from mr.errors import ExecutorError, FetchFailed, JobFailed, at_line
 from mr.fingerprint import digest
 from mr.graph import Graph
 from mr.heads import gathered
@@ -26,15 +26,17 @@ def _produced(outputs: Sequence[Output]) -> list[Produced]:
     return [Produced(TaskId(0, i), output, Place(())) for i, output in enumerate(outputs)]
 
 
-def collect(run: Callable[[], Sequence[Output]], runs: Path) -> pa.RecordBatch:
+def collect(run: Callable[[], Sequence[Output]], runs: Path, site: str) -> pa.RecordBatch:
     """The records in the run files under the folder `runs` that `run` left, as one batch.
 
     A file that was damaged since it was recorded is removed, and `run` called again. Raises ExecutorError where that
-    does not help, and what `run` raises.
+    does not help, TypeConflict naming the line `site` where types differ, and what `run` raises.
     """
     for _ in range(LOST_MAX):
         try:
-            return collected(run(), runs)
+            outputs = run()
+            with at_line(site):
+                return collected(outputs, runs)
         except FetchFailed as error:
             last = error
             Path(error.path).unlink(missing_ok=True)
@@ -57,7 +59,8 @@ def _part(number: int, output: Output, schema: bytes) -> ExchangeInput:
 
 def materialized(node: Node, outputs: Sequence[Output]) -> Materialized:
     """A node that reads what the tasks of `node` left, one part a task. Raises TypeConflict."""
-    schema = exchange_schema(_produced(outputs))
+    with at_line(str(node.site)):
+        schema = exchange_schema(_produced(outputs))
     known = node.shape.schema() if node.shape is not None else None
     if not schema and known is not None:
         schema = bytes(known.serialize().to_pybytes())

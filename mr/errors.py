@@ -20,14 +20,24 @@ from __future__ import annotations
 
 import importlib
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from msgspec import Struct
 
 
 class MillraceError(Exception):
-    """Base of all errors that the engine raises on purpose. `exit_code` is what `mr` ends with."""
+    """Base of all errors that the engine raises on purpose. `exit_code` is what `mr` ends with.
+
+    `site` is the user's line that asked for what failed, once somebody knows it (see `at_line`): messages begin with it.
+    """
 
     exit_code = 1
+    site = ""
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        return f"{self.site}: {text}" if self.site else text
 
 
 class PlanError(MillraceError):
@@ -95,11 +105,8 @@ class RecordError(MillraceError):
     """One record could not be processed.
 
     `row` is the record's index in the list or batch that was given to the failing call, so that the caller can
-    find its origin; None where no single record is to blame. `site` is the user's line that asked for what failed, once
-    somebody knows it.
+    find its origin; None where no single record is to blame.
     """
-
-    site = ""
 
     def __init__(self, message: str, row: int | None = None) -> None:
         super().__init__(message)
@@ -126,6 +133,23 @@ class FunctionFailed(RecordError):
 
     def __reduce__(self) -> tuple[object, ...]:
         return type(self), (self.message, self.row, self.detail)
+
+
+@contextmanager
+def at_line(site: str) -> Iterator[None]:
+    """Errors of records and plans that are raised within are those of the user's line `site`, unless they have one.
+
+    >>> with at_line("job.py:12"):
+    ...     raise TypeConflict("column 'k' is int and str")
+    Traceback (most recent call last):
+    ...
+    mr.errors.TypeConflict: job.py:12: column 'k' is int and str
+    """
+    try:
+        yield
+    except (RecordError, PlanError) as error:
+        error.site = error.site or site
+        raise
 
 
 def user_frames(error: BaseException) -> str:

@@ -27,7 +27,7 @@ from mr.assignment import (
     places_of,
     task_identity,
 )
-from mr.errors import JobCancelled, JobFailed, PlanError
+from mr.errors import JobCancelled, JobFailed, PlanError, at_line
 from mr.executors.base import AttemptEvent, Executor
 from mr.fingerprint import Identity, Unfingerprintable, program_identity
 from mr.graph import Feed, Graph, Stage
@@ -239,10 +239,11 @@ class Master:
         """Enumerate the tasks of a stage and look their results up."""
         self._complete.pop(stage.id, None)
         produced = {e: self._produced(e) for e in (*stage.inputs, *stage.sides)}
-        if isinstance(stage.program.head, JoinHead) and stage.inputs:
-            join, sides = stage.program.head.op.layout, [exchange_schema(produced[e]) for e in stage.inputs]
-            check_join_keys(sides[0], sides[1], join.left_on, join.right_on)
-        drafts = draft_tasks(stage, self._graph, produced, self._splits.get(stage.id, ()))
+        with at_line(stage.program.sites.head):
+            if isinstance(stage.program.head, JoinHead) and stage.inputs:
+                join, sides = stage.program.head.op.layout, [exchange_schema(produced[e]) for e in stage.inputs]
+                check_join_keys(sides[0], sides[1], join.left_on, join.right_on)
+            drafts = draft_tasks(stage, self._graph, produced, self._splits.get(stage.id, ()))
         kept = self._planned.get(stage.id)
         planned = self._planned[stage.id] = _Planned(drafts, schemas=schemas)
         first: dict[str, int] = {}

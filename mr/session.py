@@ -291,7 +291,7 @@ class Session:
         2
         """
         graph = self.compile((Collect(node.shape, node),))
-        found = collect(lambda: self._records(graph), self.home / "runs")
+        found = collect(lambda: self._records(graph), self.home / "runs", str(node.site))
         known = node.shape.schema() if node.shape is not None and not found.num_columns else None
         return found if known is None else concat([], known)
 

@@ -12,14 +12,14 @@ import pyarrow as pa
 from msgspec import Struct
 
 from mr.assignment import hashed_apart, read_schema
-from mr.errors import JobFailed, TypeConflict
+from mr.errors import JobFailed, TypeConflict, at_line
 from mr.graph import Feed, Graph, Stage
 from mr.heads.splits import call_of
 from mr.kernels.rows import Shape
 from mr.kernels.types import unify
 from mr.operators.base import ErrorPolicy
 from mr.operators.python import PerRecord, described
-from mr.program import HashOutlet, PartOutlet, ReadHead
+from mr.program import HashOutlet, OutletSpec, PartOutlet, ReadHead
 from mr.tasks import Output, TaskResult
 
 
@@ -68,46 +68,53 @@ class Left(Struct, frozen=True):
 def settled_schemas(stage: Stage, left: Sequence[Left]) -> tuple[bytes | None, ...]:
     """For each outlet the schema under which its rows must be written again, None where they fit together as they are.
 
-    Raises TypeConflict where no schema fits all, or only one that settled rows do not have.
+    Raises TypeConflict where no schema fits all, or only one that settled rows do not have; it names the line that
+    asked for the outlet.
     """
     schemas: list[bytes | None] = []
-    for outlet, one in zip(stage.program.outlets, left, strict=True):
-        different = dict.fromkeys(output.schema for output in one.all if output.rows)
-        keys = outlet.spec.keys if isinstance(outlet.spec, HashOutlet) else None
-        apart = hashed_apart(different, keys) if keys is not None else len(different) > 1
-        if not apart or not isinstance(outlet.spec, PartOutlet | HashOutlet):
-            schemas.append(None)
-            continue
-        where = f"the rows of stage {stage.id} ({stage.label})"
-        schema = pa.schema([])
-        for serialised in different:
-            schema = unify(schema, read_schema(serialised), where)
-        if not all(read_schema(output.schema).equals(schema) for output in one.final if output.rows):
-            raise TypeConflict(f"{where} have wider types than others of the same union; declare them with names=")
-        wanted = bytes(schema.serialize().to_pybytes())
-        fits = one.asked == wanted or all(output.schema == wanted for output in one.mine if output.rows)
-        schemas.append(None if fits else wanted)
+    sites = stage.program.sites.outlets or ("",) * len(left)
+    for outlet, one, site in zip(stage.program.outlets, left, sites, strict=True):
+        with at_line(site):
+            schemas.append(_settled(outlet.spec, one, f"the rows of stage {stage.id} ({stage.label})"))
     return tuple(schemas)
+
+
+def _settled(spec: OutletSpec, one: Left, where: str) -> bytes | None:
+    different = dict.fromkeys(output.schema for output in one.all if output.rows)
+    apart = hashed_apart(different, spec.keys) if isinstance(spec, HashOutlet) else len(different) > 1
+    if not apart or not isinstance(spec, PartOutlet | HashOutlet):
+        return None
+    schema = pa.schema([])
+    for serialised in different:
+        schema = unify(schema, read_schema(serialised), where)
+    if not all(read_schema(output.schema).equals(schema) for output in one.final if output.rows):
+        raise TypeConflict(f"{where} have wider types than others of the same union; declare them with names=")
+    wanted = bytes(schema.serialize().to_pybytes())
+    fits = one.asked == wanted or all(output.schema == wanted for output in one.mine if output.rows)
+    return None if fits else wanted
 
 
 def check_types(stage: Stage, results: Sequence[TaskResult]) -> None:
     """Raise TypeConflict where a function gave types in one task that do not fit those in another."""
-    for i, step in enumerate(stage.program.steps):
+    sites = stage.program.sites.steps or ("",) * len(stage.program.steps)
+    for i, (step, site) in enumerate(zip(stage.program.steps, sites, strict=True)):
         if isinstance(step.op, PerRecord):
             schema = pa.schema([])
             for serialised in dict.fromkeys(result.types[i] for result in results):
                 found = pa.ipc.read_schema(pa.py_buffer(bytes.fromhex(serialised)))
-                schema = unify(schema, found, described(step.op.label, step.op.fn))
+                with at_line(site):
+                    schema = unify(schema, found, described(step.op.label, step.op.fn))
 
 
 def check_rejects(stage: Stage, results: Sequence[TaskResult]) -> None:
     """Raise JobFailed when a reader or operator rejected more than allowed; shares are of what it was given."""
+    sites = (stage.program.sites.head, *stage.program.sites.steps)
     for i, (name, policy) in enumerate(policies(stage)):
         records = sum(result.rejected[i].given for result in results)
         most, rejected = policy.max_bad, sum(result.rejected[i].records for result in results)
         if most is not None and rejected > (most * records if isinstance(most, float) else most):
             text = f"{name} rejected {rejected:,} of {records:,} records, more than max_bad_records={most}"
-            raise JobFailed(text)
+            raise JobFailed(f"{sites[i]}: {text}" if any(sites) else text)
 
 
 def policies(stage: Stage) -> list[tuple[str, ErrorPolicy]]:

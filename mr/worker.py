@@ -16,6 +16,7 @@ import time
 import traceback
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from msgspec.structs import replace
 from mr import purity, snapshot
 from mr import task_context as context
 from mr.batch import Batch, Origins
-from mr.errors import FetchFailed, FunctionFailed, MillraceError, RecordError
+from mr.errors import FetchFailed, FunctionFailed, MillraceError, RecordError, at_line
 from mr.events import AttemptFailed, AttemptProgress, AttemptSucceeded, FetchMissed
 from mr.executors.base import AttemptEvent
 from mr.heads import Reading, mapped, place_of, records_of
@@ -121,8 +122,7 @@ def run_attempt(attempt: Attempt, env: WorkerEnv, report: Report) -> AttemptEven
         return AttemptFailed(attempt.id, str(error))
     except MillraceError as error:
         detail = error.detail if isinstance(error, FunctionFailed) else ""
-        where = f"{error.site}: " if isinstance(error, RecordError) and error.site else ""
-        return AttemptFailed(attempt.id, f"{where}{error}", detail, fatal=not isinstance(error, FunctionFailed))
+        return AttemptFailed(attempt.id, str(error), detail, fatal=not isinstance(error, FunctionFailed))
     except MemoryError:
         return AttemptFailed(attempt.id, f"out of memory (an attempt may use {env.memory_bytes >> 20} MiB)")
     except (Exception, SystemExit) as error:
@@ -317,14 +317,9 @@ class _Task:
         shutil.rmtree(self.scratch, ignore_errors=True)
 
 
-@contextlib.contextmanager
-def _at(sites: Sequence[str], i: int) -> Iterator[None]:
+def _at(sites: Sequence[str], i: int) -> AbstractContextManager[None]:
     """An error of a record is one of the user's line `sites[i]`, unless something within has said where it is."""
-    try:
-        yield
-    except RecordError as error:
-        error.site = error.site or "".join(sites[i : i + 1])
-        raise
+    return at_line("".join(sites[i : i + 1]))
 
 
 def _kind_of(outlet: Outlet) -> Kind:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -166,3 +168,60 @@ def test_stages_that_wait_in_a_circle_come_to_an_end(inline: mr.Session, tmp_pat
     result = both(output=str(tmp_path))
     assert sorted(report.rows for report in result.outputs.values()) == [3, 3]
     assert waits(a.union(grouped(b)), b.union(grouped(a))).keys() == {0, 1, 2, 3}
+
+
+def mixed() -> mr.Dataset:
+    """Rows whose types nobody knows before all tasks are over: `k` is of another one in each."""
+    return mr.from_items([1, 2]).map(lambda n: (n, n), names=["v", "k"]).map_batches(torn, names=["v", "k"])
+
+
+def torn(frame: Any) -> Any:
+    return frame if frame["v"][0] == 1 else frame.with_columns(k=pl.col("k").cast(str))
+
+
+CONFLICTS: dict[str, tuple[Callable[[], mr.Dataset], str]] = {
+    "map": (lambda: mr.from_items([1, 2]).map(text_behind_one), "map text_behind_one"),
+    "group_by": (lambda: mixed().group_by("k").count(), "'k' is int in some"),
+    "distinct": (lambda: mixed().distinct("k"), "'k' is int in some"),
+    "sort": (lambda: mixed().sort("k"), "'k' is int in some"),
+    "one row": (lambda: mixed().agg(n=mr.max("k")), "'n.max' is int in some"),
+    "join": (lambda: mixed().join(keyed([1]), on="k", strategy="sort_merge"), "'k' is int in some"),
+    "join of two types": (lambda: keyed([1]).join(keyed(["a"]), on="k", strategy="sort_merge"), r"join\(\): 'k' is int64"),
+    "broadcast": (lambda: keyed([1]).join(mixed(), on="k", strategy="broadcast"), "'k' is int in some"),
+    "cogroup": (lambda: mixed().cogroup(keyed([1]), on="k").map_groups(lambda k, a, b: k), "'k' is int in some"),
+    "max_bad_records": (lambda: made([1]).map(halves, on_error="skip", max_bad_records=0), "map halves"),
+}
+"""What only the master finds out, one call a line."""
+
+
+def text_behind_one(n: int) -> Any:
+    return n if n == 1 else str(n)
+
+
+def halves(n: int) -> None:
+    raise ValueError(n)
+
+
+@pytest.mark.parametrize("case", CONFLICTS)
+def test_conflicts_between_tasks_name_the_users_line(
+    case: str, inline: mr.Session, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("mr.inputs.ITEMS_PER_SPLIT", 1)
+    make, why = CONFLICTS[case]
+    place = f"test_settling.py:{make.__code__.co_firstlineno}: "
+    for use in (lambda data: data.take_all(), lambda data: data.materialize()):
+        with pytest.raises(mr.MillraceError, match=f"^{place}.*{why}"):
+            use(make())
+
+
+def test_a_conflict_of_what_is_written_or_collected_names_the_users_line(
+    inline: mr.Session, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("mr.inputs.ITEMS_PER_SPLIT", 1)
+    made_at, data = mixed.__code__.co_firstlineno + 2, mixed()
+    uses: list[tuple[Callable[[], Any], int]] = [(data.take_all, made_at), (data.materialize, made_at)]
+    write = lambda: data.write_parquet(str(tmp_path / "out"))  # noqa: E731 (its line is wanted)
+    uses.append((write, write.__code__.co_firstlineno))
+    for use, line in uses:
+        with pytest.raises(mr.TypeConflict, match=f"^test_settling.py:{line}: .*'k' is int in some"):
+            use()
