@@ -29,7 +29,7 @@ from msgspec import Struct
 class MillraceError(Exception):
     """Base of all errors that the engine raises on purpose. `exit_code` is what `mr` ends with.
 
-    `site` is the user's line that asked for what failed, once somebody knows it (see `at_line`): messages begin with it.
+    `site` is the user's line that asked for what failed, once somebody knows it (see `at_line`): it begins the message.
     """
 
     exit_code = 1

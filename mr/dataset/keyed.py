@@ -27,7 +27,7 @@ from mr.errors import PlanError
 from mr.kernels.frames import column
 from mr.kernels.rows import shape_of
 from mr.operators.base import ErrorPolicy, OnError, require_columns
-from mr.operators.pygroups import GROUP, KEY, VALUE, Folded, MapGroups, PythonCombiner, Regrouped, grouped_shape
+from mr.operators.pygroups import GROUP, KEY, VALUE, Folded, MapReduce, PythonCombiner, Regrouped, grouped_shape
 from mr.plan import GroupBy
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ class Keyed(Records, Columns):
         does, as in `group_by(...).map_groups`. Values for which the combiner raises go to the reducer as they are.
         `max_bad_records` holds for mapper and reducer each; `rejected()` has the rejects of both.
 
-        Raises PlanError for a partitioner without num_partitions.
+        Raises PlanError for a partitioner without num_partitions; one that gives no int from 0 to n - 1 fails the job.
 
         >>> import mr
         >>> def words(line):
@@ -193,5 +193,5 @@ class Keyed(Records, Columns):
         policy = ErrorPolicy(on_error, max_bad_records)
         early = None if combiner is None else PythonCombiner(combiner, keys, on_error != "fail")
         declared = grouped_shape(names, reducer)
-        op = MapGroups(keys[:1], reducer, by, down, VALUE, declared, early, on_error=policy)
+        op = MapReduce(keys[:1], reducer, by, down, VALUE, declared, early, on_error=policy)
         return self._with(GroupBy(declared, pairs._node, op, partition_count(num_partitions), partitioner))

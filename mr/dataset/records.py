@@ -16,7 +16,7 @@ from mr.kernels.rows import shape_of
 from mr.operators.base import ErrorPolicy, OnError, rows_shape
 from mr.operators.batches import BatchFormat, MapBatches
 from mr.operators.columns import FilterExpr, expand
-from mr.operators.pygroups import MapGroups
+from mr.operators.pygroups import MapReduce
 from mr.operators.python import Filter, FlatMap, Map
 from mr.plan import GroupBy, Rejected, Union, policy_of
 
@@ -144,7 +144,7 @@ class Records(DatasetBase):
         if policy_of(node).on_error != "quarantine":
             raise PlanError('rejected(): call it on the dataset of a reader or operator with on_error="quarantine"')
         shape = rows_shape(RESOLVED.names, RESOLVED.types)
-        both = isinstance(node, GroupBy) and isinstance(node.op, MapGroups) and node.op.value is not None  # map_reduce
+        both = isinstance(node, GroupBy) and isinstance(node.op, MapReduce)
         makers = (node.inputs[0], node) if both else (node,)
         rejects = tuple(Rejected(shape, maker) for maker in makers)
         return self._with(Union(shape, rejects) if both else rejects[0])

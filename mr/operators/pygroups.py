@@ -183,6 +183,12 @@ class MapGroups(Grouped, frozen=True):
         return batches_of(self, built(self.fn), self.declared, pairs, env)
 
 
+class MapReduce(MapGroups, frozen=True):
+    """The reducer of `map_reduce`."""
+
+    label: ClassVar[str] = "map_reduce"
+
+
 class PythonCombiner(Combiner, frozen=True):
     """Map-side half of `map_reduce`: `fn(key, values)` gives values, the key (the last of `keys`) cannot change.
 

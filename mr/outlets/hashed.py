@@ -16,7 +16,8 @@ from mr.kernels.keys import buckets
 from mr.kernels.partition import bucket_by, sort_into_buckets
 from mr.kernels.skew import frequent_keys, merged_keys
 from mr.operators.group_rows import key_values
-from mr.operators.python import name_of
+from mr.operators.pygroups import failed
+from mr.operators.python import Function, consumed, described, shorten
 from mr.options import BUCKETS
 from mr.outlets.keyed import KeyedRun
 from mr.program import HashOutlet
@@ -65,9 +66,20 @@ class HashRun(KeyedRun):
             return np.arange(first, self._turn, dtype=np.int64) % partitions
         if spec.partitioner is None:
             return buckets(data, spec.keys).astype(np.int64) * partitions // BUCKETS
-        chosen = [spec.partitioner(key, partitions) for key in key_values(data, spec.keys)]
-        wrong = next((i for i, n in enumerate(chosen) if type(n) is not int or not 0 <= n < partitions), None)
-        if wrong is not None:
-            text = f"partitioner {name_of(spec.partitioner)} gave {chosen[wrong]!r}"
-            raise RecordError(f"{text}, not an int from 0 to {partitions - 1}", wrong)
-        return np.array(chosen, dtype=np.int64)
+        return _chosen(spec.partitioner, key_values(data, spec.keys), partitions)
+
+
+def _chosen(partitioner: Function, keys: list[Any], partitions: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """The partitions that a user's function chooses for keys. Raises RecordError naming it and the key."""
+    call, source = described("partitioner", partitioner), iter(keys)
+    try:
+        chosen = [partitioner(key, partitions) for key in source]
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise failed(call, keys[consumed(source, len(keys)) - 1], error) from error
+    for key, choice in zip(keys, chosen, strict=True):
+        if not (type(choice) is int or isinstance(choice, np.integer)) or not 0 <= choice < partitions:
+            text = f"{call} gave {choice!r} for key {shorten(key)}"
+            raise RecordError(f"{text}: give an int from 0 to {partitions - 1}, num_partitions being {partitions}")
+    return np.array(chosen, dtype=np.int64)

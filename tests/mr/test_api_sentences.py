@@ -125,6 +125,14 @@ def of_lists(data: Dataset) -> Dataset:
     return data.map(lambda row: ([1], 2), names=["a", "b"])
 
 
+def halved(key: Any, n: int) -> float:
+    return n / 2
+
+
+def pair(row: Any) -> Any:
+    yield row.k, 1
+
+
 FAILING: dict[str, tuple[Callable[[Dataset], Dataset], str]] = {
     "select": (
         lambda d: d.select(z=pl.col("k").cast(pl.Int64)),
@@ -139,7 +147,15 @@ FAILING: dict[str, tuple[Callable[[Dataset], Dataset], str]] = {
     "map_batches": (lambda d: d.map_batches(bad), "map_batches bad (test_api_sentences.py:"),
     "map_partitions": (lambda d: d.map_partitions(bad), "map_partitions bad (test_api_sentences.py:"),
     "map_groups": (lambda d: d.group_by("k").map_groups(bad), "map_groups bad (test_api_sentences.py:"),
-    "map_reduce": (lambda d: d.map_reduce(lambda row: [(row.k, 1)], bad), "map_groups bad (test_api_sentences.py:"),
+    "map_reduce": (lambda d: d.map_reduce(lambda row: [(row.k, 1)], bad), "map_reduce bad (test_api_sentences.py:"),
+    "partitioner": (
+        lambda d: d.map_reduce(pair, bad, partitioner=bad, num_partitions=2),
+        "partitioner bad (test_api_sentences.py:",
+    ),
+    "partitioner of no int": (
+        lambda d: d.map_reduce(pair, bad, partitioner=halved, num_partitions=2),
+        "partitioner halved (test_api_sentences.py:",
+    ),
     "cogroup": (lambda d: d.cogroup(d, on="k").map_groups(bad), "cogroup bad (test_api_sentences.py:"),
     "key": (lambda d: of_lists(d).group_by("a").count(), "list[int]"),
     "sort key": (lambda d: of_lists(d).sort("a"), "list[int]"),

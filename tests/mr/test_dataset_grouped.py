@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import operator
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import duckdb
+import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
@@ -308,11 +310,27 @@ def test_partitions_are_chosen_by_the_partitioner() -> None:
     assert sorted(map(sorted, tasks.values())) == [[0], [1], [2], [3]]
     with pytest.raises(mr.PlanError, match="num_partitions"):
         data.map_reduce(lambda n: [(n, n)], total, partitioner=lambda key, n: 0)
-    choices: list[Any] = [7, -1, "a", True]
+
+
+def test_a_partitioner_that_fails_is_named_with_key_and_line() -> None:
+    def part(key: Any, n: int) -> Any:
+        return (lambda: 1 / 0)() if choice is None else choice if key == 3 else np.int64(0)
+
+    pairs = mr.from_items(list(range(5))).map(lambda n: (n, n), names=["key", "value"])
+    choices: list[Any] = [None, 7, 2, -1, "a", True, 0.5, np.float64(1), [1]]
     for choice in choices:
-        wrong = data.map_reduce(lambda n: [(n, n)], total, partitioner=lambda key, n: choice, num_partitions=2)  # noqa: B023
-        with pytest.raises(mr.JobFailed, match="not an int from 0 to 1"):
-            wrong.take_all()
+        made = pairs.map_reduce(lambda row: [row], total, partitioner=part, num_partitions=2)
+        why = "raised ZeroDivisionError: division by zero for key 0"
+        if choice is not None:
+            why = f"gave {re.escape(repr(choice))} for key 3: give an int from 0 to 1"
+        line = part.__code__.co_firstlineno
+        with pytest.raises(
+            mr.JobFailed, match=rf"test_dataset_grouped\.py:{line + 6}: partitioner .*part \(.*:{line}\) {why}"
+        ):
+            made.take_all()
+    choice = np.int64(1)
+    fine = pairs.map_reduce(lambda row: [row], lambda key, _: (key,), partitioner=part, num_partitions=2, names=["key"])
+    assert sorted(fine.take_all()) == [(n,) for n in range(5)]
 
 
 @pytest.mark.parametrize("n", [1, 3])

@@ -646,7 +646,9 @@ def test_a_batch_of_unusable_columns_is_an_error_that_names_the_function(fn: Any
         with pytest.raises(mr.JobFailed, match=rf"map_batches {fn.__name__} \(test_dataset_records\.py:\d+\).*{why}"):
             made.take_all()
     left = data.map_batches(fn, batch_size=2, batch_format="arrow", on_error="quarantine").rejected().take_all()
-    assert [why.replace("3 rows", f"{rows} rows") in row.error for row, rows in zip(left, (2, 1), strict=True)] == [True] * 2
+    assert [why.replace("3 rows", f"{rows} rows") in row.error for row, rows in zip(left, (2, 1), strict=True)] == [
+        True
+    ] * 2
 
 
 @pytest.mark.parametrize("nothing", [pl.DataFrame(), pa.table({}), {}])

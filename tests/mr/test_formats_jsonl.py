@@ -175,7 +175,9 @@ tuples = st.none() | st.tuples(text, st.none() | st.integers(-(2**63), 2**63 - 1
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.fixed_dictionaries({"t": tuples, "l": st.lists(tuples, max_size=2), "n": st.tuples(tuples, floats)})))
+@given(
+    st.lists(st.fixed_dictionaries({"t": tuples, "l": st.lists(tuples, max_size=2), "n": st.tuples(tuples, floats)}))
+)
 def test_tuples_are_read_back_as_they_were_written(records: list[dict[str, Any]]) -> None:
     records = [{"t": ("a", 1), "l": [("a", 1)], "n": (("a", 1), 0.5)}, *records]  # which tells all types
     data = written(records)

@@ -186,7 +186,10 @@ CONFLICTS: dict[str, tuple[Callable[[], mr.Dataset], str]] = {
     "sort": (lambda: mixed().sort("k"), "'k' is int in some"),
     "one row": (lambda: mixed().agg(n=mr.max("k")), "'n.max' is int in some"),
     "join": (lambda: mixed().join(keyed([1]), on="k", strategy="sort_merge"), "'k' is int in some"),
-    "join of two types": (lambda: keyed([1]).join(keyed(["a"]), on="k", strategy="sort_merge"), r"join\(\): 'k' is int64"),
+    "join of two types": (
+        lambda: keyed([1]).join(keyed(["a"]), on="k", strategy="sort_merge"),
+        r"join\(\): 'k' is int64",
+    ),
     "broadcast": (lambda: keyed([1]).join(mixed(), on="k", strategy="broadcast"), "'k' is int in some"),
     "cogroup": (lambda: mixed().cogroup(keyed([1]), on="k").map_groups(lambda k, a, b: k), "'k' is int in some"),
     "max_bad_records": (lambda: made([1]).map(halves, on_error="skip", max_bad_records=0), "map halves"),
