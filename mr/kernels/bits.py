@@ -19,7 +19,7 @@ _WORD_BITS: Final = 64
 _WINDOW_BITS: Final = 57
 """The word that begins at the byte of a bit has so many from that bit on, at least."""
 _WINDOWS_MAX: Final = 32
-_DENSE_BYTES: Final = 32
+_DENSE_BYTES: Final = 16
 """Where there is one in so many bytes, words have several each: numpy's own search takes less time then."""
 
 

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from mr.batch import Batch, Origins
+from mr.kernels.bits import Bits
 
 Offsets = npt.NDArray[np.int64]
 _NEWLINE = 10
@@ -116,7 +117,7 @@ def line_bounds(data: bytes, delimiter: bytes = b"\n") -> tuple[Offsets, Offsets
     >>> starts.tolist(), ends.tolist()
     ([0, 5, 6], [3, 5, 9])
     """
-    ends = np.flatnonzero(np.frombuffer(data, np.uint8) == delimiter[0])
+    ends = Bits(np.equal, np.frombuffer(data, np.uint8), delimiter[0]).places
     if data and not data.endswith(delimiter):
         ends = np.append(ends, len(data))
     return bounds_of(data, ends, delimiter)
