@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from msgspec import Struct
 
 from mr.errors import TypeConflict
-from mr.kernels.distinct import binary_rows, first_equal, first_equal_bytes, first_in_arrow, numbered
+from mr.kernels.distinct import binary_rows, first_equal, first_equal_bytes, first_in_arrow, numbered, numbered_close
 from mr.kernels.types import display
 from mr.options import BUCKETS
 
@@ -229,6 +229,10 @@ def codes(data: pa.RecordBatch, names: Sequence[str]) -> tuple[Ints, Ints]:
     parts = leaves(data, names)
     if len(parts) == 1 and parts[0].kind == "bytes" and parts[0].nulls is None:
         return numbered(_first_bytes(parts[0]))
+    if len(parts) == 1 and parts[0].kind in ("signed", "unsigned") and parts[0].nulls is None:
+        found = numbered_close(parts[0].values.view(np.int64))
+        if found is not None:
+            return found
     columns = [column for leaf in parts for column in _comparable(leaf)]
     return numbered(first_equal(columns) if columns else np.zeros(data.num_rows, np.int64))
 

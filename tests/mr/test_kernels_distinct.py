@@ -9,7 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mr.kernels import distinct
-from mr.kernels.distinct import binaries_at, first_equal, first_equal_bytes, first_in_arrow, leading_words, numbered
+from mr.kernels.distinct import (
+    binaries_at,
+    first_equal,
+    first_equal_bytes,
+    first_in_arrow,
+    leading_words,
+    numbered,
+    numbered_close,
+)
 
 PIECES = st.sampled_from([b"", b"a", b"a\0", b"ab", b"x" * 7, b"x" * 8, b"x" * 9, b"x" * 16, b"x" * 17, b"\0", b"\0\1"])
 NUMBERS = st.integers(0, 3) | st.sampled_from([256, 1 << 63, (1 << 64) - 1])
@@ -52,3 +60,19 @@ def test_numbers_are_dense_and_in_order_of_first_occurrence():
     codes, representatives = numbered(first_in_arrow(pa.array(["b", None, "a", "b", None])))
     assert codes.tolist() == [0, 1, 2, 0, 1]
     assert representatives.tolist() == [0, 1, 2]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from([-(1 << 63), -2, 0, 2000, (1 << 63) - 9]), st.lists(st.integers(0, 8), max_size=40))
+def test_numbers_close_together_are_numbered_as_others_are(least, values):
+    numbers = np.array([least + value for value in values], np.int64)
+    found = numbered_close(numbers)
+    expected = numbered(first_equal([numbers.view(np.uint64)]))
+    if max(values, default=0) - min(values, default=0) < len(values):
+        assert [part.tolist() for part in found] == [part.tolist() for part in expected]
+    else:
+        assert found is None
+
+
+def test_numbers_far_apart_get_no_table():
+    assert numbered_close(np.array([0, (1 << 63) - 1, -(1 << 63)])) is None
