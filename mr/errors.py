@@ -171,7 +171,17 @@ def in_user_code(error: Exception, file: str) -> PlanError:
     where = file.rpartition("/")[2] + (f":{lines[-1]}" if lines else "")
     if isinstance(error, MillraceError):
         return PlanError(f"{where}: {error}" if lines else str(error))
-    return PlanError(f"{where}: {type(error).__name__}: {error}", user_frames(error))
+    return PlanError(one_line(f"{where}: {type(error).__name__}: {error}"), user_frames(error))
+
+
+def one_line(message: str) -> str:
+    """A message as a terminal may show it: what users raise has several lines, what files hold has escape codes.
+
+    >>> one_line("ValueError: no\\n  such \\x1b[31mkey")
+    'ValueError: no such \\\\x1b[31mkey'
+    """
+    lines = " ".join(line.strip() for line in message.split("\n"))
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in lines)
 
 
 class FetchFailed(MillraceError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 
-from mr.errors import RecordsLeftOut
+from mr.errors import RecordsLeftOut, one_line
 from mr.graph import Graph, Stage
 from mr.heads import place_of
 from mr.master import Outcome
@@ -33,7 +33,9 @@ def _left_out(stage: Stage, results: Sequence[TaskResult], splits: Sequence[Spli
             count = sum(rejected.records for _, rejected in found)
             known = first.offset >= 0 and task < len(splits)
             place = f" at {place_of(splits[task], first.offset, first.line)}" if known else " of them"
-            told = f"{name} left {count:,} record{'s' if count > 1 else ''} out, the first{place}: {first.error}"
+            told = (
+                f"{name} left {count:,} record{'s' if count > 1 else ''} out, the first{place}: {one_line(first.error)}"
+            )
             yield f'{told}; call rejected() on its dataset to see them, or say on_error="skip"'
 
 

@@ -26,7 +26,7 @@ from msgspec.structs import replace
 from mr import purity, snapshot
 from mr import task_context as context
 from mr.batch import Batch, Origins
-from mr.errors import FetchFailed, FunctionFailed, MillraceError, RecordError, at_line
+from mr.errors import FetchFailed, FunctionFailed, MillraceError, RecordError, at_line, one_line, user_frames
 from mr.events import AttemptFailed, AttemptProgress, AttemptSucceeded, FetchMissed
 from mr.executors.base import AttemptEvent
 from mr.heads import Reading, mapped, place_of, records_of
@@ -122,12 +122,13 @@ def run_attempt(attempt: Attempt, env: WorkerEnv, report: Report) -> AttemptEven
         return AttemptFailed(attempt.id, str(error))
     except MillraceError as error:
         detail = error.detail if isinstance(error, FunctionFailed) else ""
-        return AttemptFailed(attempt.id, str(error), detail, fatal=not isinstance(error, FunctionFailed))
+        return AttemptFailed(attempt.id, one_line(str(error)), detail, fatal=not isinstance(error, FunctionFailed))
     except MemoryError:
         return AttemptFailed(attempt.id, f"out of memory (an attempt may use {env.memory_bytes >> 20} MiB)")
     except (Exception, SystemExit) as error:
-        text = f"{type(error).__name__}: {error}"
-        return AttemptFailed(attempt.id, f"task {spec.id}: {text}", traceback.format_exc())
+        text = one_line(f"task {spec.id}: {type(error).__name__}: {error}")
+        ended = isinstance(error, SystemExit)  # by the user's code; of what else comes here the engine's frames tell
+        return AttemptFailed(attempt.id, text, user_frames(error) if ended else traceback.format_exc())
 
 
 def _run(attempt: Attempt, env: WorkerEnv, report: Report) -> TaskResult:

@@ -6,6 +6,7 @@ import dataclasses
 import datetime as dt
 import functools
 import math
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -767,6 +768,27 @@ def test_max_bad_records_is_a_count_or_a_share(most: Any, fails: bool) -> None:
             data.take_all()
     else:
         assert data.count() == 6
+
+
+def test_a_message_is_one_line_without_escape_codes(tmp_path: Path) -> None:
+    def broken(line: str) -> str:
+        raise ValueError("no\n  such key")
+
+    (tmp_path / "in").write_bytes(b"\x1b[31m\0\n")
+    with pytest.raises(mr.JobFailed, match=r"raised ValueError: no such key at .*in, line 1, byte 0") as caught:
+        mr.read_text(str(tmp_path / "in")).map(broken).take_all()
+    assert "no\n  such key" in caught.value.detail
+    with pytest.raises(mr.JobFailed) as caught:
+        mr.read_json(str(tmp_path / "in"), schema={"n": int}).take_all()
+    assert str(caught.value).isprintable()
+    assert str(caught.value).endswith(r"\x1b[31m\x00")
+
+
+def test_a_function_that_ends_the_program_shows_only_user_frames() -> None:
+    with pytest.raises(mr.JobFailed, match=r"SystemExit: 3$") as caught:
+        mr.from_items([1]).map(lambda n: sys.exit(3)).take_all()
+    assert "sys.exit(3)" in caught.value.detail
+    assert "/mr/worker.py" not in caught.value.detail
 
 
 @pytest.mark.parametrize("most", [0.4, 0.3])
