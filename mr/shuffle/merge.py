@@ -148,17 +148,17 @@ def _keys_repeat(data: pa.RecordBatch, buckets: Words, keys: Sequence[str]) -> b
 def merge_sorted(
     streams: Sequence[Stream], by: Sequence[str], descending: Sequence[bool], memory_bytes: int, scratch: Path
 ) -> Iterator[pa.RecordBatch]:
-    """Merge sorted streams of batches of at most `MERGE_BLOCK_BYTES`; see `sorted_rows`.
+    """Merge sorted streams of batches of at most `MERGE_BLOCK_BYTES`, or of one row; see `sorted_rows`.
 
     As many streams are merged at a time as `memory_bytes` has room to sort two blocks of each, two at least; where
-    there are more, neighbours are merged first, into temporary files in `scratch`.
+    there are more, neighbours are merged first, into temporary files in `scratch`. Of rows longer than a block one at
+    a time is copied; the others stay where the streams have them, in mapped files.
 
     >>> streams = [iter([pa.RecordBatch.from_pydict({"k": keys})]) for keys in ([1, 3], [2])]
     >>> [batch["k"].to_pylist() for batch in merge_sorted(streams, ["k"], [False], 1 << 30, Path("."))]
     [[1, 2, 3]]
     """
-    streams, block_rows = _peeked(streams)
-    block_bytes = bytes_to_sort(MERGE_BLOCK_BYTES, block_rows)
+    streams, block_bytes = _peeked(streams, by)
     fan_in = max(_STREAMS_MIN, memory_bytes // (_BLOCKS_HELD * block_bytes))
     level = 0
     while len(streams) > fan_in:
@@ -171,14 +171,18 @@ def merge_sorted(
     yield from _merge(streams, by, descending)
 
 
-def _peeked(streams: Sequence[Stream]) -> tuple[Sequence[Stream], int]:
-    """The streams (without empty ones at the front), and how many rows a full block has, going by the first one."""
+def _peeked(streams: Sequence[Stream], by: Sequence[str]) -> tuple[Sequence[Stream], int]:
+    """The streams (without empty ones at the front), and what sorting a full block takes, going by the first one.
+
+    The keys of rows longer than a block are copied to compare them.
+    """
     for number, stream in enumerate(streams):
         first = next(stream, None)
         if first is not None:
             rows = first.num_rows * MERGE_BLOCK_BYTES // max(1, first.nbytes)
-            return [chain([first], stream), *streams[number + 1 :]], rows
-    return [], 0
+            size = max(MERGE_BLOCK_BYTES, first.select(list(by)).nbytes)
+            return [chain([first], stream), *streams[number + 1 :]], bytes_to_sort(size, rows)
+    return [], 1
 
 
 def _spilled(batches: Iterable[pa.RecordBatch], path: Path) -> Stream:
@@ -199,48 +203,75 @@ def _spilled(batches: Iterable[pa.RecordBatch], path: Path) -> Stream:
         path.unlink(missing_ok=True)
 
 
+class _Block:
+    """A block of a stream. `long`: it is a row longer than blocks should be."""
+
+    def __init__(self, data: pa.RecordBatch, by: Sequence[str], descending: Sequence[bool]) -> None:
+        self.data = data
+        self.keys = SortedKeys(data, by, descending)
+        self.long = data.nbytes > MERGE_BLOCK_BYTES
+        self._last = None if self.long else self._key()
+
+    @property
+    def last(self) -> Key:
+        """The key of the last row; that of a long row may be long, and is not kept."""
+        return self._last or self._key()
+
+    def _key(self) -> Key:
+        return self.keys.at(self.data.num_rows - 1)
+
+
 class _Held:
-    """What a merge holds of one stream: what is left of one block and the next, so that a round can use a whole one."""
+    """What a merge holds of one stream: what is left of one block and the next, so that a round can use a whole one.
+
+    A long block is held alone or behind one that is not.
+    """
 
     def __init__(self, stream: Stream, by: Sequence[str], descending: Sequence[bool]) -> None:
         self._stream = stream
         self._by, self._descending = by, descending
-        self._blocks: deque[tuple[pa.RecordBatch, SortedKeys, Key]] = deque()
+        self._blocks: deque[_Block] = deque()
         self._used = 0
-        self.more = True
+        self._more = True
         self.fill()
 
     @property
     def last(self) -> Key:
         """The key of the last row that is held."""
-        return self._blocks[-1][2]
+        return self._blocks[-1].last
 
     @property
     def empty(self) -> bool:
         return not self._blocks
 
+    @property
+    def limits(self) -> bool:
+        """Whether a round may not go beyond the last row: more comes behind it, or it is long, and one a round will
+        do."""
+        return self._more or self._blocks[-1].long
+
     def fill(self) -> None:
-        """Read until two blocks are held or the stream ends."""
-        while self.more and len(self._blocks) < 2:
-            block = next(self._stream, None)
-            if block is None:
-                self.more = False
-            elif block.num_rows:
-                keys = SortedKeys(block, self._by, self._descending)
-                self._blocks.append((block, keys, keys.at(block.num_rows - 1)))
+        """Read until two blocks are held, or one that is long, or the stream ends."""
+        while self._more and len(self._blocks) < _BLOCKS_HELD and not (self._blocks and self._blocks[-1].long):
+            data = next(self._stream, None)
+            if data is None:
+                self._more = False
+            elif data.num_rows:
+                self._blocks.append(_Block(data, self._by, self._descending))
 
     def take(self, limit: Key | None, equal_too: bool) -> list[pa.RecordBatch]:
         """The rows below `limit` (None: all), and those equal to it if `equal_too`, removed from what is held."""
         taken = []
         while self._blocks:
-            block, keys, last = self._blocks[0]
+            block = self._blocks[0]
+            last = block.last
             whole = limit is None or last < limit or (equal_too and last == limit)
-            end = block.num_rows
+            end = block.data.num_rows
             if not whole:
                 assert limit is not None
-                end = keys.cut(limit, "right" if equal_too else "left", self._used)
+                end = block.keys.cut(limit, "right" if equal_too else "left", self._used)
             if end > self._used:
-                taken.append(block.slice(self._used, end - self._used))
+                taken.append(block.data.slice(self._used, end - self._used))
             if not whole:
                 self._used = end
                 break
@@ -252,10 +283,10 @@ class _Held:
 def _merge(streams: Sequence[Stream], by: Sequence[str], descending: Sequence[bool]) -> Iterator[pa.RecordBatch]:
     held = [_Held(stream, by, descending) for stream in streams]
     while held := [one for one in held if not one.empty]:
-        open_ones = [i for i, one in enumerate(held) if one.more]
+        limiting = [i for i, one in enumerate(held) if one.limits]
         # Rows up to the smallest last key can have no smaller ones behind them. Of equal last keys the first stream
         # sets the limit: rows equal to it in streams before it are all here, in later ones they wait for its own.
-        first = min(open_ones, key=lambda i: (held[i].last, i), default=None)
+        first = min(limiting, key=lambda i: (held[i].last, i), default=None)
         limit = None if first is None else held[first].last
         taken = [held[i].take(limit, equal_too=first is None or i <= first) for i in range(len(held))]
         yield from _ordered([part for part in taken if part], by, descending)

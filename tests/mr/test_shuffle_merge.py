@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -11,12 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_oracle import expected_order, key_batches, key_names
 
+import mr.shuffle.merge
 from mr.kernels.keys import buckets
 from mr.kernels.partition import sort_into_buckets
 from mr.kernels.sort import order
 from mr.options import MERGE_BLOCK_BYTES
 from mr.shuffle.merge import bucket_rows, bytes_to_sort, merge_sorted, sorted_rows
 from mr.shuffle.reader import RunReader
+from mr.shuffle.run_file import pieces
 from mr.shuffle.writer import RunWriter
 
 
@@ -42,9 +47,12 @@ def test_a_merge_is_a_stable_sort_of_the_streams_one_after_the_other(tmp_path_fa
     # the expected order is that of the batch itself: each stream is a slice of it, so ties are in row order
     expected = expected_order(batch, names, descending)
     scratch = tmp_path_factory.mktemp("scratch")
-    for memory in (0, 1 << 40):  # 0: two streams at a time, through files
-        merged = merge_sorted([iter(stream) for stream in streams], names, descending, memory, scratch)
-        assert rows_of(merged) == expected
+    # memory 0: two streams at a time, through files; blocks of 1 byte: all are longer than they should be
+    for memory, block_bytes in ((0, MERGE_BLOCK_BYTES), (0, 1), (1 << 40, 40)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(mr.shuffle.merge, "MERGE_BLOCK_BYTES", block_bytes)
+            merged = merge_sorted([iter(stream) for stream in streams], names, descending, memory, scratch)
+            assert rows_of(merged) == expected
         fitted = sorted_rows([iter(stream) for stream in streams], 1, 1, names, descending, memory, scratch)
         assert rows_of(fitted) == expected
     assert list(scratch.iterdir()) == []
@@ -86,6 +94,52 @@ def test_a_merge_holds_two_blocks_of_each_stream(tmp_path):
         assert batch.num_rows <= 3 * 2 * 10
         assert max(pulled) <= 2 * emitted + 2
     assert pulled == [100, 100, 100]
+
+
+LONG = 200_000
+"""Bytes of a long row; blocks are a tenth of that."""
+
+LONG_ROWS: dict[str, Callable[[int], tuple[str, str]]] = {
+    "long values": lambda k: (f"{k:03d}", "v" * LONG),
+    "long keys": lambda k: (f"{k:03d}" + "x" * LONG, ""),
+    "long keys that begin alike": lambda k: ("x" * LONG + f"{k:03d}", ""),
+    "long keys that are equal": lambda k: ("x" * LONG, ""),
+    "few long rows": lambda k: (f"{k:03d}", "v" * (LONG if k % 20 == 0 else 9)),
+}
+
+
+@pytest.mark.parametrize("kind", LONG_ROWS)
+def test_a_merge_of_rows_longer_than_blocks_copies_few_of_them_at_a_time(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mr.shuffle.merge, "MERGE_BLOCK_BYTES", LONG // 10)
+    rng, rows, paths = np.random.default_rng(5), [], []
+    for number in range(30):
+        keys = sorted(rng.integers(0, 100, 8).tolist())
+        made = [LONG_ROWS[kind](k) for k in keys]
+        rows += [(key, number * 100 + i) for i, (key, _) in enumerate(made)]
+        columns = {"k": [key for key, _ in made], "x": [text for _, text in made]}
+        data = {name: pa.array(texts, pa.large_string()) for name, texts in columns.items()}
+        batch = pa.RecordBatch.from_pydict({**data, "row": range(number * 100, number * 100 + 8)})
+        paths.append(tmp_path / str(number))
+        with pa.OSFile(str(paths[-1]), "wb") as file, pa.ipc.new_stream(file, batch.schema) as writer:
+            for piece in pieces(batch, LONG // 10):
+                writer.write_batch(piece)
+    expected = [row for _, row in sorted(rows, key=lambda item: item[0])]
+    streams = [iter(pa.ipc.open_stream(pa.memory_map(str(path)).read_buffer())) for path in paths]
+    del made, columns, data, batch, piece
+    before, pool = pa.default_memory_pool(), pa.proxy_memory_pool(pa.default_memory_pool())
+    pa.set_memory_pool(pool)
+    tracemalloc.start()
+    try:
+        merged = merge_sorted(streams, ["k"], [False], 10 * LONG, tmp_path)
+        found = [row for batch in merged for row in batch["row"].to_pylist()]
+        peak = pool.max_memory() + tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+        pa.set_memory_pool(before)
+    assert found == expected
+    assert peak < 6 * LONG, "30 streams hold 60 blocks"
 
 
 def sources(tmp_path: object, batches: list[pa.RecordBatch], by: list[str]) -> list[RunReader]:
