@@ -25,8 +25,8 @@ MULTIPLIERS: Final = tuple(
 )
 """Odd numbers of evenly mixed bits, one a round: the primes of XXH64 and of the golden ratio."""
 
-_SLOT_BITS_MAX: Final = 16
-"""A table of 512 KiB: larger ones leave the second-level cache."""
+_SLOT_BITS_MAX: Final = 20
+"""A table of 4 MiB: slots that two values share cost more than the third-level cache does."""
 
 NO_SHORT_WORD: Final = 256
 """What no string of up to 8 bytes has as its word, unless it has a zero byte: then lengths are compared, too."""
@@ -63,9 +63,10 @@ def _one_round(columns: Sequence[Words], multiplier: np.uint64) -> tuple[Ints, I
     total = len(columns[0])
     bits = min(_SLOT_BITS_MAX, max(4, (2 * total).bit_length()))
     slots = slots_of(columns, multiplier, bits)
-    table = np.empty(1 << bits, np.int64)
-    table[slots[::-1]] = np.arange(total - 1, -1, -1, dtype=np.int64)  # the last write, the first row, stays
-    firsts: Ints = table.take(slots)
+    numbers = np.int32 if total < 1 << 31 else np.int64
+    table = np.empty(1 << bits, numbers)
+    table[slots[::-1]] = np.arange(total - 1, -1, -1, dtype=numbers)  # the last write, the first row, stays
+    firsts: Ints = table.take(slots).astype(np.int64, copy=False)
     differs = columns[0].take(firsts) != columns[0]
     for column in columns[1:]:
         differs |= column.take(firsts) != column
