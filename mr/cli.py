@@ -95,8 +95,8 @@ def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option("--workers", type=click.IntRange(1), envvar="MR_WORKERS", help="Tasks at a time [cores]."),
             click.option("--memory", envvar="MR_MEMORY", help="For all processes, as 2GB [half of RAM]."),
             click.option("--no-reuse", is_flag=True, help="Run everything, also what has a recorded result."),
-            click.option("--overwrite", "mode", flag_value="overwrite", default=None, help="Replace outputs."),
-            click.option("--append", "mode", flag_value="append", help="Add parts to outputs that exist."),
+            click.option("--overwrite", is_flag=True, help="Replace outputs."),
+            click.option("--append", is_flag=True, help="Add parts to outputs that exist."),
             click.option("--json", "as_json", is_flag=True, help="JSON lines on stdout; the last has type result."),
             click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors."),
             click.argument("words", nargs=-1, type=click.UNPROCESSED),
@@ -117,7 +117,7 @@ def submit(ctx: click.Context, /, words: tuple[str, ...], **options: Any) -> Non
     if not words or words[0] in ("-h", "--help"):
         click.echo(ctx.get_help() if words else ctx.get_usage())
         ctx.exit(0 if words else 2)
-    with failures_shown(options["as_json"]), _session(options, _early(options, words)) as session:
+    with failures_shown(options["as_json"]), _session(options, words) as session:
         job = _load(words[0], session)
         run(job, words[1:], session, options, ctx.command_path + f" {words[0]}")
 
@@ -171,9 +171,13 @@ def _early(options: dict[str, Any], words: tuple[str, ...]) -> Executor | None:
 
 
 @contextmanager
-def _session(options: dict[str, Any], executor: Executor | None = None) -> Iterator[Session]:
+def _session(options: dict[str, Any], words: tuple[str, ...] | None = None) -> Iterator[Session]:
+    """A session; with the `words` of a job that will run at once, its workers get ready meanwhile."""
     from mr.quick_start import defer_pandas
 
+    if options["overwrite"] and options["append"]:
+        raise click.UsageError("--overwrite replaces outputs and --append adds to them: give one of them")
+    executor = None if words is None else _early(options, words)
     defer_pandas()
     from mr.session import Session
 
@@ -191,7 +195,7 @@ def _session(options: dict[str, Any], executor: Executor | None = None) -> Itera
         observe=display.update if display else None,
         executor=executor,
     )
-    session.mode = options["mode"] or "error"
+    session.mode = "overwrite" if options["overwrite"] else "append" if options["append"] else "error"
     with session:
         try:
             yield session
@@ -241,7 +245,7 @@ def run_job(job: Job[...]) -> None:
     @click.command(cls=_Script, context_settings=JOB_CONTEXT)
     @engine_options
     def command(words: tuple[str, ...], **options: Any) -> None:
-        with failures_shown(options["as_json"]), _session(options, _early(options, words)) as session:
+        with failures_shown(options["as_json"]), _session(options, words) as session:
             run(job, words, session, options, os.path.basename(sys.argv[0]))
 
     command()

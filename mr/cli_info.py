@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import keyword
 import os
@@ -146,6 +147,10 @@ def new(name: str) -> None:
     for file in files:
         if os.path.exists(file):
             raise Failure(f"{file} exists already", 1)
+    if name in sys.stdlib_module_names or importlib.util.find_spec(name) is not None:
+        raise click.UsageError(
+            f"{name}.py would hide Python's module {name} from whatever runs here; choose another name"
+        )
     for file, text in files.items():
         Path(file).write_text(text)
         click.echo(f"wrote {file}")

@@ -25,6 +25,7 @@ from msgspec import Struct
 from mr.errors import JournalError, JournalLocked
 from mr.fingerprint import Identity
 from mr.inputs import Range
+from mr.scratch import is_held
 from mr.tasks import TaskResult
 
 APPLICATION_ID = 0x6D726A6C  # "mrjl"
@@ -212,14 +213,17 @@ class Journal:
         return next((json.loads(report) for (report,) in self._rows(sql, key)), {})
 
     def jobs(self, limit: int) -> list[JobRow]:
-        """The newest jobs first."""
+        """The newest jobs first. One whose process is gone is `interrupted`: submitted again, it goes on."""
         rows = self._rows(
             "SELECT id, key, name, state, started, ended, report FROM job ORDER BY id DESC LIMIT ?", limit
         )
         return [
-            JobRow(id, key, name, state, started, ended, json.loads(report))
+            JobRow(id, key, name, self._alive(key, state), started, ended, json.loads(report))
             for id, key, name, state, started, ended, report in rows
         ]
+
+    def _alive(self, key: str, state: str) -> str:
+        return "interrupted" if state == "running" and not is_held(self._lock_of(key)) else state
 
     def log(self, job: int, lines: Iterable[str]) -> None:
         """Append lines to the history of a job."""
@@ -236,8 +240,11 @@ class Journal:
     def job_lock(self, key: str) -> Iterator[None]:
         """Hold the one lock of a job key. Raises JournalLocked while another process runs the same job."""
         (self.home / "locks").mkdir(exist_ok=True)
-        with _flock(self.home / "locks" / key[:32], wait=False):
+        with _flock(self._lock_of(key), wait=False):
             yield
+
+    def _lock_of(self, key: str) -> Path:
+        return self.home / "locks" / key[:32]
 
     # --- publications and inputs -------------------------------------------------------------------------------------
 

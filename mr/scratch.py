@@ -78,14 +78,24 @@ def _first_began(locks: Path) -> int | None:
     began = []
     for path in locks.iterdir() if locks.is_dir() else ():
         at = path.stat().st_mtime_ns
-        handle = os.open(path, os.O_RDWR)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if is_held(path):
             began.append(at)
-        finally:
-            os.close(handle)
     return min(began, default=None)
+
+
+def is_held(lock: Path) -> bool:
+    """Whether some process holds a lock file, and so lives."""
+    try:
+        handle = os.open(lock, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False
 
 
 def _alive(pid: int) -> bool:

@@ -11,7 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -199,15 +199,14 @@ class Session:
                 reports = {k: OutputReport(**report) for k, report in published.items()}
                 counters = self.journal.last_report(key)["counters"]
                 return up_to_date(self.take_spent(), reports, counters, time.monotonic() - started)
-        with ExitStack() as stack:
-            if key is not None:
-                stack.enter_context(self.journal.job_lock(key))
+        known = key or f"once-{os.urandom(8).hex()}"
+        with self.journal.job_lock(known):
             resumes = key is not None and self.journal.unfinished(key)
             for target in targets.values():
                 if not resumes:
                     check(target)
             versions = {t.where: version_of(t) for t in targets.values()}
-            job = self.journal.start_job(key or f"once-{os.urandom(8).hex()}", name, versions, time.time())
+            job = self.journal.start_job(known, name, versions, time.time())
             return self._run_job(graph, splits, targets, job, key, started)
 
     def _run_job(

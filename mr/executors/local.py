@@ -55,6 +55,10 @@ class LocalExecutor(Executor):
     def __init__(self, home: Path, workers: int, memory_bytes: int, *, fork: bool = False) -> None:
         if workers < 1:
             raise ExecutorError("--workers must be at least 1")
+        try:
+            (home / "runs").mkdir(parents=True, exist_ok=True)
+        except OSError as error:  # said once, here, and not by each worker
+            raise ExecutorError(f"MR_HOME {home} cannot be used: {error}") from None
         self._slots = slots_within(memory_bytes, workers)
         self._memory_bytes = attempt_memory_bytes(memory_bytes, workers)
         self._zygote = Zygote(home, self._memory_bytes, fork=fork)

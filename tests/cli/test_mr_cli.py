@@ -218,6 +218,12 @@ def test_a_glob_that_the_shell_expanded_for_one_parameter() -> None:
     refused(mr("submit", job, "in", "out", "more"), 2, "unexpected argument 'more'; see")
 
 
+def test_appending_and_overwriting_is_a_contradiction() -> None:
+    write_job(WORD_COUNT)
+    refused(mr("submit", "job.py", "in", "out", "--append", "--overwrite"), 2, "--overwrite", "--append", "one of them")
+    assert not Path("out").exists()
+
+
 def test_wrong_engine_options_are_one_line_too() -> None:
     for words in (("--on", "mars"), ("--workers", "0"), ("--workers", "two")):
         result = CliRunner().invoke(cli, ["submit", *words, write_job(WORD_COUNT), "in", "out"], prog_name="mr")
@@ -581,6 +587,19 @@ def test_a_damaged_journal_is_one_line() -> None:
     Path(os.environ["MR_HOME"]).mkdir()
     Path(os.environ["MR_HOME"], "journal.db").write_bytes(b"garbage " * 1000)
     refused(mr("submit", write_job(WORD_COUNT), "in", "out"), 1, "journal.db", "delete the file")
+
+
+def test_a_home_that_cannot_be_one_is_one_line_whoever_needs_it() -> None:
+    write_job(WORD_COUNT)
+    Path("file").touch()
+    run = mr_process("submit", "job.py", "in", "out", code=1, MR_HOME=os.path.abspath("file"))
+    refused(run, 1, "MR_HOME", "cannot be used")
+
+
+@pytest.mark.parametrize("name", ["json", "polars"])
+def test_new_hides_no_module(name: str) -> None:
+    refused(mr("new", name), 2, f"{name}.py would hide")
+    assert not Path(f"{name}.py").exists()
 
 
 def test_new_writes_a_job_and_a_test_that_run() -> None:

@@ -258,6 +258,14 @@ def test_a_transaction_is_whole_or_not_at_all(journal: Journal) -> None:
     assert journal.count_results() == 1
 
 
+def test_a_job_whose_process_is_gone_is_interrupted(journal: Journal) -> None:
+    with journal.job_lock("a" * 64):
+        journal.start_job("a" * 64, "words", {}, 1.0)
+        assert [row.state for row in journal.jobs(1)] == ["running"]
+    assert [row.state for row in journal.jobs(1)] == ["interrupted"]
+    assert journal.unfinished("a" * 64), "submitting it again goes on"
+
+
 # --- several users ---------------------------------------------------------------------------------------------------
 
 
