@@ -12,7 +12,6 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 
-import cloudpickle
 from msgspec import Struct, field
 from msgspec.structs import replace
 
@@ -27,14 +26,14 @@ from mr.assignment import (
     places_of,
     task_identity,
 )
-from mr.errors import JobCancelled, JobFailed, PlanError, at_line
+from mr.errors import JobCancelled, JobFailed, at_line
 from mr.executors.base import AttemptEvent, Executor
 from mr.fingerprint import Identity, Unfingerprintable, program_identity
 from mr.graph import Feed, Graph, Stage
 from mr.joining import skew_notes
 from mr.journal import Journal
 from mr.outlets import digest_file
-from mr.program import GroupHead, JoinHead, Outlet, PartOutlet, ReadHead
+from mr.program import GroupHead, JoinHead, Outlet, PartOutlet, ReadHead, pickled
 from mr.progress import Snapshot, StageProgress
 from mr.purity import FileDigests, why_stale
 from mr.scheduler import Scheduler, StageShape
@@ -108,7 +107,7 @@ class Master:
         self._scheduler = Scheduler(shapes)
         self._planned: dict[int, _Planned] = {}
         self._results: dict[TaskId, TaskResult] = {}
-        self._programs = {stage.id: _pickled(stage) for stage in graph.stages}
+        self._programs = {stage.id: pickled(stage.program) for stage in graph.stages}
         self._identities: dict[int, Identity | None] = {}
         self._sharing, self._waiting = sharing(graph), waiting(graph)
         self._complete: dict[int, bool] = {}  # stages that have all results; whether these are settled
@@ -384,16 +383,6 @@ class Master:
         hashed = isinstance(stage.program.head, GroupHead | JoinHead) and stage.inputs
         notes = skew_notes(draft.exchanges for draft in self._planned[stage.id].drafts) if hashed else ()
         return figures(stage.id, stage.label, [self._results[task] for task in tasks], reused, notes)
-
-
-def _pickled(stage: Stage) -> bytes:
-    try:
-        return bytes(cloudpickle.dumps(stage.program))
-    except Exception as error:  # whatever the user's objects raise when they are pickled
-        cure = "make it inside the function, or in the __init__ of a class given as the function"
-        raise PlanError(
-            f"a function of stage {stage.id} ({stage.label}) uses what cannot travel: {error}; {cure}"
-        ) from None
 
 
 __all__ = ["Master", "Outcome"]

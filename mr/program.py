@@ -5,11 +5,13 @@ A program is a frozen value. All tasks of a stage share one; it is what their fi
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+import cloudpickle
 from msgspec import Struct
 
+from mr.errors import PlanError
 from mr.formats.base import Layout, Reader, Writer
 from mr.formats.compression import EXTENSIONS
 from mr.kernels.rows import Shape
@@ -196,3 +198,23 @@ class Program(Struct, frozen=True):
     steps: tuple[Step, ...]
     outlets: tuple[Outlet, ...]
     sites: Sites = Sites()
+
+
+def pickled(program: Program) -> bytes:
+    """A program as workers are sent it, functions by value. Raises PlanError naming the user's line."""
+    try:
+        return bytes(cloudpickle.dumps(program))
+    except Exception as error:  # whatever the user's objects raise when they are pickled
+        cure = "make it inside the function, or in the __init__ of a class given as the function"
+        site = next(filter(None, _unsendable(program)), program.sites.head)
+        raise PlanError(f"{site}: a function uses what cannot travel: {error}; {cure}") from None
+
+
+def _unsendable(program: Program) -> Iterator[str]:
+    """The lines of what cannot be pickled."""
+    sites = (program.sites.head, *program.sites.steps, *program.sites.outlets)
+    for part, site in zip((program.head, *program.steps, *program.outlets), sites, strict=True):
+        try:
+            cloudpickle.dumps(part)
+        except Exception:
+            yield site

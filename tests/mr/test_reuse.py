@@ -259,7 +259,7 @@ def test_what_is_not_pure_always_runs(out: Callable[[], str]) -> None:
 
 def test_what_cannot_be_sent_to_workers_is_told_in_a_line(inline: mr.Session, out: Callable[[], str]) -> None:
     handle = random.SystemRandom()
-    with pytest.raises(mr.PlanError, match=r"what cannot travel: System entropy source"):
+    with pytest.raises(mr.PlanError, match=r"test_reuse.py:\d+: .*what cannot travel: System entropy source"):
         mr.from_items([1]).map(lambda n: handle.random()).write_json(out())
     assert [job.state for job in inline.journal.jobs(9)] == ["failed"]
 
