@@ -140,7 +140,8 @@ def _keys_repeat(data: pa.RecordBatch, buckets: Words, keys: Sequence[str]) -> b
     """Whether keys come twice on average, judged by the first buckets: these have all rows of their keys."""
     if data.num_rows < 2 * _PROBE_ROWS:
         return False
-    last = np.partition(buckets, _PROBE_ROWS)[_PROBE_ROWS]
+    rows_up_to = np.cumsum(np.bincount(buckets.view(np.int64)))
+    last = np.searchsorted(rows_up_to, _PROBE_ROWS, "right")
     some = data.take(pa.array(np.flatnonzero(buckets <= last)))
     return bool(2 * len(codes(some, keys)[1]) <= some.num_rows)
 
