@@ -38,6 +38,12 @@ PICKLE_PROTOCOL: Final = 5
 
 _ARROW_ERRORS: Final = (pa.ArrowException, OverflowError, ValueError, TypeError)
 
+_BOUNDS: Final[dict[pa.DataType, str]] = {
+    pa.int64(): "a column of int has 64 bits; declare it as object, or keep the value as str or Decimal",
+    DECIMAL: "a column of Decimal has 20 digits before and 18 behind the point, and no NaN; keep the value as str",
+}
+"""What to do about values that Python has and columns have not; Arrow's own words say no more."""
+
 
 def from_list(values: Sequence[Any], declared: pa.DataType | None, column: str) -> pa.Array:
     """One column of Python values; of type `declared`, or else of the type that the values have.
@@ -273,8 +279,8 @@ def _array(values: Sequence[Any], type_: pa.DataType, column: str) -> pa.Array:
             try:
                 pa.array([value], type_)
             except _ARROW_ERRORS as error:
-                text = f"column {column!r}: {_named(value)} cannot be held as {display(type_)}: {error}"
-                raise TypeConflict(text, row) from None
+                text = f"column {column!r}: {_named(value)} cannot be held as {display(type_)}"
+                raise TypeConflict(f"{text}: {_BOUNDS.get(type_, error)}", row) from None
         raise
 
 
