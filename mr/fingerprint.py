@@ -89,7 +89,10 @@ def program_identity(program: Program) -> Identity:
             parts.append((name, digest(maker, told)))
         except Unfingerprintable as error:
             raise Unfingerprintable(f"{name}: {error}") from None
-    parts += [(f"outlet {i}", digest(outlet)) for i, outlet in enumerate(program.outlets)]
+    for i, outlet in enumerate(program.outlets):
+        if getattr(getattr(outlet.spec, "combiner", None), "pure", True) is False:
+            raise Unfingerprintable(f"the combiner of outlet {i} is declared pure=False")
+        parts.append((f"outlet {i}", digest(outlet)))
     return combine(parts)
 
 

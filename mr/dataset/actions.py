@@ -113,7 +113,8 @@ class Actions(DatasetBase):
         """
         shape = self._node.shape
         known = None if shape is None else shape.schema()
-        return known if known is not None else current().collect(first_rows(self._node, 1)).schema
+        schema = known if known is not None else current().collect(first_rows(self._node, 1)).schema
+        return schema.remove_metadata()
 
     def show(self, n: int = 20) -> None:
         """Print the first `n` records as a table.

@@ -107,10 +107,11 @@ class Keyed(Records, Columns):
         value: str = VALUE,
         on_error: OnError = "fail",
         max_bad_records: int | float | None = None,
+        pure: bool = True,
     ) -> Dataset:
         """One row (key, value) for each key, its values folded with an associative `fn(a, b)`.
 
-        `on_error`, `max_bad_records`: as in `group_by(...).map_groups`.
+        `on_error`, `max_bad_records`, `pure`: as in `group_by(...).map_groups`.
 
         >>> import mr
         >>> mr.from_items([("a", 1), ("b", 5), ("a", 2)]).reduce_by_key(lambda a, b: a + b).sort("key").take_all()
@@ -122,7 +123,7 @@ class Keyed(Records, Columns):
         pairs = self.select(**{KEY: column(key), VALUE: column(value)})
         shape = pairs._node.known()
         types = cast("tuple[pa.DataType | None, pa.DataType | None]", shape.types)
-        op = Folded(fn, types, on_error=ErrorPolicy(on_error, max_bad_records))
+        op = Folded(fn, types, pure=pure, on_error=ErrorPolicy(on_error, max_bad_records))
         return self._with(GroupBy(op.shape(shape), pairs._node, op))
 
     def map_reduce(
@@ -138,6 +139,7 @@ class Keyed(Records, Columns):
         names: Names | None = None,
         on_error: OnError = "fail",
         max_bad_records: int | float | None = None,
+        pure: bool = True,
     ) -> Dataset:
         """Classic MapReduce: `mapper(record)` yields (key, value), `reducer(key, values)` gives records.
 
@@ -153,7 +155,8 @@ class Keyed(Records, Columns):
 
         `on_error`: what becomes of a record for which the mapper raises, and of a key (or group) for which the reducer
         does, as in `group_by(...).map_groups`. Values for which the combiner raises go to the reducer as they are.
-        `max_bad_records` holds for mapper and reducer each; `rejected()` has the rejects of both.
+        `max_bad_records` holds for mapper and reducer each; `rejected()` has the rejects of both. `pure=False`: one of
+        the functions depends on more than it is given, and no result is reused.
 
         Raises PlanError for a partitioner without num_partitions; one that gives no int from 0 to n - 1 fails the job.
 
@@ -173,12 +176,7 @@ class Keyed(Records, Columns):
         """
         for given in (mapper, reducer, *(fn for fn in (combiner, partitioner) if fn is not None)):
             function(given, "map_reduce()")
-        if partitioner is not None and num_partitions is None:
-            raise PlanError("map_reduce(): partitioner= needs num_partitions=")
-        if sort_values not in (False, True, "descending"):
-            raise PlanError(f'map_reduce(): sort_values={sort_values!r}: use True or "descending"')
-        if grouping is not None and not callable(grouping) and not (type(grouping) is int and grouping > 0):
-            raise PlanError(f"map_reduce(): grouping={grouping!r} is neither a function nor a number of items")
+        _check_map_reduce(partitioner is None or num_partitions is not None, sort_values, grouping)
         keys: tuple[str, ...] = (KEY,)
         by: tuple[str, ...] = (VALUE,) if sort_values else ()
         down: tuple[bool, ...] = (sort_values == "descending",) * len(by)
@@ -186,12 +184,22 @@ class Keyed(Records, Columns):
             keys, by, down = (GROUP, KEY), (KEY, *by), (False, *down)
             mapper = Regrouped(mapper, grouping)
         told = None if grouping is None and shape_of(None, mapper, True) else (*keys, VALUE)
-        pairs = self.flat_map(mapper, names=told, on_error=on_error, max_bad_records=max_bad_records)
+        pairs = self.flat_map(mapper, names=told, on_error=on_error, max_bad_records=max_bad_records, pure=pure)
         shape = pairs._node.shape
         if shape is None or shape.names != (*keys, VALUE):
             raise PlanError("map_reduce(): the mapper yields pairs (key, value)")
         policy = ErrorPolicy(on_error, max_bad_records)
         early = None if combiner is None else PythonCombiner(combiner, keys, on_error != "fail")
         declared = grouped_shape(names, reducer)
-        op = MapReduce(keys[:1], reducer, by, down, VALUE, declared, early, on_error=policy)
+        op = MapReduce(keys[:1], reducer, by, down, VALUE, declared, early, pure, policy)
         return self._with(GroupBy(declared, pairs._node, op, partition_count(num_partitions), partitioner))
+
+
+def _check_map_reduce(counted: bool, sort_values: object, grouping: object) -> None:
+    """Raise PlanError for options that cannot be. `counted`: the reduce tasks that a partitioner needs are counted."""
+    if not counted:
+        raise PlanError("map_reduce(): partitioner= needs num_partitions=")
+    if sort_values not in (False, True, "descending"):
+        raise PlanError(f'map_reduce(): sort_values={sort_values!r}: use True or "descending"')
+    if grouping is not None and not callable(grouping) and not (type(grouping) is int and grouping > 0):
+        raise PlanError(f"map_reduce(): grouping={grouping!r} is neither a function nor a number of items")

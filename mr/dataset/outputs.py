@@ -31,6 +31,8 @@ def write_node(
         raise PlanError(f'mode={mode!r}: use "error", "overwrite" or "append"')
     if not isinstance(path, (str, os.PathLike)):
         raise PlanError(f"a path is a str, not {path!r}")
+    if not os.fspath(path):
+        raise PlanError("the path of an output is empty")
     by = tuple(column_names(partition_by))
     if len(set(by)) < len(by):
         raise PlanError(f"partition_by names a column twice: {', '.join(by)}")

@@ -36,6 +36,10 @@ class ErrorPolicy(Struct, frozen=True):
         most = self.max_bad
         if most is not None and (isinstance(most, bool) or most < 0 or (isinstance(most, float) and not most <= 1)):
             raise PlanError(f"max_bad_records={most!r}: use a count (int) or a share between 0.0 and 1.0 (float)")
+        if most is not None and self.on_error == "fail":
+            raise PlanError(
+                f'max_bad_records={most!r} says how many may be left out; add on_error="skip" or "quarantine"'
+            )
 
 
 REJECTED = pa.schema(

@@ -199,6 +199,7 @@ class PythonCombiner(Combiner, frozen=True):
     keys: tuple[str, ...] = (KEY,)
     forgives: bool = False
     type: pa.DataType | None = None  # of the values that it gives, if that is known
+    pure: bool = True
 
     def exact(self, schema: pa.Schema) -> bool:
         return False  # how often it is applied shows in the values it gets
@@ -281,7 +282,7 @@ class Folded(Grouped, frozen=True):
     @property
     def combiner(self) -> Combiner | None:
         fn = functools.partial(fold, self.fn)
-        return PythonCombiner(fn, forgives=self.on_error.on_error != "fail", type=self.types[1])
+        return PythonCombiner(fn, forgives=self.on_error.on_error != "fail", type=self.types[1], pure=self.pure)
 
     def shape(self, given: Shape) -> Shape | None:
         return rows_shape((KEY, VALUE), self.types)

@@ -218,6 +218,19 @@ def test_groups_show_what_they_are() -> None:
     assert repr(unknown.group_by("a")) == "<Dataset of rows (a: ?, b: ?), grouped by a>"
 
 
+def test_what_cannot_be_meant_is_refused_before_anything_runs() -> None:
+    data = mr.from_items([1, 2])
+    with pytest.raises(mr.PlanError, match='max_bad_records=3 says how many may be left out; add on_error="skip"'):
+        data.map(str, max_bad_records=3)
+    with pytest.raises(mr.PlanError, match="the path of an output is empty"):
+        data.write_json("")
+
+
+def test_a_schema_is_of_the_columns_alone() -> None:
+    for data in (mr.from_items([1, 2]), mr.from_items([1, 2]).map(lambda n: n + 1)):
+        assert data.schema().metadata is None
+
+
 def test_writing_outside_of_a_job_gives_a_write_result(tmp_path: Path) -> None:
     result = sample().select("k", "v").write_csv(str(tmp_path / "out.csv"))
     assert isinstance(result, mr.WriteResult)

@@ -248,6 +248,8 @@ def test_what_is_not_pure_always_runs(out: Callable[[], str]) -> None:
         lambda: data.filter(bool, pure=False),
         lambda: data.map_batches(lambda df: df, pure=False),
         lambda: data.group_by("key").map_groups(lambda key, rows: key, pure=False),
+        lambda: data.map_reduce(lambda row: [row], lambda key, values: key, pure=False),
+        lambda: data.reduce_by_key(max, pure=False),
     ]
     for use in uses:
         where = out()
@@ -255,6 +257,8 @@ def test_what_is_not_pure_always_runs(out: Callable[[], str]) -> None:
         assert use().write_json(out()).tasks_run >= 1
         with pytest.raises(mr.OutputError):  # nor is its output ever up to date
             use().write_json(where)
+    both = [use().write_json(out()) for use in uses[-2:]]
+    assert [(done.tasks_run, done.tasks_reused) for done in both] == [(2, 0), (2, 0)], "combined values are not reused"
 
 
 def test_what_cannot_be_sent_to_workers_is_told_in_a_line(inline: mr.Session, out: Callable[[], str]) -> None:
