@@ -5,6 +5,7 @@ The first byte is the lowest. Sources: Warren, "Hacker's Delight", 6-1; Lemire, 
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Final
 
 import numpy as np
@@ -67,14 +68,20 @@ def fits(words: Words, pattern: bytes) -> Mask:
     >>> fits(words_of(b"10:05 10x05 "), b"00:??").tolist()
     [True, False, False, False, False]
     """
-    same = word(bytes(0 if byte in b"0?" else 0xFF for byte in pattern))
-    digits = word(bytes(0x80 if byte == ord("0") else 0 for byte in pattern))
+    same, digits = _kinds(pattern)
     differs = words ^ word(pattern)
     wrong = differs & same
     if digits:
         wrong |= ((differs & LOWS) + 0x76 * ONES | differs) & digits  # 0x76 + 10 is 0x80
     found: Mask = wrong == 0
     return found
+
+
+@cache
+def _kinds(pattern: bytes) -> tuple[int, int]:
+    """All bits of the bytes of `pattern` that are as they are, and the highest bits of those that are any digit."""
+    same = word(bytes(0 if byte in b"0?" else 0xFF for byte in pattern))
+    return same, word(bytes(0x80 if byte == ord("0") else 0 for byte in pattern))
 
 
 def has_blank(data: bytes, start: Positions, end: Positions) -> Mask:

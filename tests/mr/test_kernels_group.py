@@ -12,7 +12,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_oracle import columns, expected_order, identity, key_batches, key_names
 
-from mr.kernels.group import count, extremes, firsts, group_starts, ids_of, sum_decimals, sum_floats, sum_ints
+from mr.kernels.group import (
+    count,
+    extremes,
+    firsts,
+    group_starts,
+    hardly_repeats,
+    ids_of,
+    sum_decimals,
+    sum_floats,
+    sum_ints,
+)
+from mr.options import SAMPLE_ROWS
 
 
 @settings(max_examples=150, deadline=None)
@@ -88,3 +99,14 @@ def test_count_and_firsts_can_look_at_some_rows_only():
     assert count(ids, 3).tolist() == [2, 2, 0]
     assert count(ids, 3, among).tolist() == [1, 2, 0]
     assert firsts(ids, 3, among).tolist() == [3, 1, -1]
+
+
+@pytest.mark.parametrize("distinct", [300, 20_000, 400_000, 900_000, 1_100_000, 1_500_000, 10_000_000])
+def test_whether_keys_repeat_is_judged_by_all_pairs_of_the_sample(distinct: int) -> None:
+    rows, sample = 100_000, SAMPLE_ROWS
+    keys = np.random.default_rng(distinct).integers(0, distinct, rows)
+    half = sample // 2
+    looked_at = np.concatenate([keys[:half], keys[half :: (rows - half) // half][:half]])
+    pairs = sample - len(set(looked_at.tolist()))
+    found = hardly_repeats(pa.RecordBatch.from_pydict({"k": keys}), ["k"])
+    assert found == (10 * pairs * rows <= sample * sample)
