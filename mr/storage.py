@@ -185,15 +185,25 @@ def _list_dfs(path: str) -> list[InputFile] | None:
 
 
 def file_system(url: str) -> tuple[Any, str]:
-    """The fsspec file system of a URL, and the path in it."""
+    """The fsspec file system of a URL, and the path in it. Raises PlanError where there is none for its scheme."""
     import fsspec
 
-    found: tuple[Any, str] = fsspec.core.url_to_fs(url)
+    try:
+        found: tuple[Any, str] = fsspec.core.url_to_fs(url)
+    except (ImportError, ValueError) as error:  # its driver is not installed; nobody knows the scheme
+        raise PlanError(f"{url}: {error}") from None
     return found
 
 
 def _list_fsspec(path: str) -> list[InputFile] | None:
     system, root = file_system(path)
+    try:
+        return _listed(system, root) or None
+    except Exception as error:  # whatever its driver raises
+        raise InputError(f"{path} cannot be listed: {type(error).__name__}: {error}") from None
+
+
+def _listed(system: Any, root: str) -> list[InputFile]:
     if glob.has_magic(root):
         names = [n for n in system.glob(root) if _visible(n.rpartition("/")[2])]
     elif system.isdir(root):
@@ -204,7 +214,7 @@ def _list_fsspec(path: str) -> list[InputFile] | None:
     for name in names:
         info = system.info(name)
         files.append(InputFile(system.unstrip_protocol(name), "fsspec", int(info["size"]), str(system.ukey(name))))
-    return files or None
+    return files
 
 
 def stamp_of_url(url: str) -> str:

@@ -316,6 +316,20 @@ def test_compressed_text(folder: Path, name: str) -> None:
         mr.read_text(str(folder)).take_all()
 
 
+def test_a_url_that_nobody_can_read_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    with pytest.raises(mr.PlanError, match="s3x://b/x: Protocol not known: s3x"):
+        mr.read_text("s3x://b/x").count()
+
+    def refuses(self: MemoryFileSystem, path: str) -> bool:
+        raise RuntimeError("no route to host")  # drivers raise what their HTTP library does
+
+    monkeypatch.setattr(MemoryFileSystem, "isdir", refuses)
+    with pytest.raises(mr.InputError, match="memory://far/x cannot be listed: RuntimeError: no route to host"):
+        mr.read_text("memory://far/x").count()
+
+
 def test_any_fsspec_url() -> None:
     memory = fsspec.filesystem("memory")
     memory.pipe(
