@@ -243,6 +243,17 @@ class Journal:
         with _flock(self._lock_of(key), wait=False):
             yield
 
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """What is written or found within is not pruned: what `job_lock` does for jobs, for runs without a key."""
+        path = self.home / "locks" / f"action-{os.getpid()}-{uuid.uuid4().hex}"
+        path.parent.mkdir(exist_ok=True)
+        try:
+            with _flock(path, wait=True):  # `prune` may hold it for a moment, to see whether somebody does
+                yield
+        finally:
+            path.unlink(missing_ok=True)
+
     def _lock_of(self, key: str) -> Path:
         return self.home / "locks" / key[:32]
 
@@ -295,6 +306,7 @@ def _flock(path: Path, wait: bool) -> Iterator[None]:
     except BlockingIOError:
         raise JournalLocked("this very job is running in another process; wait for it or end it") from None
     finally:
+        fcntl.flock(handle, fcntl.LOCK_UN)  # closing leaves it to processes that were forked meanwhile
         os.close(handle)
 
 

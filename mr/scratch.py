@@ -44,8 +44,8 @@ def prune(home: Path, keep_bytes: int) -> tuple[int, int]:
     """Remove the oldest run and side files until the others have at most `keep_bytes`; returns (files, bytes) removed.
 
     What is recorded of them stays: a result whose file is gone is computed again when somebody needs it. Old are those
-    that were not used for longest. What was written or found since the first job that still runs began is not removed;
-    actions (`count`, `take`) take no lock: their tasks miss what is gone and run again.
+    that were not used for longest. What was written or found since the first job or action (`count`, `take`) that still
+    runs began is not removed.
     """
     folders = [folder for folder in (home / "runs", home / "side") if folder.is_dir()]
     found = [(p, p.stat()) for folder in folders for p in folder.iterdir()]
@@ -74,12 +74,13 @@ def used(path: Path) -> bool:
 
 
 def _first_began(locks: Path) -> int | None:
-    """When the first of the jobs that run now began (ns); None if none runs."""
+    """When the first of the jobs and actions that run now began (ns); None if none runs."""
     began = []
     for path in locks.iterdir() if locks.is_dir() else ():
-        at = path.stat().st_mtime_ns
-        if is_held(path):
-            began.append(at)
+        with suppress(FileNotFoundError):  # of an action that is over
+            at = path.stat().st_mtime_ns
+            if is_held(path):
+                began.append(at)
     return min(began, default=None)
 
 

@@ -290,7 +290,8 @@ class Session:
         2
         """
         graph = self.compile((Collect(node.shape, node),))
-        found = collect(lambda: self._records(graph), self.home / "runs", str(node.site))
+        with self.journal.in_use():
+            found = collect(lambda: self._records(graph), self.home / "runs", str(node.site))
         known = node.shape.schema() if node.shape is not None and not found.num_columns else None
         return found if known is None else concat([], known)
 
@@ -304,7 +305,8 @@ class Session:
         """
         if isinstance(node, Materialized):
             return node
-        return materialized(node, self._records(self.compile((Collect(node.shape, node),))))
+        with self.journal.in_use():
+            return materialized(node, self._records(self.compile((Collect(node.shape, node),))))
 
     @contextmanager
     def counting(self) -> Iterator[None]:
@@ -315,7 +317,8 @@ class Session:
         """
         self._spent, self._in_job = Spent(), True
         try:
-            yield
+            with self.journal.in_use():
+                yield
         finally:
             self._in_job = False
 

@@ -65,6 +65,46 @@ def test_what_cannot_be_marked_as_used_is_there_all_the_same(tmp_path: Path, mon
     assert not used(tmp_path / "gone")
 
 
+def test_what_an_action_uses_stays_until_it_is_over(inline: mr.Session, tmp_path: Path) -> None:
+    home, seen = inline.home, tmp_path / "seen"
+
+    def counted(key: Any, rows: Any) -> Any:
+        with seen.open("a") as file:
+            print(*prune(home, 0), file=file)
+        return key, len(list(rows))
+
+    with mr.Session(on="inline", home=home, reuse=False):
+        data = mr.from_items([1, 2, 2]).map(str, names="k").group_by("k").map_groups(counted, names=["k", "n"])
+        uses: list[Any] = [data.take_all, lambda: data.materialize().take_all()]
+        for use in uses:
+            assert sorted(use()) == [("1", 1), ("2", 2)]
+            assert seen.read_text() == "0 0\n" * 2
+            assert list((home / "locks").iterdir()) == []
+            assert prune(home, 0)[0] > 0, "the action is over"
+            seen.unlink()
+
+
+def test_what_a_job_function_has_made_stays_until_it_returns(inline: mr.Session, tmp_path: Path) -> None:
+    seen = []
+
+    @mr.job
+    def rounds(output: str) -> Any:
+        made = mr.from_items([1, 2]).map(lambda n: n + 1).materialize()
+        seen.append(prune(inline.home, 0))
+        return made.write_json(output)
+
+    assert rounds(output=str(tmp_path / "out")).outputs["out"].rows == 2
+    assert seen == [(0, 0)]
+
+
+def test_the_lock_of_a_dead_action_holds_nothing(tmp_path: Path) -> None:
+    for folder in ("locks", "runs"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "locks" / "action-1-x").touch()
+    (tmp_path / "runs" / "old").write_bytes(b"x")
+    assert prune(tmp_path, 0) == (1, 1)
+
+
 def test_results_that_a_job_found_count_as_used(inline: mr.Session, tmp_path: Path) -> None:
     @mr.job
     def counts(output: str) -> Any:
