@@ -42,9 +42,9 @@ def build(right: pa.RecordBatch, layout: JoinLayout) -> RightIndex:
     [1, 2]
     """
     index, rows, starts = index_keys(key_columns(right, layout.right_on))
-    counts = np.diff(starts, append=len(rows))
-    wanted = encoded(right_rows(right, layout, None))
     unique = len(starts) == len(rows)
+    counts = np.broadcast_to(np.int64(1), len(rows)) if unique else np.diff(starts, append=len(rows))
+    wanted = encoded(right_rows(right, layout, None))
     if len(rows) < right.num_rows or not (rows[1:] > rows[:-1]).all():
         wanted = replace(wanted, source=Source(wanted.source.data.take(pa.array(rows))))  # a key's rows lie together
     return RightIndex(index, wanted, starts, counts, unique)

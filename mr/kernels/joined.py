@@ -27,6 +27,8 @@ HOWS: Final[tuple[How, ...]] = ("inner", "left", "right", "full", "semi", "anti"
 
 _UNEVEN: Final = 4
 """Where a row has so many times the mean of its side, rows are counted by what each has, else by the mean."""
+_LOOKED_ROWS: Final = 65_536
+"""Of so many rows at a time the largest is looked for: what that takes stays in the cache."""
 
 
 class JoinLayout(Struct, frozen=True):
@@ -85,8 +87,10 @@ def widths(batches: Sequence[pa.RecordBatch]) -> Widths:
     Widths(mean=8, each=None)
     """
     mean = int(sum(batch.nbytes for batch in batches) // max(1, sum(batch.num_rows for batch in batches)))
-    each = np.concatenate([row_bytes(batch) for batch in batches])
-    return Widths(mean, each if each.max(initial=0) > _UNEVEN * mean else None)
+    parts = (batch.slice(start, _LOOKED_ROWS) for batch in batches for start in range(0, batch.num_rows, _LOOKED_ROWS))
+    if all(int(row_bytes(part).max()) <= _UNEVEN * mean for part in parts):
+        return Widths(mean, None)
+    return Widths(mean, np.concatenate([row_bytes(batch) for batch in batches]))
 
 
 class Source:
@@ -180,7 +184,8 @@ def joined_blocks(
     [(1, 8), (1, 9), (2, None)]
     """
     mine = Source(left)
-    once = matches.counts is None  # no left row stands twice: a block has no more of them than the left has
+    # where no left row stands twice a block has no more of them than the left has; and one row is as its mean is
+    once = matches.counts is None or left.num_rows == 1
     ours = Widths(left.nbytes // max(1, left.num_rows), None) if once else widths([left])
     for lefts, places in joined_entries(matches, ours, right.widths, right.rows):
         yield joined_rows(mine, right, lefts, places, layout)
