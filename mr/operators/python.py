@@ -226,8 +226,8 @@ class Filter(PerRecord, frozen=True):
         return given
 
     def apply(self, run: PythonRun, part: Part) -> Iterator[Batch]:
-        outputs, kept = each(run, part)
-        mask = np.fromiter(map(bool, outputs), dtype=bool, count=len(outputs))
+        outputs, kept = each(run, part, then=bool)
+        mask = np.fromiter(outputs, dtype=bool, count=len(outputs))
         yield part.batch.take(np.flatnonzero(mask) if kept is None else kept[mask])
 
 
@@ -277,9 +277,9 @@ def _nearest(run: PythonRun, part: Part, near: int, _row: int) -> str:
 
 
 def each(
-    run: PythonRun, part: Part, fn: Function | None = None
+    run: PythonRun, part: Part, fn: Function | None = None, then: Callable[[Any], Any] | None = None
 ) -> tuple[list[Any], np.ndarray[Any, np.dtype[np.int64]] | None]:
-    """`fn` of every record, and the indices of those that did not fail (None: all of them)."""
+    """`fn` of every record (then `then` of that), and the indices of those that did not fail (None: all of them)."""
     outputs: list[Any] = []
     records = part.records
     source = iter(records)
@@ -287,7 +287,8 @@ def each(
     failed: list[int] = []
     while True:
         try:
-            outputs.extend(map(fn or run.fn, source))
+            made = map(fn or run.fn, source)
+            outputs.extend(made if then is None else map(then, made))
             if len(outputs) + len(failed) == len(records):
                 break
             raise RuntimeError("the function raised StopIteration")

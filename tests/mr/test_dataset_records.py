@@ -569,6 +569,18 @@ def test_an_aggregation_of_polars_is_refused_with_ours() -> None:
         numbers().group_by("y").agg(n=len)  # type: ignore[arg-type]
 
 
+def test_a_filter_whose_answer_is_neither_true_nor_false_fails_at_its_record(tmp_path: Path) -> None:
+    (tmp_path / "n.txt").write_text("1\n2\n3\n")
+
+    def odd(line: str) -> Any:
+        return np.array([True, False]) if line == "2" else int(line) % 2
+
+    lines = mr.read_text(str(tmp_path / "n.txt"))
+    with pytest.raises(mr.JobFailed, match=r"odd .* raised ValueError: The truth value .*n\.txt, line 2, byte 2"):
+        lines.filter(odd).take_all()
+    assert lines.filter(odd, on_error="skip").take_all() == ["1", "3"]
+
+
 def test_filter_refuses_what_is_not_a_condition() -> None:
     with pytest.raises(mr.PlanError, match=r"true or false|bool"):
         numbers().filter(pl.col("x") + 1)
