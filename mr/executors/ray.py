@@ -100,7 +100,7 @@ class _Slot(Struct):
 
 
 class RayExecutor(Executor):
-    """`workers` actors that share `memory_bytes` with this process, ready in about four seconds.
+    """`workers` actors that share `memory_bytes` with this process, ready in about two seconds.
 
     There are fewer where that has no room for so many. What Ray's own processes hold comes on top.
 
