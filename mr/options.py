@@ -185,5 +185,8 @@ ATTEMPT_MEMORY_BYTES_MIN: Final = 256 * MIB
 KEPT_MEMORY_BYTES_MAX: Final = 256 * MIB
 """Freed memory that a worker keeps for its next batch. Counts against the budget of its attempts."""
 
+BUCKETS_BYTES_MAX: Final = 64 * MIB
+"""Buckets are sorted together while that takes no more: memory that a task touches first takes longer than sorting."""
+
 RUNS_MAPPED_MAX: Final = 1024
 """Run files that a worker keeps mapped for its next tasks; one that is deleted keeps its place on the disk."""

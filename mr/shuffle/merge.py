@@ -18,7 +18,7 @@ import pyarrow as pa
 from mr.kernels.gather import taken
 from mr.kernels.keys import Ints, Words, codes
 from mr.kernels.sort import ORDER_ROW_BYTES, Key, SortedKeys, number_part, order, order_by, parts_of
-from mr.options import MERGE_BLOCK_BYTES
+from mr.options import BUCKETS_BYTES_MAX, MERGE_BLOCK_BYTES
 from mr.shuffle.run_file import pieces
 from mr.shuffle.source import SegmentSource
 from mr.spills import spill_file
@@ -88,16 +88,16 @@ def bucket_rows(
 ) -> Iterator[pa.RecordBatch]:
     """The rows of the buckets low <= b < high of a hash shuffle, sorted by (bucket, `by`, source, run, row).
 
-    `by` is the key columns and then the sort columns. Buckets are taken together as far as they fit `memory_bytes`;
-    one that does not fit is merged. Rows of one key may come in several batches. `merge` may be called before rows
-    are sorted, if that leaves fewer of them. Raises `FetchFailed`.
+    `by` is the key columns and then the sort columns. Buckets are taken together as far as they fit `memory_bytes` and
+    BUCKETS_BYTES_MAX; one that does not fit the memory is merged. Rows of one key may come in several batches. `merge`
+    may be called before rows are sorted, if that leaves fewer of them. Raises `FetchFailed`.
     """
     totals = (_totals(sources, what, low, high).tolist() for what in ("bytes", "rows"))
     sizes = np.array(list(map(bytes_to_sort, *totals)))
     start = low
     while start < high:
         held = np.cumsum(sizes[start - low :])
-        stop = start + max(1, int(np.searchsorted(held, memory_bytes, "right")))
+        stop = start + max(1, int(np.searchsorted(held, min(memory_bytes, BUCKETS_BYTES_MAX), "right")))
         if held[0] > memory_bytes:
             streams = [source.batches(one) for source in sources for one in source.segments(start, stop)]
             yield from merge_sorted(streams, by, descending, memory_bytes, scratch)

@@ -178,6 +178,18 @@ def test_buckets_that_fit_are_taken_together(tmp_path):
     assert 3 <= len(list(bucket_rows(readers, 0, 256, ["k"], [False], size, tmp_path))) <= 6
 
 
+def test_no_more_buckets_are_taken_together_than_pays(tmp_path, monkeypatch):
+    data = stream(0, 5000, 4000)
+    readers = sources(tmp_path, [data], ["k"])
+    (whole,) = bucket_rows(readers, 0, 256, ["k"], [False], 1 << 30, tmp_path)
+    monkeypatch.setattr(
+        mr.shuffle.merge, "BUCKETS_BYTES_MAX", bytes_to_sort(readers[0].index.bytes, data.num_rows) // 4
+    )
+    found = list(bucket_rows(readers, 0, 256, ["k"], [False], 1 << 30, tmp_path))
+    assert 3 <= len(found) <= 6
+    assert pa.Table.from_batches(found).equals(pa.Table.from_batches([whole]))
+
+
 def test_no_streams_and_empty_streams_give_nothing(tmp_path):
     empty = stream(0, 10, 3).slice(0, 0)
     for streams in ([], [iter(())], [iter([empty]), iter(())]):
