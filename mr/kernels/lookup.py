@@ -26,6 +26,8 @@ _FIXED_BYTES_MAX = 64
 _ROOM = 8
 """Numbers lie close together if there are at most so many times as many between the least and the largest: a table of
 their places then takes no more than the numbers themselves and a directory."""
+_SAMPLE_ROWS = 16_384
+"""How keys are packed is guessed from so many of them."""
 _SPARE_BITS = 2
 """A directory of four to eight places a key: most lookups then end at their first key."""
 _ROUNDS_MAX = 16
@@ -130,12 +132,27 @@ def index_keys(keys: pa.RecordBatch) -> tuple[KeyIndex, Ints, Ints]:
 
 
 def _numbers(keys: pa.RecordBatch) -> tuple[Packing | None, Words]:
-    """The numbers of keys without nulls, and how they are packed; None and their hashes if they are not."""
+    """The numbers of keys without nulls, and how they are packed; None and their hashes if they are not.
+
+    What some keys from all over the side have in common mostly goes for all, as packing them tells.
+    """
     parts = [leaf for column in keys.columns for leaf in leaves_of(column)]
-    packing = packing_of(parts[0]) if len(parts) == 1 else None
-    if packing is None:
-        return None, hashes(keys, keys.schema.names)
-    return packing, packed(parts[0], packing)[0]
+    for looked_at in (_sample(parts[0]), parts[0]) if len(parts) == 1 else ():
+        packing = packing_of(looked_at)
+        if packing is None:
+            break
+        numbers, possible = packed(parts[0], packing)
+        if possible is None:
+            return packing, numbers
+    return None, hashes(keys, keys.schema.names)
+
+
+def _sample(leaf: Leaf) -> Leaf:
+    """Some of many strings, evenly spread."""
+    step = len(leaf) // _SAMPLE_ROWS
+    if leaf.kind != "bytes" or step < 2:
+        return leaf
+    return Leaf("bytes", None, leaf.values.take(pa.array(np.arange(0, len(leaf), step))))
 
 
 def _spread(numbers: Words) -> Words:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mr.kernels import lookup
 from mr.kernels.distinct import MULTIPLIERS
 from mr.kernels.keys import leaves_of
 from mr.kernels.lookup import Places, find, index_keys
@@ -160,3 +161,15 @@ def test_keys_that_are_numbers_close_together_are_places_in_a_table(keys: Sequen
 def test_keys_that_lie_close_together_stay_in_the_order_of_their_rows() -> None:
     _, rows, starts = index_keys(batch(np.array([5, 3, 4])))
     assert rows.tolist() == starts.tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("other", ["c-0007", "d-0007", "c-00x7", "c-007", "", "c-0007-"])
+@pytest.mark.parametrize("row", [0, 1, 9])
+def test_a_key_that_is_unlike_those_that_were_looked_at_is_found(
+    other: str, row: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lookup, "_SAMPLE_ROWS", 4)
+    values: list[str | None] = [f"c-{n:04}" for n in range(20)]
+    values.insert(row, other)
+    keys, wanted = texts(values), texts([*values, None, "c-0020", "c-00x8"])
+    assert looked_up(keys, wanted) == known(keys, wanted)
