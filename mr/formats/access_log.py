@@ -12,7 +12,16 @@ import pyarrow as pa
 from mr.batch import Batch, with_kind
 from mr.errors import PlanError
 from mr.formats.base import Cut, Reader
-from mr.formats.blocks import UNDECODABLE, is_utf8, needed, origins_of, record_blocks, reject_too_long, whole_lines
+from mr.formats.blocks import (
+    UNDECODABLE,
+    Overlong,
+    is_utf8,
+    needed,
+    origins_of,
+    record_blocks,
+    reject_too_long,
+    whole_lines,
+)
 from mr.kernels.access_lines import ParsedLines, parse_lines
 from mr.kernels.access_log import TYPES, parse_line
 from mr.kernels.lines import line_bounds
@@ -69,7 +78,7 @@ class AccessLogReader(Reader, frozen=True):
             reject_too_long(rejects, at, number, raw)
             number += 1
 
-        for data, offset in record_blocks(piece, whole_lines, too_long):
+        for data, offset in record_blocks(piece, whole_lines, Overlong(too_long)):
             batch, parsed, starts, ends = self._parse(data, schema)
             if not parsed.all():
                 bad = np.flatnonzero(~parsed)

@@ -7,8 +7,9 @@ the bytes alone.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import pyarrow as pa
@@ -21,23 +22,24 @@ if TYPE_CHECKING:
     from mr.formats.base import Piece, Rejects
 
 BOM = b"\xef\xbb\xbf"
+_START_BYTES_MAX: Final = 64 * 1024
+"""Within a record that is too long, the line that begins the next one is known by so many of its bytes."""
 UNDECODABLE = "undecodable records"
 """The counter of records whose bytes are no text of their encoding and were mended."""
 
 
 def record_blocks(
-    piece: Piece, whole_bytes: Callable[[bytes], int], too_long: Callable[[int, bytes], None] | None = None
+    piece: Piece, whole_bytes: Callable[[bytes], int], overlong: Overlong | None = None
 ) -> Iterator[tuple[bytes, int]]:
     """Blocks of whole records and their byte offsets in the piece; a byte order mark that begins a file is left out.
 
     `whole_bytes(data)` says how many bytes of `data`, which begins at a record, make whole records. What remains at
     the end of the piece is a record too. Memory: a block and a record.
 
-    A record longer than `RECORD_BYTES_MAX` is left out where records end with newlines and `too_long(offset, raw)` is
-    told of it, `raw` being how it begins; else `CorruptInput` is raised, naming path and offset.
+    A record longer than `RECORD_BYTES_MAX` is taken out by `overlong`; without it `CorruptInput` is raised, naming path
+    and offset.
     """
     rest, offset = b"", 0
-    overlong = None if too_long is None else _Overlong(too_long)
     blocks = _even_blocks(piece)
     block = next(blocks, None)
     if block is not None and piece.offset == 0 and block.startswith(BOM):
@@ -50,9 +52,9 @@ def record_blocks(
         except CorruptInput as error:  # what was read before is as good as it was
             damage = error
         if overlong is not None:
-            rest, block, offset = overlong.taken_out(rest, block, offset)
+            rest, block, offset = overlong.taken_out(rest, block, offset, last=following is None)
         data, rest = _cut(rest, block, whole_bytes, last=following is None)
-        if len(data) > RECORD_BYTES_MAX and not whole_bytes(data[: RECORD_BYTES_MAX + 1]):
+        if overlong is None and len(data) > RECORD_BYTES_MAX and not whole_bytes(data[: RECORD_BYTES_MAX + 1]):
             raise _too_long(piece, offset)
         if data:
             yield data, offset
@@ -68,24 +70,69 @@ def _too_long(piece: Piece, offset: int) -> CorruptInput:
     return CorruptInput(piece.path, offset, text, piece.offset)
 
 
-class _Overlong:
-    """Takes lines that are too long out of a stream of blocks; all that is behind goes on."""
+class Overlong:
+    r"""Takes records that are too long out of a stream of blocks; all that is behind goes on.
 
-    def __init__(self, too_long: Callable[[int, bytes], None]) -> None:
+    Records end with `delimiter`. `too_long(offset, raw)` is told of each, `raw` being how it begins.
+    """
+
+    def __init__(self, too_long: Callable[[int, bytes], None], delimiter: bytes = b"\n") -> None:
         self._too_long = too_long
-        self._inside = False  # of such a line
+        self._delimiter = delimiter
+        self._inside = False  # of such a record
 
-    def taken_out(self, rest: bytes, block: bytes, offset: int) -> tuple[bytes, bytes, int]:
-        """`rest`, which begins at `offset`, and `block`, which follows it, without what is of a line too long."""
-        end = block.find(b"\n")
+    def first(self, data: bytes) -> tuple[int, int] | None:
+        """The length of the record that `data` begins with or within, and where the next begins; None: it goes on."""
+        end = data.find(self._delimiter)
+        return None if end < 0 else (end, end + len(self._delimiter))
+
+    def open_bytes(self, data: bytes) -> int:
+        """How many bytes at the end of `data`, in which no record ends, may turn out to belong to such an end."""
+        return min(len(data), len(self._delimiter) - 1)
+
+    def passed(self, data: bytes) -> None:
+        """Bytes of a record that is too long, which nobody will see."""
+
+    def taken_out(self, rest: bytes, block: bytes, offset: int, last: bool) -> tuple[bytes, bytes, int]:
+        """`rest`, which begins at `offset`, and `block`, which follows it, without what is of a record too long."""
+        if not self._inside and len(rest) + len(block) <= RECORD_BYTES_MAX:
+            return rest, block, offset
+        data = rest + block
+        end = self.first(data)
+        length, after = end or (len(data) - (0 if last else self.open_bytes(data)),) * 2
         if not self._inside:
-            if len(rest) + (end if end >= 0 else len(block)) <= RECORD_BYTES_MAX:
+            if length <= RECORD_BYTES_MAX:
                 return rest, block, offset
-            self._too_long(offset, (rest[:REJECT_RAW_BYTES_MAX] + block[:REJECT_RAW_BYTES_MAX])[:REJECT_RAW_BYTES_MAX])
-            offset += len(rest)
-        self._inside = end < 0
-        gone = end + 1 if end >= 0 else len(block)
-        return b"", block[gone:], offset + gone
+            self._too_long(offset, data[:REJECT_RAW_BYTES_MAX])
+        self._inside = end is None
+        self.passed(data[:after])
+        return (data[after:], b"", offset + after) if end is None else (b"", data[after:], offset + after)
+
+
+class OverlongBegun(Overlong):
+    """As `Overlong`, for records that begin where `starts` matches, behind a newline; `passed` is told what is gone."""
+
+    def __init__(
+        self,
+        too_long: Callable[[int, bytes], None],
+        starts: re.Pattern[bytes],
+        passed: Callable[[bytes], None],
+    ) -> None:
+        super().__init__(too_long)
+        self._starts = starts
+        self._passed = passed
+
+    def first(self, data: bytes) -> tuple[int, int] | None:
+        begins = next((match.start() for match in self._starts.finditer(data) if match.start()), None)
+        return None if begins is None else (begins, begins)
+
+    def open_bytes(self, data: bytes) -> int:
+        """The last newline and the line behind it, unless so much of it is here that it would match."""
+        line = len(data) - data.rfind(b"\n")
+        return line if line <= min(len(data), _START_BYTES_MAX) else 0
+
+    def passed(self, data: bytes) -> None:
+        self._passed(data)
 
 
 def reject_too_long(rejects: Rejects, offset: int, number: int, raw: bytes) -> None:

@@ -21,7 +21,7 @@ import pyarrow.csv as pa_csv
 from mr.batch import Batch, Origins, with_kind
 from mr.errors import CorruptInput, InputError, PlanError
 from mr.formats.base import Cut, Reader, Writer
-from mr.formats.blocks import BOM, is_utf8, needed, record_blocks, reject_too_long
+from mr.formats.blocks import BOM, Overlong, is_utf8, needed, record_blocks, reject_too_long
 from mr.formats.misfits import Lines, Parser, parse_lines
 from mr.kernels.escapes import escaped_columns
 from mr.kernels.frames import column
@@ -223,7 +223,7 @@ class CsvReader(Reader, frozen=True):
             number += 1
 
         whole = partial(_whole_records, quoted_newlines=self.quoted_newlines)
-        for data, offset in record_blocks(piece, whole, None if self.quoted_newlines else too_long):
+        for data, offset in record_blocks(piece, whole, None if self.quoted_newlines else Overlong(too_long)):
             lines = Lines(data, *_bounds(data, self.quoted_newlines))
             if has_header:
                 self._check_header(lines.raw(0), piece.path)

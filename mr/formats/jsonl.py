@@ -18,7 +18,7 @@ import pyarrow.json as pa_json
 from mr.batch import Batch, with_kind
 from mr.errors import CorruptInput, InputError, PlanError, TypeConflict
 from mr.formats.base import Cut, Reader, Writer
-from mr.formats.blocks import BOM, is_utf8, needed, origins_of, record_blocks, reject_too_long, whole_lines
+from mr.formats.blocks import BOM, Overlong, is_utf8, needed, origins_of, record_blocks, reject_too_long, whole_lines
 from mr.formats.misfits import Lines, Parser, parse_lines
 from mr.kernels.escapes import escaped_columns
 from mr.kernels.frames import column
@@ -128,7 +128,7 @@ class JsonReader(Reader, frozen=True):
             reject_too_long(rejects, at, number, raw)
             number += 1
 
-        for data, offset in record_blocks(piece, whole_lines, too_long):
+        for data, offset in record_blocks(piece, whole_lines, Overlong(too_long)):
             lines = Lines(data, *line_bounds(data))
             places = origins_of(lines.starts + offset, number)
             number += len(lines.starts)

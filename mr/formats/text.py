@@ -14,7 +14,18 @@ import pyarrow.compute as pc
 from mr.batch import Batch, Origins, with_kind
 from mr.errors import PlanError, RecordError
 from mr.formats.base import Cut, Reader, Writer
-from mr.formats.blocks import BOM, UNDECODABLE, is_utf8, needed, origins_of, record_blocks, reject_too_long, whole_lines
+from mr.formats.blocks import (
+    BOM,
+    UNDECODABLE,
+    Overlong,
+    OverlongBegun,
+    is_utf8,
+    needed,
+    origins_of,
+    record_blocks,
+    reject_too_long,
+    whole_lines,
+)
 from mr.kernels.gather import bytes_of
 from mr.kernels.lines import Lines, split_lines
 from mr.kernels.types import display
@@ -98,7 +109,7 @@ class TextReader(Reader, frozen=True):
             reject_too_long(rejects, at, number, raw)
             number += 1
 
-        for data, start in record_blocks(piece, whole_lines, too_long):
+        for data, start in record_blocks(piece, whole_lines, Overlong(too_long)):
             is_ascii = data.isascii()
             if is_ascii or is_utf8(data):
                 lines = Lines(data, is_ascii, schema, offset=start, number=number, tracked=track)
@@ -121,7 +132,15 @@ class TextReader(Reader, frozen=True):
             def begun(data: bytes) -> list[int]:
                 return [match.start() for match in starts.finditer(data)]
 
-            for data, start in record_blocks(piece, lambda data: max(begun(data), default=0)):
+            def begins(at: int, raw: bytes) -> None:
+                reject_too_long(rejects, at, number, raw)
+
+            def gone(data: bytes) -> None:
+                nonlocal number
+                number += data.count(b"\n")
+
+            overlong = OverlongBegun(begins, starts, gone)
+            for data, start in record_blocks(piece, lambda data: max(begun(data), default=0), overlong):
                 offsets = np.unique([0, *begun(data)])
                 ends = np.flatnonzero(np.frombuffer(data, np.uint8) == 10)
                 bounds = [*offsets[1:].tolist(), len(data)]
@@ -138,7 +157,7 @@ class TextReader(Reader, frozen=True):
             reject_too_long(rejects, at, number, raw)
             number += 1
 
-        for data, start in record_blocks(piece, whole, too_long if delimiter == b"\n" else None):
+        for data, start in record_blocks(piece, whole, Overlong(too_long, delimiter)):
             lines, offsets = split_lines(data, delimiter)
             yield data, lines, origins_of(offsets + start, number)
             number += len(lines)

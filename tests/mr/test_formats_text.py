@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import io
+import re
+from itertools import pairwise
 from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pieces import Collected, batches, origins, read_all
 
 import mr.formats.blocks
 from mr.batch import with_kind
-from mr.errors import InputError, PlanError, RecordError
+from mr.errors import PlanError, RecordError
 from mr.formats.binary import BinaryFileReader
 from mr.formats.text import TextFileReader, TextReader, TextWriter
 
@@ -89,10 +91,52 @@ def test_other_encodings_and_delimiters() -> None:
 def test_long_record_is_an_error_that_says_where(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mr.formats.blocks, "READ_BLOCK_BYTES", 4)
     monkeypatch.setattr(mr.formats.blocks, "RECORD_BYTES_MAX", 8)
-    with pytest.raises(InputError, match=r"logs/a.txt, byte 103: a record is longer than 8 bytes"):
-        read_all(TextReader(delimiter="-"), b"ab-cdefghijklmnop-", offset=100)
-    with pytest.raises(RecordError, match=r"a record is longer than 8 bytes"):
-        read_all(TextReader(), b"ab\ncdefghijklmnop\n", offset=100)
+    for reader, data in (
+        (TextReader(delimiter="-"), b"ab-cdefghijklmnop-"),
+        (TextReader(), b"ab\ncdefghijklmnop\n"),
+        (TextReader(record_start="[ac]"), b"ab\ncdefghij\nklmnop\n"),
+    ):
+        with pytest.raises(RecordError, match=r"a record is longer than 8 bytes"):
+            read_all(reader, data, offset=100)
+        rejects = Collected()
+        assert read_all(reader, data, rejects, offset=100) == ["ab"]
+        assert rejects.origins == [[3, 1]]
+
+
+FRAMES = [{"delimiter": "\n"}, {"delimiter": "-"}, {"delimiter": "--"}, {"delimiter": "-a-"}, {"record_start": "a|-b"}]
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(st.sampled_from(["a", "b", "-", "\n", "--", "\n-", "bbbbb\n"])), st.integers(1, 4), st.sampled_from(FRAMES)
+)
+def test_records_that_are_too_long_are_lost_alone(parts: list[str], block: int, options: dict[str, str]) -> None:
+    data, number = "".join(parts).encode(), 0
+    if "delimiter" in options:
+        end = options["delimiter"].encode()
+        records = [raw + end for raw in data.split(end)]
+        records[-1:] = [records[-1].removesuffix(end)] if records[-1] != end else []
+    else:
+        starts = [match.start() for match in re.finditer(b"^(?:a|-b)", data, re.MULTILINE)]
+        bounds = [*dict.fromkeys([0, *starts, len(data)])]
+        end, records = b"", [data[low:high] for low, high in pairwise(bounds)]
+    kept, lost, at = [], [], 0
+    for raw in records:
+        text = raw.removesuffix(end)
+        if len(text) > 7:
+            lost.append(([at, number], text[:7]))
+        else:
+            kept.append(([at, number], (text if end else text.rstrip(b"\n")).decode()))
+        at, number = at + len(raw), number + (1 if end else raw.count(b"\n"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mr.formats.blocks, "READ_BLOCK_BYTES", block)
+        patch.setattr(mr.formats.blocks, "RECORD_BYTES_MAX", 7)
+        patch.setattr(mr.formats.blocks, "REJECT_RAW_BYTES_MAX", 7)
+        rejects = Collected()
+        found = batches(TextReader(**options), data, rejects)
+    assert [*zip(rejects.origins, rejects.raws, strict=True)] == lost
+    texts = [text for batch in found for text in batch.data.column(0).to_pylist()]
+    assert [*zip(origins(found) if found else [], texts, strict=True)] == kept
 
 
 @pytest.mark.parametrize("before", range(6))
@@ -106,8 +150,10 @@ def test_how_long_a_record_may_be_does_not_depend_on_where_it_lies(
     reader, end = TextReader(**options), b"-" if "delimiter" in options else b"\n"
     data = b"a" * before + end + b"b" * 7 + end + b"c" + end
     assert read_all(reader, data)[-2:] == ["b" * 7, "c"]
-    with pytest.raises(InputError, match=rf"byte {100 + before + 1}: a record is longer than 8 bytes"):
-        read_all(reader, b"a" * before + end + b"b" * 9 + end + b"c" + end, offset=100)
+    rejects = Collected()
+    found = read_all(reader, b"a" * before + end + b"b" * 9 + end + b"c" + end, rejects, offset=100)
+    assert found == ["a" * before, "c"]
+    assert rejects.origins[0][0] == before + 1
 
 
 @pytest.mark.parametrize(
