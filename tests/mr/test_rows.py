@@ -426,3 +426,13 @@ def test_a_collection_while_a_row_class_is_made_takes_nothing_away(monkeypatch: 
 
     monkeypatch.setattr(rows, "hasattr", lambda *given: gc.collect() < 0 or hasattr(*given), raising=False)
     assert rows.row_class.__wrapped__(("first", "second"))([1, 2]).second == 2
+
+
+def test_fold_is_kept_where_there_is_a_zone_to_say_what_it_means() -> None:
+    twice = dt.datetime(2024, 10, 27, 2, 30)
+    for zone in (None, zoneinfo.ZoneInfo("Europe/Berlin")):
+        moments = [twice.replace(fold=fold, tzinfo=zone) for fold in (0, 1)]
+        found = there_and_back(moments)
+        assert found == moments
+        assert [moment.fold for moment in found] == ([0, 0] if zone is None else [0, 1])
+        assert [moment.utcoffset() for moment in found] == [moment.utcoffset() for moment in moments]
