@@ -22,6 +22,7 @@ from mr.kernels.distinct import (
     binaries_at,
     first_equal,
     first_in_arrow,
+    leading_pairs,
     leading_words,
     numbered,
     slots_of,
@@ -158,7 +159,7 @@ class WordCounts:
             self._add_longest(data, starts[longest], lengths[longest])
             middle = np.flatnonzero(lengths <= 16)
             starts, lengths = starts[middle], lengths[middle]
-        self._middle.add([leading_words(data, starts, lengths), leading_words(data, starts + 8, lengths - 8)])
+        self._middle.add([*leading_pairs(data, starts, lengths)])
 
     def _add_longest(self, data: Bytes, starts: Ints, lengths: Ints) -> None:
         strings = binaries_at(data, starts, lengths)

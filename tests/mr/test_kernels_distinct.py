@@ -14,6 +14,7 @@ from mr.kernels.distinct import (
     first_equal,
     first_equal_bytes,
     first_in_arrow,
+    leading_pairs,
     leading_words,
     numbered,
     numbered_close,
@@ -54,6 +55,8 @@ def test_byte_strings_are_equal_where_python_says_so(values, before):
     assert binaries_at(data, starts, lengths).to_pylist() == values
     for value, word in zip(values, leading_words(data, starts, lengths), strict=True):
         assert word.tobytes() == value[:8].ljust(8, b"\0")
+    for value, *pair in zip(values, *leading_pairs(data, starts, lengths), strict=True):
+        assert b"".join(word.tobytes() for word in pair) == value[:16].ljust(16, b"\0")
 
 
 def test_numbers_are_dense_and_in_order_of_first_occurrence():
