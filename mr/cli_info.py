@@ -68,7 +68,8 @@ def status(job: str | None, as_json: bool) -> None:
 
         journal = Journal(scratch_root())
         rows = journal.jobs(1_000_000 if job else 1)
-        found = [row for row in rows if job is None or str(row.id) == job or row.key.startswith(job)]
+        numbered = [row for row in rows if job is None or str(row.id) == job]
+        found = numbered or [row for row in rows if row.key.startswith(job or "")]  # keys may begin with any number
         if not found:
             raise Failure(f"no job {job}" if job else "no job has run yet", 4)
         if as_json:

@@ -18,6 +18,7 @@ from click.testing import CliRunner, Result
 
 from mr import cli_info  # noqa: F401 - adds its commands
 from mr.cli import cli
+from mr.journal import Journal
 
 WORD_COUNT = """
     import mr
@@ -544,6 +545,15 @@ def test_list_status_and_explain() -> None:
     changed = write_job(WORD_COUNT.replace("row.n >= min_count", "row.n > min_count"))
     explained = mr("explain", changed, "in", "out2", "--reuse").stdout
     assert "changed since the last run: step 0 filter" in explained
+
+
+def test_a_job_s_number_comes_before_keys_that_begin_with_it() -> None:
+    journal = Journal(Path(os.environ["MR_HOME"]))
+    for key in ("a" * 64, "1" * 64):
+        journal.start_job(key, f"job {key[0]}", {}, 0.0)
+    journal.close()
+    assert "job 1 job a:" in mr("status", "1").stdout
+    assert "job 2 job 1:" in mr("status", "11").stdout
 
 
 def test_the_history_of_a_failed_job() -> None:
