@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, BinaryIO, ClassVar, Final, Literal
+from os import SEEK_END
+from typing import TYPE_CHECKING, BinaryIO, ClassVar, Final, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +26,9 @@ MAGIC: Final = b"ARROW1"
 DAMAGE: Final = (pa.ArrowException, OSError, ValueError, MemoryError)
 """What pyarrow raises for a damaged file; a damaged length asks for more memory than there is."""
 Compression = Literal["lz4", "zstd"]
+_SCHEMA: Final = 1
+_RECORD_BATCH: Final = 3
+"""Kinds of messages."""
 
 
 def infer_arrow(file: BinaryIO, path: str) -> pa.Schema:
@@ -37,19 +41,19 @@ def infer_arrow(file: BinaryIO, path: str) -> pa.Schema:
 
 
 def batch_sizes(file: BinaryIO, path: str) -> list[int]:
-    """The stored bytes of every record batch, in order.
+    """The stored bytes of every record batch, in order. Reads what describes them, not the columns themselves.
 
     Raises `InputError` for a damaged file, and for a batch that becomes far larger when it is decompressed.
     """
     start = 8 if _is_file(file) else 0  # a file is a stream between its magic and a footer
-    file.seek(start)
     try:
-        messages = pa.ipc.MessageReader.open_stream(file)
         sizes = []
-        for message in messages:
-            if message.type == "record batch":
-                sizes.append(message.metadata.size + message.body.size)
-                _check_decompressed(message, path, file.tell())
+        for number, message in enumerate(_messages(file, start)):
+            if not number and message.kind != _SCHEMA:
+                raise pa.ArrowInvalid("it does not begin with a schema")
+            if message.kind == _RECORD_BATCH:
+                sizes.append(len(message.meta) + message.body_bytes)
+                _check_decompressed(message, file, path)
         if start and len(sizes) != pa.ipc.open_file(file).num_record_batches:
             raise pa.ArrowInvalid("its footer names another number of record batches")
         return sizes
@@ -57,14 +61,53 @@ def batch_sizes(file: BinaryIO, path: str) -> list[int]:
         raise CorruptInput(path, 0, f"not a readable Arrow IPC file or stream: {error}") from error
 
 
-def _check_decompressed(message: pa.Message, path: str, offset: int) -> None:
+class _Message(NamedTuple):
+    """What describes a schema, a dictionary or a record batch, and where its body lies."""
+
+    meta: bytes
+    body_at: int
+    body_bytes: int
+
+    @property
+    def kind(self) -> int:
+        """Message.header_type, field 1 of its FlatBuffer."""
+        place = _field(self.meta, _u32(self.meta, 0), 1)
+        return int.from_bytes(self.meta[place : place + 1]) if place else 0
+
+
+def _messages(file: BinaryIO, start: int) -> Iterator[_Message]:
+    """The messages of a stream that begins at `start`, their bodies passed over.
+
+    Each is: 4 bytes FF (files before 2019 lack them), the length of what describes it, that, and a body whose length
+    is Message.bodyLength, field 3 of its FlatBuffer. A length of 0, or the end of the file, is the end
+    (https://arrow.apache.org/docs/format/Columnar.html). Raises pa.ArrowInvalid where one is cut short.
+    """
+    end, at = file.seek(0, SEEK_END), start
+    while at < end:
+        file.seek(at)
+        head = file.read(8)
+        prefix = 8 if head[:4] == b"\xff\xff\xff\xff" else 4
+        length = _u32(head, prefix - 4)
+        if not length and len(head) >= prefix and at > start:
+            return
+        file.seek(at + prefix)
+        meta = file.read(length) if length <= end - at else b""
+        place = _field(meta, _u32(meta, 0), 3)
+        body_bytes = int.from_bytes(meta[place : place + 8], "little", signed=True) if place else 0
+        body_at = at + prefix + length
+        at = body_at + body_bytes
+        if not body_at <= at <= end or len(head) < prefix:
+            raise pa.ArrowInvalid(f"it has {end:,} bytes, which end within a message")
+        yield _Message(meta, body_at, body_bytes)
+
+
+def _check_decompressed(message: _Message, file: BinaryIO, path: str) -> None:
     """Raise CorruptInput for buffers that are small but large when decompressed, as their first 8 bytes say.
 
     Where the buffers lie is in a FlatBuffer (https://arrow.apache.org/docs/format/Columnar.html): Message.header is its
     field 2, RecordBatch.buffers field 2 of that and .compression field 3.
     """
-    meta, body = message.metadata.to_pybytes(), message.body
-    root = _u32(meta, 0)
+    meta, root = message.meta, _u32(message.meta, 0)
     header = _field(meta, root, 2)
     batch = header + _u32(meta, header)
     buffers = _field(meta, batch, 2)
@@ -72,11 +115,13 @@ def _check_decompressed(message: pa.Message, path: str, offset: int) -> None:
         return
     vector = buffers + _u32(meta, buffers)
     places = np.frombuffer(meta, "<i8", 2 * _u32(meta, vector), vector + 4).reshape(-1, 2)
-    begins = [place for place, size in places.tolist() if size >= 8]
-    size = sum(max(0, int.from_bytes(body.slice(place, 8).to_pybytes(), "little", signed=True)) for place in begins)
-    if size > max(ARROW_DECODED_BYTES_MAX, DECOMPRESSED_RATIO_MAX * body.size):
-        text = f"a record batch of {body.size:,} bytes has {size:,} when decompressed; is it a decompression bomb?"
-        raise CorruptInput(path, offset, text)
+    size = 0
+    for place in (place for place, stored in places.tolist() if stored >= 8):
+        file.seek(message.body_at + place)
+        size += max(0, int.from_bytes(file.read(8), "little", signed=True))
+    if size > max(ARROW_DECODED_BYTES_MAX, DECOMPRESSED_RATIO_MAX * message.body_bytes):
+        held = f"a record batch of {message.body_bytes:,} bytes has {size:,} when decompressed"
+        raise CorruptInput(path, message.body_at, f"{held}; is it a decompression bomb?")
 
 
 def _u32(data: bytes, at: int) -> int:

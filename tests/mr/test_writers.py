@@ -21,8 +21,8 @@ from hypothesis import given, settings
 import mr
 import mr.formats.arrow
 import mr.outlets.part
-from mr.errors import InputError, JobFailed, PlanError
-from mr.formats.arrow import ArrowWriter
+from mr.errors import CorruptInput, InputError, JobFailed, PlanError
+from mr.formats.arrow import ArrowWriter, batch_sizes
 from mr.formats.base import Writer
 from mr.formats.compression import _EvenBlocks, compressed
 from mr.formats.csv import CsvWriter
@@ -452,3 +452,41 @@ def test_record_batches_that_are_large_when_decompressed_are_refused(
             monkeypatch.setattr(mr.inputs, "PACKED_FILE_BYTES_MAX", split_bytes)
             with pytest.raises(mr.MillraceError, match=r"zeros.*when decompressed; is it a decompression bomb"):
                 mr.read_arrow(str(tmp_path / "zeros")).count()
+
+
+class Counting(io.BytesIO):
+    """A file that counts the bytes that are read of it."""
+
+    count = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        data = super().read(size)
+        self.count += len(data)
+        return data
+
+
+@pytest.mark.parametrize("compression", [None, "lz4", "zstd"])
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("new", [pa.ipc.new_file, pa.ipc.new_stream])
+def test_sizes_of_arrow_batches_are_found_without_reading_them(new: Any, legacy: bool, compression: str | None) -> None:
+    rows = 40_000
+    words = pa.array([f"x{i % 97}" for i in range(rows)]).dictionary_encode()
+    table = pa.table(
+        {"n": np.random.default_rng(1).integers(0, 1 << 60, rows), "s": words, "l": [[i] for i in range(rows)]}
+    )
+    sink = pa.BufferOutputStream()
+    options = pa.ipc.IpcWriteOptions(compression=compression, use_legacy_format=legacy)
+    with new(sink, table.schema, options=options) as writer:
+        writer.write_table(table, max_chunksize=10_000)
+    file = Counting(sink.getvalue().to_pybytes())
+    file.seek(8 if new is pa.ipc.new_file else 0)
+    messages = [message for message in pa.ipc.MessageReader.open_stream(file) if message.type == "record batch"]
+    file.count = 0
+    assert batch_sizes(file, "p") == [message.metadata.size + message.body.size for message in messages]
+    assert len(messages) == 4
+    assert file.count < 10_000 < len(file.getvalue()) // 20
+    for cut in (3, 12, len(file.getvalue()) // 2, len(file.getvalue()) - 1):
+        with pytest.raises(CorruptInput):
+            batch_sizes(io.BytesIO(file.getvalue()[:cut]), "p")
+    with pytest.raises(CorruptInput, match="does not begin with a schema"):
+        batch_sizes(io.BytesIO(bytes(100)), "p")
