@@ -289,10 +289,22 @@ class Namespace(Database):
 
     def chunks_of(self, file: Found) -> list[ChunkRef]:
         """The chunks of a file that was resolved."""
-        rows = self.rows(
-            "SELECT chunk, offset, length, records, continues FROM file_chunk WHERE node = ? ORDER BY seq", file.node
-        )
+        rows = self.rows(f"SELECT {_CHUNK_COLUMNS} FROM file_chunk WHERE node = ? ORDER BY seq", file.node)
         return [ChunkRef(ChunkId.from_digest(i), offset, n, records, bool(c)) for i, offset, n, records, c in rows]
+
+    def chunks_below(self, path: str, at: int) -> dict[str, list[ChunkRef]]:
+        """The chunks of every file at or below that has any, in order, by its path. Raises NotFound."""
+        rows = self.rows(
+            "WITH RECURSIVE tree(path, node) AS (SELECT ?1, ?2 UNION ALL"
+            " SELECT iif(tree.path = '', '', tree.path || '/') || d.name, d.node FROM tree JOIN dentry d"
+            " ON d.parent = tree.node WHERE d.from_txn <= ?3 AND d.to_txn > ?3)"
+            f" SELECT path, {_CHUNK_COLUMNS} FROM tree JOIN file_chunk USING (node) ORDER BY path, seq",
+            *(path, self.need(path, at).node, at),
+        )
+        found: dict[str, list[ChunkRef]] = {}
+        for name, i, offset, n, records, c in rows:
+            found.setdefault(name, []).append(ChunkRef(ChunkId.from_digest(i), offset, n, records, bool(c)))
+        return found
 
     def replicas_of(self, path: str, at: int) -> int | None:
         """The replica count set for a path or the nearest folder above it, None when none is. Raises NotFound."""
@@ -375,6 +387,7 @@ class Namespace(Database):
 
 
 _FILE_COLUMNS = "f.size, f.records, f.chunk_count, lower(hex(f.content_id)), f.records_mode"
+_CHUNK_COLUMNS = "chunk, offset, length, records, continues"
 
 
 def _folder_info(path: str, version: int) -> FileInfo:

@@ -9,7 +9,7 @@ store.find(path, at=None) / .ls(path, at=None) -> list[FileInfo]
 store.version(path, at=None) -> int | None
 store.versions(path) -> list[PathVersion];  store.diff(a, b, path="") -> Iterator[Difference]
 store.snapshots() -> list[Snapshot]                   # TakeSnapshot and DropSnapshot are changes
-store.chunks(path, at=None) -> list[ChunkRef]
+store.chunks(path, at=None) -> list[ChunkRef];  .chunks_below(path, at=None) -> dict[str, list[ChunkRef]]
 store.manifest(path, at=None) -> FileManifest         # to publish a stored file under another path too
 store.replicas_of(path, at=None) -> int
 store.nodes_of(chunk_id) -> tuple[str, ...];  store.node_paths() -> dict[str, Path]      # node ids, in reading order
@@ -224,8 +224,7 @@ class Store:
         return self.namespace.ls(normalise(path), self.at(at))
 
     def version(self, path: str, at: Moment | None = None) -> int | None:
-        """Transaction since which `path` holds what it holds (a folder: newest change at or below); None when nothing
-        is there."""
+        """Transaction since which `path` holds what it holds (a folder: the newest change below); None for nothing."""
         return self.namespace.version(normalise(path), self.at(at))
 
     def time_ms(self, txn: int) -> int:
@@ -235,6 +234,10 @@ class Store:
     def chunks(self, path: str, at: Moment | None = None) -> list[ChunkRef]:
         """The chunks of a file, in order. Raises NotFound, WrongKind for a folder."""
         return self.namespace.chunks(normalise(path), self.at(at))
+
+    def chunks_below(self, path: str, at: Moment | None = None) -> dict[str, list[ChunkRef]]:
+        """The chunks of every file at or below `path` that has any, by its path. Raises NotFound."""
+        return self.namespace.chunks_below(normalise(path), self.at(at))
 
     def manifest(self, path: str, at: Moment | None = None) -> FileManifest:
         """The manifest of a stored file, to publish it under another path too. Raises NotFound, WrongKind."""
@@ -342,8 +345,7 @@ class Store:
         return dict(self._node_paths)
 
     def read_chunk(self, chunk_id: str, *, path: str | None = None) -> bytes:
-        """A chunk's bytes, verified; from the first node that has a good copy, healing the others. Raises ChunkLost
-        (whose message names `path`), InvalidChunkId."""
+        """A chunk's verified bytes, from the first good copy; bad ones are healed. Raises ChunkLost, InvalidChunkId."""
         return self.replicated.get(ChunkId.parse(chunk_id), path)
 
     def read_blocks(self, chunk_id: str, block_bytes: int, *, path: str | None = None) -> list[bytes]:
@@ -351,8 +353,7 @@ class Store:
         return self.replicated.get_blocks(ChunkId.parse(chunk_id), block_bytes, path)
 
     def open(self, path: str, at: Moment | None = None) -> StoredFile:
-        """A seekable binary file that holds one chunk at a time. Raises NotFound, WrongKind; reading raises
-        ChunkLost."""
+        """A seekable binary file that holds one chunk at a time. Raises NotFound, WrongKind; when read, ChunkLost."""
         name = normalise(path)
         return StoredFile(self.replicated, name, self.chunks(name, at))
 
@@ -373,8 +374,7 @@ class Store:
         """Store a file's chunks durably, invisible until `publish`. Memory is bounded whatever its size.
 
         `records`: "lines" cuts at line ends and counts lines, "none" does neither, "auto" decides by the first 64 KiB
-        and `name_hint`. `replicas`: how many copies (default: the store's). Raises NotEnoughNodes when too few nodes
-        can be written to.
+        and `name_hint`. `replicas`: how many copies (default: the store's). Raises NotEnoughNodes.
         """
         with self.writer(records=records, name_hint=name_hint, replicas=replicas) as writer:
             writer.write_from(source)
@@ -387,8 +387,7 @@ class Store:
         records: Records = "auto",
         replicas: int | None = None,
     ) -> Iterator[FileManifest]:
-        """Like `write_file` for each (name_hint, source), in order; the small ones are made durable together, which is
-        much faster."""
+        """Like `write_file` for each (name_hint, source), in order; small ones are made durable together: faster."""
         return write_batched(self._pool, self.sizes, sources, records, replicas)
 
 

@@ -167,21 +167,21 @@ def _list_dfs(path: str) -> list[InputFile] | None:
 
         system = fsspec.filesystem("dfs", store=str(store.path))
         names = [n.removeprefix(SCHEME).strip("/") for n in system.glob(name)]
-        found = [info for n in names if _visible(n.rpartition("/")[2]) for info in store.find(n, at)]
-        if not found:
-            return None
-    elif store.exists(name, at):
-        found = [info for info in store.find(name, at) if _visible(info.path[len(name) :].strip("/"))]
-    else:
+        names = [n for n in names if _visible(n.rpartition("/")[2])]
+        return [file for n in names for file in _stored_files(store, n, at)] or None
+    if not store.exists(name, at):
         return None
-    files = []
-    for info in found:
-        refs = store.chunks(info.path, at)
-        chunks = tuple((str(ref.id), ref.length, ref.continues) for ref in refs)
+    return [file for file in _stored_files(store, name, at) if _visible(file.path.removeprefix(SCHEME)[len(name) :])]
+
+
+def _stored_files(store: Store, name: str, at: int) -> Iterator[InputFile]:
+    """The files at or below a path of the store."""
+    chunks = store.chunks_below(name, at)
+    for info in store.find(name, at):
+        refs = tuple((str(ref.id), ref.length, ref.continues) for ref in chunks.get(info.path, ()))
         mode = info.records_mode == "lines"
         url = SCHEME + info.path.strip("/")
-        files.append(InputFile(url, "dfs", info.size, info.content_id, str(store.path), chunks, mode))
-    return files
+        yield InputFile(url, "dfs", info.size, info.content_id, str(store.path), refs, mode)
 
 
 def file_system(url: str) -> tuple[Any, str]:

@@ -99,6 +99,21 @@ def test_a_file_comes_back(store: Store) -> None:
     assert store.version("logs/a.log") == 1
 
 
+def test_chunks_below_a_folder_are_those_of_each_file(store: Store) -> None:
+    for name in ("a/b/c.log", "a/b.log", "a/b/d/e.log", "ab.log"):
+        put(store, name, LOG[: 50_000 * len(name)])
+    put(store, "a/empty", b"")
+    at = store.txn()
+    put(store, "a/b.log", LOG[:10])
+    store.publish([dfs.Remove("a/b/d", recursive=True)], request_id="later")
+    for path in ("", "a", "a/b", "a/b.log", "a/empty"):
+        for moment in (at, store.txn()):
+            expected = {info.path: store.chunks(info.path, moment) for info in store.find(path, moment)}
+            found = store.chunks_below(path, moment)
+            assert found == {name: refs for name, refs in expected.items() if refs}
+    assert any(len(refs) > 2 for refs in store.chunks_below("a", at).values())
+
+
 def test_files_can_be_read_from_anywhere(store: Store) -> None:
     put(store, "f", LOG)
     with store.open("f") as file:
