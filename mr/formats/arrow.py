@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from os import SEEK_END
+from io import SEEK_END
 from typing import TYPE_CHECKING, BinaryIO, ClassVar, Final, Literal, NamedTuple
 
 import numpy as np
