@@ -23,7 +23,7 @@ from mr.joining import HotKey, hot_keys, isolated, shares
 from mr.kernels.frames import to_ipc
 from mr.kernels.keys import Ints
 from mr.kernels.types import cast, display, unify
-from mr.options import REDUCE_RANGE_BYTES_MAX
+from mr.options import REDUCE_ALONE_BYTES_MAX, REDUCE_RANGE_BYTES_MAX
 from mr.program import GatherHead, HashOutlet, JoinHead, ResolveHead, SortHead
 from mr.shuffle.ranges import Boundary, ranges
 from mr.tasks import Cut, ExchangeInput, Output, Place, Segment, SourceFile, Split, TaskId
@@ -221,6 +221,8 @@ def job_identity(
 def bucket_ranges(sizes: Sequence[int], bytes_max: int) -> list[tuple[int, int]]:
     """Aligned power-of-two ranges of buckets, halved until each has at most `bytes_max` or is one bucket.
 
+    All buckets are one range only up to REDUCE_ALONE_BYTES_MAX.
+
     >>> bucket_ranges([5, 5, 1, 1], 4)
     [(0, 1), (1, 2), (2, 4)]
     """
@@ -228,7 +230,8 @@ def bucket_ranges(sizes: Sequence[int], bytes_max: int) -> list[tuple[int, int]]
     pending = [(0, len(sizes))]
     while pending:
         low, high = pending.pop()
-        if high - low == 1 or sum(sizes[low:high]) <= bytes_max:
+        most = min(bytes_max, REDUCE_ALONE_BYTES_MAX) if high - low == len(sizes) else bytes_max
+        if high - low == 1 or sum(sizes[low:high]) <= most:
             ranges.append((low, high))
         else:
             middle = (low + high) // 2

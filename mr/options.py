@@ -27,7 +27,10 @@ WORDS_HELD_BYTES_MAX: Final = 8 * MIB
 """Words that a count holds one by one, having no room for them in its tables, before it writes what it has counted."""
 
 REDUCE_RANGE_BYTES_MAX: Final = 32 * MIB
-"""A reduce task covers an aligned range of buckets of at most this many real bytes, or one bucket."""
+"""A reduce task covers an aligned range of buckets of at most this many real bytes, or one bucket ..."""
+
+REDUCE_ALONE_BYTES_MAX: Final = 8 * MIB
+"""... and all buckets only if they have at most so many: what follows a large map stage does not run on one core."""
 
 RUN_BYTES_MAX: Final = 64 * MIB
 """A map task sorts and appends a run after this many bytes of rows, counted from the split's start ..."""

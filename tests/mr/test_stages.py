@@ -25,7 +25,7 @@ from mr.explain import explain_graph
 from mr.fingerprint import program_identity
 from mr.graph import Graph, Stage
 from mr.operators.joins import BroadcastJoin
-from mr.options import BROADCAST_BYTES_MAX, BUCKETS, REDUCE_RANGE_BYTES_MAX
+from mr.options import BROADCAST_BYTES_MAX, BUCKETS, REDUCE_ALONE_BYTES_MAX, REDUCE_RANGE_BYTES_MAX
 from mr.plan import Collect, Write, validate
 from mr.program import GatherHead, GatherOutlet, GroupHead, HashOutlet, JoinHead, PartOutlet, RangeOutlet, ReadHead
 from mr.stages import compile_plan
@@ -374,6 +374,14 @@ def test_growth_splits_locally() -> None:
     assert set(before) ^ set(after) == {(76, 80), (76, 78), (78, 80)}
     assert bucket_ranges([0] * BUCKETS, 400) == [(0, BUCKETS)]
     assert bucket_ranges([7], 1) == [(0, 1)]
+
+
+def test_all_buckets_are_one_range_only_where_they_are_small() -> None:
+    half = REDUCE_ALONE_BYTES_MAX // 2
+    assert bucket_ranges([half, half], REDUCE_RANGE_BYTES_MAX) == [(0, 2)]
+    assert bucket_ranges([half, 1, half, 0], REDUCE_RANGE_BYTES_MAX) == [(0, 2), (2, 4)]
+    grown = [2 * REDUCE_ALONE_BYTES_MAX] * 4
+    assert bucket_ranges(grown, REDUCE_RANGE_BYTES_MAX) == [(0, 2), (2, 4)], "as they were when they were small"
 
 
 SCHEMA = pa.schema([("value", pa.large_string())], {b"mr.kind": b"rows"}).serialize().to_pybytes()
