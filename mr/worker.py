@@ -125,9 +125,11 @@ def run_attempt(attempt: Attempt, env: WorkerEnv, report: Report) -> AttemptEven
         return AttemptFailed(attempt.id, one_line(str(error)), detail, fatal=not isinstance(error, FunctionFailed))
     except MemoryError:
         return AttemptFailed(attempt.id, f"out of memory (an attempt may use {env.memory_bytes >> 20} MiB)")
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt) and not env.logs_prints:
+            raise  # Ctrl-C: nobody sends it to a process that is a worker's own
         text = one_line(f"task {spec.id}: {type(error).__name__}: {error}")
-        ended = isinstance(error, SystemExit)  # by the user's code; of what else comes here the engine's frames tell
+        ended = not isinstance(error, Exception)  # by the user's code; of what else comes here the engine's frames tell
         return AttemptFailed(attempt.id, text, user_frames(error) if ended else traceback.format_exc())
 
 

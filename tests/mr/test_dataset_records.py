@@ -800,6 +800,19 @@ def test_a_function_that_ends_the_program_shows_only_user_frames() -> None:
     with pytest.raises(mr.JobFailed, match=r"SystemExit: 3$") as caught:
         mr.from_items([1]).map(lambda n: sys.exit(3)).take_all()
     assert "sys.exit(3)" in caught.value.detail
+
+
+def test_a_function_that_interrupts_its_worker_fails_its_task(tmp_path: Path) -> None:
+    def interrupts(n: int) -> int:
+        raise KeyboardInterrupt("stop")
+
+    with (
+        mr.Session(on="local", workers=1, home=tmp_path),
+        pytest.raises(mr.JobFailed, match="KeyboardInterrupt: stop") as caught,
+    ):
+        mr.from_items([1]).map(interrupts).take_all()
+    assert "lost" not in str(caught.value)
+    assert "interrupts" in caught.value.detail
     assert "/mr/worker.py" not in caught.value.detail
 
 
